@@ -1,0 +1,164 @@
+/** Opening an image with everything below it: files, locks, formats, policy, depth and loops. */
+
+import fs from "node:fs";
+import { FormatError, TsimgfsError, UnsupportedError } from "../errors.ts";
+import type { FormatName } from "../formats/driver.ts";
+import {
+  backingFileOf,
+  conditionsOf,
+  dataFileOf,
+  determineFormat,
+  type FormatLayout,
+  isFormatName,
+  probeFormat,
+  readLayout,
+  requireReadableLayout,
+} from "../formats/formats.ts";
+import { lockForReading } from "../storage/image-lock.ts";
+import { LocalFile, type SharedFile } from "../storage/local-file.ts";
+import { type BackingPolicy, defaultBackingPolicy, permittedPath } from "./referenced-file.ts";
+
+/** Our limit on the depth of backing chains, images. */
+export const CHAIN_DEPTH_MAX = 64;
+
+export interface OpenOptions {
+  /** The format of the image, stated by the user; default: by its magic. */
+  readonly format: FormatName | undefined;
+  /** Default: by the owner of the image. */
+  readonly backingPolicy: BackingPolicy | undefined;
+  /** Take no locks, and read what others may be writing. */
+  readonly forceShare: boolean;
+}
+
+/** One image of a chain: plain data for other threads. */
+export interface SharedLayer {
+  readonly file: SharedFile;
+  readonly dataFile: SharedFile | undefined;
+  readonly layout: FormatLayout;
+}
+
+/** An image and all its backing files, open; the image itself comes first. */
+export interface OpenChain {
+  readonly layers: readonly SharedLayer[];
+  /** What the user should know, one line each: `FILE: reason`. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Open `path`, its data file, and its backing files. Descriptors stay open until `closeChain`.
+ *
+ * @throws {TsimgfsError} nothing is left open
+ */
+export function openChain(path: string, options: OpenOptions): OpenChain {
+  return new ChainOpener(path, options).open();
+}
+
+/** Close all files of a chain, which ends their locks. No thread may use it any more. */
+export function closeChain(chain: OpenChain): void {
+  for (const { file, dataFile } of chain.layers) {
+    fs.closeSync(file.fd);
+    if (dataFile !== undefined) fs.closeSync(dataFile.fd);
+  }
+}
+
+class ChainOpener {
+  readonly #path: string;
+  readonly #options: OpenOptions;
+  readonly #policy: BackingPolicy;
+  readonly #files: LocalFile[] = [];
+  readonly #layers: SharedLayer[] = [];
+  readonly #warnings: string[] = [];
+  /** The paths of the files that are open, by device and inode. */
+  readonly #seen = new Map<string, string>();
+
+  constructor(path: string, options: OpenOptions) {
+    this.#path = path;
+    this.#options = options;
+    this.#policy = options.backingPolicy ?? defaultBackingPolicy(path);
+  }
+
+  open(): OpenChain {
+    try {
+      const file = this.#openFile(this.#path);
+      this.#addLayers(file, determineFormat(file, this.#options.format));
+      return { layers: this.#layers, warnings: this.#warnings };
+    } catch (error) {
+      for (const file of this.#files) file.close();
+      throw error;
+    }
+  }
+
+  #addLayers(first: LocalFile, firstFormat: FormatName): void {
+    let file = first;
+    let format = firstFormat;
+    for (;;) {
+      const layout = readLayout(format, file);
+      requireReadableLayout(layout, file.path);
+      this.#warnOfConditions(layout, file.path);
+      const dataFile = this.#openDataFile(layout, file.path);
+      this.#layers.push({ file: file.share(), dataFile: dataFile?.share(), layout });
+      const backing = backingFileOf(layout);
+      if (backing === undefined) return;
+      if (this.#layers.length >= CHAIN_DEPTH_MAX) {
+        throw new FormatError(
+          this.#path,
+          `its backing chain is deeper than the limit of ${CHAIN_DEPTH_MAX} images`,
+        );
+      }
+      const imagePath = file.path;
+      file = this.#openReferenced(imagePath, "backing file", backing.name);
+      format = this.#backingFormat(file, imagePath, backing.format);
+    }
+  }
+
+  #openFile(path: string): LocalFile {
+    const file = LocalFile.openReadOnly(path);
+    this.#files.push(file);
+    const { dev, ino, rdev } = fs.fstatSync(file.fd);
+    const identity = rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
+    const other = this.#seen.get(identity);
+    if (other !== undefined) {
+      throw new TsimgfsError("ELOOP", path, `is in its own backing chain, as ${other}`);
+    }
+    this.#seen.set(identity, path);
+    if (!this.#options.forceShare) lockForReading(file);
+    return file;
+  }
+
+  #openReferenced(imagePath: string, role: "backing file" | "data file", name: string): LocalFile {
+    const path = permittedPath({ imagePath, role, name }, this.#policy);
+    try {
+      return this.#openFile(path);
+    } catch (error) {
+      if (!(error instanceof TsimgfsError)) throw error;
+      const reason = `${error.message.slice(error.path.length + 2)} (${role} of ${imagePath})`;
+      throw new TsimgfsError(error.code, path, reason, { cause: error });
+    }
+  }
+
+  #openDataFile(layout: FormatLayout, imagePath: string): LocalFile | undefined {
+    const reference = dataFileOf(layout);
+    return reference && this.#openReferenced(imagePath, "data file", reference.name);
+  }
+
+  #backingFormat(file: LocalFile, imagePath: string, stated: string | undefined): FormatName {
+    if (stated !== undefined) {
+      if (isFormatName(stated)) return stated;
+      throw new UnsupportedError(
+        imagePath,
+        `the backing file's format "${stated}" is not supported`,
+      );
+    }
+    const format = probeFormat(file) ?? "raw";
+    this.#warnings.push(
+      `${imagePath}: warning: does not state the format of its backing file ${file.path}; taken for ${format}`,
+    );
+    return format;
+  }
+
+  #warnOfConditions(layout: FormatLayout, path: string): void {
+    for (const condition of conditionsOf(layout)) {
+      this.#warnings.push(`${path}: warning: ${condition}`);
+    }
+  }
+}

@@ -1,0 +1,146 @@
+/** `tsimgfs info`: what an image is, in the fields and the form of qemu-img info. */
+
+import type { Command } from "commander";
+import { describeChain, describeImage, type ImageDescription } from "../../block/describe-image.ts";
+import { printable } from "../../errors.ts";
+import type { FormatName, JsonValue, SnapshotInfo } from "../../formats/driver.ts";
+import { forceShareOption, formatOption, type Output, outputOption } from "../options.ts";
+import { print } from "../print.ts";
+import { sizeText } from "../size-text.ts";
+
+interface InfoOptions {
+  readonly format?: FormatName;
+  readonly output: Output;
+  readonly backingChain: boolean;
+  readonly forceShare: boolean;
+}
+
+export function defineInfo(command: Command): void {
+  command
+    .description(
+      "Show an image's format, sizes, backing file and snapshots, as qemu-img info does.",
+    )
+    .argument("<image>")
+    .addOption(outputOption())
+    .addOption(formatOption("-f, --format <name>"))
+    .option("--backing-chain", "show the backing files too", false)
+    .addOption(forceShareOption())
+    .addHelpText("after", "\nExample:\n  tsimgfs info --output json --backing-chain overlay.qcow2")
+    .action(showInfo);
+}
+
+function showInfo(image: string, { format, output, backingChain, forceShare }: InfoOptions): void {
+  const options = { format, forceShare };
+  const images = backingChain ? describeChain(image, options) : [describeImage(image, options)];
+  if (output === "human") {
+    print(images.map(humanInfo).join("\n"));
+    return;
+  }
+  const objects = images.map(jsonInfo);
+  print(`${JSON.stringify(backingChain ? objects : objects[0], null, 4)}\n`);
+}
+
+function jsonInfo(image: ImageDescription): Record<string, JsonValue> {
+  const info: Record<string, JsonValue> = {
+    "virtual-size": image.virtualSize,
+    filename: image.path,
+    format: image.format,
+    "actual-size": image.allocatedSize,
+  };
+  if (image.clusterSize !== undefined) info["cluster-size"] = image.clusterSize;
+  if (image.encrypted) info["encrypted"] = true;
+  if (image.backingFile !== undefined) info["backing-filename"] = image.backingFile.name;
+  if (image.fullBackingName !== undefined) info["full-backing-filename"] = image.fullBackingName;
+  if (image.backingFile?.format !== undefined)
+    info["backing-filename-format"] = image.backingFile.format;
+  if (image.snapshots.length > 0) info["snapshots"] = image.snapshots.map(jsonSnapshot);
+  if (image.specific !== undefined) info["format-specific"] = image.specific;
+  if (image.dirty !== undefined) info["dirty-flag"] = image.dirty;
+  return info;
+}
+
+const NANOSECONDS = 1_000_000_000n;
+
+function jsonSnapshot(snapshot: SnapshotInfo): Record<string, JsonValue> {
+  const json: Record<string, JsonValue> = {
+    id: snapshot.id,
+    name: snapshot.name,
+    "vm-state-size": snapshot.vmStateSize,
+    "date-sec": snapshot.seconds,
+    "date-nsec": snapshot.nanoseconds,
+    "vm-clock-sec": Number(snapshot.vmClock / NANOSECONDS),
+    "vm-clock-nsec": Number(snapshot.vmClock % NANOSECONDS),
+  };
+  if (snapshot.instructionCount !== undefined) json["icount"] = Number(snapshot.instructionCount);
+  return json;
+}
+
+function humanInfo(image: ImageDescription): string {
+  const lines = [
+    `image: ${printable(image.path)}`,
+    `file format: ${image.format}`,
+    `virtual size: ${sizeText(image.virtualSize)} (${image.virtualSize} bytes)`,
+    `disk size: ${sizeText(image.allocatedSize)}`,
+  ];
+  if (image.encrypted) lines.push("encrypted: yes");
+  if (image.clusterSize !== undefined) lines.push(`cluster_size: ${image.clusterSize}`);
+  if (image.dirty === true) lines.push("cleanly shut down: no");
+  if (image.backingFile !== undefined) {
+    const { name, format } = image.backingFile;
+    const full = image.fullBackingName;
+    const actual = full === undefined || full === name ? "" : ` (actual path: ${printable(full)})`;
+    lines.push(`backing file: ${printable(name)}${actual}`);
+    if (format !== undefined) lines.push(`backing file format: ${printable(format)}`);
+  }
+  if (image.snapshots.length > 0) lines.push("Snapshot list:", ...snapshotTable(image.snapshots));
+  const data = image.specific?.["data"];
+  if (data !== undefined) lines.push("Format specific information:", ...humanFields(data, 1));
+  return `${lines.join("\n")}\n`;
+}
+
+/** Nested values, indented; lists with their indexes, as qemu-img prints them. */
+function humanFields(value: JsonValue, depth: number): string[] {
+  if (value === null || typeof value !== "object") return [];
+  const indent = "    ".repeat(depth);
+  const rows: [string, JsonValue][] = Array.isArray(value)
+    ? value.map((item, index) => [`[${index}]`, item])
+    : Object.entries(value).map(([name, item]) => [name.replaceAll("-", " "), item]);
+  return rows.flatMap(([name, item]) =>
+    item !== null && typeof item === "object"
+      ? [`${indent}${name}:`, ...humanFields(item, depth + 1)]
+      : [`${indent}${name}: ${printable(String(item))}`],
+  );
+}
+
+function snapshotTable(snapshots: readonly SnapshotInfo[]): string[] {
+  const header = ["ID".padEnd(10), "TAG".padEnd(17), "VM SIZE".padStart(8), "DATE".padStart(20)];
+  const rows = snapshots.map((snapshot) => {
+    const { vmClock, instructionCount } = snapshot;
+    return [
+      `${printable(snapshot.id).padEnd(9)} `,
+      `${printable(snapshot.name).padEnd(16)} `,
+      sizeText(snapshot.vmStateSize).padStart(8),
+      dateText(snapshot.seconds).padStart(20),
+      clockText(vmClock).padStart(13),
+      String(instructionCount ?? "").padStart(11),
+    ].join("");
+  });
+  return [[...header, "VM CLOCK".padStart(13), "ICOUNT".padStart(11)].join(""), ...rows];
+}
+
+/** Local time, as `2026-11-20 11:59:11`. */
+function dateText(seconds: number): string {
+  const date = new Date(seconds * 1000);
+  const two = (value: number): string => String(value).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+/** Hours, minutes, seconds and milliseconds of a guest clock. */
+function clockText(nanoseconds: bigint): string {
+  const milliseconds = Number(nanoseconds / 1_000_000n);
+  const part = (unit: number, modulus: number, width: number): string =>
+    String(Math.floor(milliseconds / unit) % modulus).padStart(width, "0");
+  const hours = String(Math.floor(milliseconds / 3_600_000)).padStart(2, "0");
+  return `${hours}:${part(60_000, 60, 2)}:${part(1000, 60, 2)}.${part(1, 1000, 3)}`;
+}

@@ -1,0 +1,42 @@
+/** `tsimgfs list`: the mounts that there are. */
+
+import type { Command } from "commander";
+import { listMounts } from "../../daemon/mounts.ts";
+import { printable } from "../../errors.ts";
+import { type Output, outputOption } from "../options.ts";
+import { print } from "../print.ts";
+
+export function defineList(command: Command): void {
+  command
+    .description("Show the active mounts, from the kernel's mount table.")
+    .addOption(outputOption())
+    .addHelpText("after", "\nExample:\n  tsimgfs list --output json")
+    .action(list);
+}
+
+function list({ output }: { output: Output }): void {
+  const mounts = listMounts();
+  if (output === "json") {
+    print(`${JSON.stringify(mounts, null, 2)}\n`);
+    return;
+  }
+  const rows = mounts.flatMap(({ mountpoint, source, state, pid, devices }) => {
+    const daemon = state === "stale" ? "stale" : String(pid ?? "-");
+    if (devices.length === 0) return [[mountpoint, daemon, "-", source]];
+    return devices.map(({ image, format }) => [mountpoint, daemon, format, image]);
+  });
+  const table = [["MOUNTPOINT", "PID", "FORMAT", "IMAGE"], ...rows].map((row) =>
+    row.map(printable),
+  );
+  if (rows.length > 0) print(alignColumns(table));
+}
+
+function alignColumns(table: readonly (readonly string[])[]): string {
+  const widths = (table[0] ?? []).map((_, column) =>
+    Math.max(...table.map((row) => row[column]?.length ?? 0)),
+  );
+  return table
+    .map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  "))
+    .map((line) => `${line.trimEnd()}\n`)
+    .join("");
+}

@@ -1,0 +1,86 @@
+/** `tsimgfs mount`: show images as flat raw devices. */
+
+import type { Command } from "commander";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import type { DaemonConfig } from "../../daemon/config.ts";
+import { launchDaemon } from "../../daemon/launch.ts";
+import { UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { parseMountOptions } from "../../fuse/mount-options.ts";
+import { backingPolicyOption, forceShareOption, formatOption, numberOption } from "../options.ts";
+import { printMessage } from "../print.ts";
+
+const THREADS_DEFAULT = 4;
+const THREADS_MAX = 64;
+
+interface MountCommandOptions {
+  readonly foreground: boolean;
+  readonly format?: FormatName;
+  readonly options: readonly string[];
+  readonly threads: number;
+  readonly backingPolicy?: BackingPolicy;
+  readonly forceShare: boolean;
+  readonly logFile?: string;
+}
+
+export function defineMount(command: Command): void {
+  command
+    .description(
+      "Show disk images as flat raw devices: NAME.raw, NAME.stats.json and NAME.snapshots/ in MOUNTPOINT, or one image as MOUNTPOINT itself if that is a file. Returns when the devices can be used.",
+    )
+    .usage("[options] <image...> <mountpoint>")
+    .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
+    .option("-r, --read-only", "read only; so far, mounts always are")
+    .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts", false)
+    .addOption(formatOption("--format <name>"))
+    .option(
+      "-o, --options <list>",
+      "ro, allow_other, uid=, gid=, umask=, fsname=, nonempty, max_read=, read_ahead_kb=",
+      (value: string, all: readonly string[]) => [...all, value],
+      [],
+    )
+    .option(
+      "--threads <n>",
+      "I/O threads",
+      numberOption("--threads", 1, THREADS_MAX),
+      THREADS_DEFAULT,
+    )
+    .addOption(backingPolicyOption())
+    .addOption(forceShareOption())
+    .option("--log-file <file>", "append the daemon's messages to this file")
+    .addHelpText(
+      "after",
+      "\nExample:\n  tsimgfs mount vm.qcow2 /mnt/images && cp --sparse=always /mnt/images/vm.raw copy.raw",
+    )
+    .action(mount);
+}
+
+async function mount(paths: readonly string[], options: MountCommandOptions): Promise<void> {
+  const images = paths.slice(0, -1);
+  const mountpoint = paths.at(-1);
+  if (mountpoint === undefined || images.length === 0) {
+    throw new UsageError(
+      "mount",
+      "needs an image and a mount point: tsimgfs mount IMAGE... MOUNTPOINT",
+    );
+  }
+  const config: DaemonConfig = {
+    images,
+    mountpoint,
+    format: options.format,
+    backingPolicy: options.backingPolicy,
+    forceShare: options.forceShare,
+    threads: options.threads,
+    mountOptions: parseMountOptions(options.options),
+    logFile: options.logFile,
+  };
+  if (options.foreground) {
+    const { runDaemon } = await import("../../daemon/run.ts");
+    await runDaemon(config, (warnings) => warnings.forEach(printMessage));
+    return;
+  }
+  const warnings = await launchDaemon(config);
+  warnings.forEach(printMessage);
+  // The daemon must not keep this process, nor this process wait for it.
+  process.exit(0);
+}

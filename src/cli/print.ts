@@ -1,0 +1,33 @@
+/** Standard output and standard error of the commands: written whole, before the process ends. */
+
+import fs from "node:fs";
+
+const STDOUT = 1;
+const STDERR = 2;
+
+function writeAll(fd: number, text: string): void {
+  const bytes = Buffer.from(text);
+  let done = 0;
+  while (done < bytes.length) {
+    try {
+      done += fs.writeSync(fd, bytes, done);
+    } catch (error) {
+      const code = error instanceof Error && "code" in error ? error.code : undefined;
+      // A pipe that somebody made non-blocking is full for the moment.
+      if (code === "EAGAIN") continue;
+      // Whoever read it has seen enough, as `head` does.
+      if (code === "EPIPE") process.exit(0);
+      throw error;
+    }
+  }
+}
+
+/** Print to standard output. */
+export function print(text: string): void {
+  writeAll(STDOUT, text);
+}
+
+/** Print one message to standard error: `tsimgfs: MESSAGE`. */
+export function printMessage(message: string): void {
+  writeAll(STDERR, `tsimgfs: ${message}\n`);
+}

@@ -1,0 +1,23 @@
+/** What the daemon is asked to do: plain data, passed to the background process as JSON. */
+
+import type { BackingPolicy } from "../block/referenced-file.ts";
+import type { FormatName } from "../formats/driver.ts";
+import type { MountOptions } from "../fuse/mount-options.ts";
+
+export interface DaemonConfig {
+  /** Images as the user named them. */
+  readonly images: readonly string[];
+  /** As the user named it; it exists. */
+  readonly mountpoint: string;
+  readonly format: FormatName | undefined;
+  readonly backingPolicy: BackingPolicy | undefined;
+  readonly forceShare: boolean;
+  readonly threads: number;
+  readonly mountOptions: MountOptions;
+  readonly logFile: string | undefined;
+}
+
+/** What the background process tells the command that started it. */
+export type Readiness =
+  | { readonly kind: "ready"; readonly warnings: readonly string[] }
+  | { readonly kind: "failed"; readonly message: string };

@@ -1,0 +1,69 @@
+/** Opening the images of a mount, and giving each its name in the tree. */
+
+import fs from "node:fs";
+import { resolve } from "node:path";
+import { closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
+import { UsageError } from "../errors.ts";
+import type { DeviceDescription } from "../tree/description.ts";
+import { deviceNameOf } from "../tree/names.ts";
+import type { DaemonConfig } from "./config.ts";
+
+export interface OpenDevices {
+  readonly devices: readonly DeviceDescription[];
+  readonly warnings: readonly string[];
+  close(): void;
+}
+
+/**
+ * Refuse two images whose devices would have the same name.
+ *
+ * @throws {UsageError} naming both
+ */
+function refuseEqualNames(images: readonly string[]): void {
+  const byName = new Map<string, string>();
+  for (const image of images) {
+    const name = deviceNameOf(image);
+    const other = byName.get(name);
+    if (other !== undefined) {
+      throw new UsageError(image, `its device would be named ${name}.raw, as that of ${other}`);
+    }
+    byName.set(name, image);
+  }
+}
+
+/**
+ * Open all images.
+ *
+ * @throws {TsimgfsError} nothing is left open
+ */
+export function openDevices(config: DaemonConfig): OpenDevices {
+  refuseEqualNames(config.images);
+  const chains: OpenChain[] = [];
+  const close = (): void => {
+    for (const chain of chains.splice(0)) closeChain(chain);
+  };
+  try {
+    const devices = config.images.map((image) => {
+      const chain = openChain(image, config);
+      chains.push(chain);
+      return describe(image, chain);
+    });
+    return { devices, warnings: chains.flatMap((chain) => chain.warnings), close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+function describe(image: string, chain: OpenChain): DeviceDescription {
+  const [top] = chain.layers;
+  if (top === undefined) throw new RangeError("a chain has at least one image");
+  const stats = fs.fstatSync((top.dataFile ?? top.file).fd);
+  return {
+    name: deviceNameOf(image),
+    imagePath: resolve(image),
+    layers: chain.layers,
+    allocatedSize: stats.isFile() ? stats.blocks * 512 : top.file.length,
+    modifiedAt: stats.mtimeMs / 1000,
+  };
+}

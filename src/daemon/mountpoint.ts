@@ -1,0 +1,94 @@
+/** The place of a mount: what may be there, and what a dead daemon may have left. */
+
+import fs from "node:fs";
+import { resolve } from "node:path";
+import { TsimgfsError } from "../errors.ts";
+import { unmountFuse } from "../fuse/fusermount.ts";
+import { findMount } from "../fuse/mount-table.ts";
+import { nodeErrorCode } from "../syscalls/errno-names.ts";
+
+export interface Mountpoint {
+  /** Absolute, without symbolic links, as the mount table has it. */
+  readonly path: string;
+  readonly isFile: boolean;
+}
+
+/** `path` absolute and without symbolic links in all but its last part, which may be a dead mount. */
+export function canonicalPath(path: string): string {
+  const absolute = resolve(path);
+  try {
+    return fs.realpathSync(absolute);
+  } catch {
+    const cut = absolute.lastIndexOf("/");
+    try {
+      return `${fs.realpathSync(absolute.slice(0, cut) || "/")}/${absolute.slice(cut + 1)}`;
+    } catch {
+      return absolute;
+    }
+  }
+}
+
+/**
+ * Whether a mount of ours is at `path` whose daemon is dead.
+ *
+ * @param path as `canonicalPath` gives it
+ */
+export function isStale(path: string): boolean {
+  if (findMount(path) === undefined) return false;
+  try {
+    fs.statSync(path);
+    return false;
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "ENOTCONN";
+  }
+}
+
+/**
+ * Check that a mount can be made at `path`, and clear what a dead daemon left there.
+ *
+ * @throws {TsimgfsError} it is missing, of the wrong kind, in use, or not empty
+ */
+export function prepareMountpoint(
+  path: string,
+  options: { images: number; nonempty: boolean },
+): Mountpoint {
+  const canonical = canonicalPath(path);
+  while (isStale(canonical)) unmountFuse(canonical, { lazy: true });
+  let stats: fs.Stats;
+  try {
+    stats = fs.statSync(canonical);
+  } catch (cause) {
+    const code = nodeErrorCode(cause);
+    const reason =
+      code === "ENOENT" ? "no such directory; make it with mkdir" : `cannot be used: ${code}`;
+    throw new TsimgfsError(code, path, reason, { cause });
+  }
+  if (findMount(canonical) !== undefined) {
+    throw new TsimgfsError("EBUSY", path, "is a mount of tsimgfs already; tsimgfs umount ends it");
+  }
+  if (stats.isFile()) {
+    if (options.images > 1) {
+      throw new TsimgfsError("ENOTDIR", path, "is a file: only one image can be mounted on it");
+    }
+    return { path: canonical, isFile: true };
+  }
+  if (!stats.isDirectory()) {
+    throw new TsimgfsError("ENOTDIR", path, "is neither a directory nor a regular file");
+  }
+  if (!options.nonempty && !isEmpty(canonical, path)) {
+    throw new TsimgfsError(
+      "ENOTEMPTY",
+      path,
+      "is not empty; mount over it all the same with -o nonempty",
+    );
+  }
+  return { path: canonical, isFile: false };
+}
+
+function isEmpty(canonical: string, path: string): boolean {
+  try {
+    return fs.readdirSync(canonical).length === 0;
+  } catch (cause) {
+    throw new TsimgfsError(nodeErrorCode(cause), path, "may not be read", { cause });
+  }
+}

@@ -1,0 +1,172 @@
+/** The life of a mount: open the images, mount, serve until it is unmounted, close. */
+
+import fs from "node:fs";
+import { resolve } from "node:path";
+import { TsimgfsError } from "../errors.ts";
+import { mountFuse, unmountFuse } from "../fuse/fusermount.ts";
+import { findMount } from "../fuse/mount-table.ts";
+import { negotiate } from "../fuse/session.ts";
+import { prctl } from "../syscalls/libc.ts";
+import { createCounters } from "../threads/counters.ts";
+import { writeLine } from "../trace.ts";
+import { createStatsFileMemory, type TreeDescription } from "../tree/description.ts";
+import type { DaemonConfig } from "./config.ts";
+import { type OpenDevices, openDevices } from "./devices.ts";
+import { IoThreads } from "./io-threads.ts";
+import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
+
+const PR_SET_IO_FLUSHER = 57;
+
+/** Read-ahead of a mount that root makes, KiB: buffered reads are bound by the kernel's default of 128. */
+const READ_AHEAD_KB = 1024;
+
+/**
+ * Mount and serve. Returns when the mount is gone and everything is closed.
+ *
+ * @param onReady called once, when the devices can be used
+ * @throws {TsimgfsError} before `onReady`: nothing is left mounted or open
+ */
+export async function runDaemon(
+  config: DaemonConfig,
+  onReady: (warnings: readonly string[]) => void,
+): Promise<void> {
+  const mountpoint = prepareMountpoint(config.mountpoint, {
+    images: config.images.length,
+    nonempty: config.mountOptions.nonempty,
+  });
+  const devices = openDevices(config);
+  // Memory that serving a request allocates must not wait for the very device that is served.
+  prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  const tree: TreeDescription = {
+    devices: devices.devices,
+    rootIsDevice: mountpoint.isFile,
+    counters: createCounters(config.threads, devices.devices.length),
+    statsFiles: createStatsFileMemory(devices.devices.length),
+    daemonPid: process.pid,
+  };
+  const { uid, gid, umask } = config.mountOptions;
+  const ownership = {
+    uid: uid ?? process.getuid?.() ?? 0,
+    gid: gid ?? process.getgid?.() ?? 0,
+    umask,
+  };
+  const threads = new IoThreads(config.threads, tree, ownership);
+  const stopOnSignals = new SignalStop(mountpoint);
+  try {
+    await startServing(config, mountpoint, threads);
+  } catch (error) {
+    stopOnSignals.forget();
+    await threads.abandon();
+    devices.close();
+    throw error;
+  }
+  raiseReadAhead(config, mountpoint);
+  process.chdir("/");
+  onReady(devices.warnings);
+  await serveToTheEnd(threads, devices, mountpoint);
+  stopOnSignals.forget();
+}
+
+async function startServing(
+  config: DaemonConfig,
+  mountpoint: Mountpoint,
+  threads: IoThreads,
+): Promise<void> {
+  const fd = mountFuse(mountpoint.path, fusermountOptions(config));
+  try {
+    threads.serve(fd, negotiate(fd));
+    await threads.serving;
+  } catch (error) {
+    unmountFuse(mountpoint.path, { lazy: true });
+    fs.closeSync(fd);
+    throw error;
+  }
+}
+
+function fusermountOptions(config: DaemonConfig): string[] {
+  const { allowOther, fsname, maxRead } = config.mountOptions;
+  const [image] = config.images;
+  const source =
+    fsname ?? (config.images.length === 1 && image !== undefined ? resolve(image) : "tsimgfs");
+  const options = [
+    "ro",
+    "nosuid",
+    "nodev",
+    "default_permissions",
+    "subtype=tsimgfs",
+    `fsname=${source.replace(/[\\,]/g, "\\$&")}`,
+  ];
+  if (allowOther) options.push("allow_other");
+  if (maxRead !== undefined) options.push(`max_read=${maxRead}`);
+  return options;
+}
+
+async function serveToTheEnd(
+  threads: IoThreads,
+  devices: OpenDevices,
+  mountpoint: Mountpoint,
+): Promise<void> {
+  try {
+    await threads.ended;
+  } catch (error) {
+    // Fail-stop: a mount that some threads serve and others do not would hang whoever uses it.
+    const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    writeLine(`tsimgfs: an I/O thread failed: ${reason}`);
+    try {
+      unmountFuse(mountpoint.path, { lazy: true });
+    } finally {
+      // The other threads are in read(2), which process.exit would wait for.
+      process.kill(process.pid, "SIGKILL");
+    }
+  }
+  devices.close();
+}
+
+/** SIGTERM and SIGINT unmount; what is still open is served until it is closed. */
+class SignalStop {
+  readonly #mountpoint: Mountpoint;
+  readonly #stop = (): void => this.#unmount();
+
+  constructor(mountpoint: Mountpoint) {
+    this.#mountpoint = mountpoint;
+    process.on("SIGTERM", this.#stop);
+    process.on("SIGINT", this.#stop);
+    process.on("SIGHUP", this.#stop);
+  }
+
+  forget(): void {
+    process.off("SIGTERM", this.#stop);
+    process.off("SIGINT", this.#stop);
+    process.off("SIGHUP", this.#stop);
+  }
+
+  #unmount(): void {
+    const { path } = this.#mountpoint;
+    try {
+      unmountFuse(path, { lazy: false });
+    } catch (error) {
+      // Gone already: a second signal, or somebody unmounted it.
+      if (findMount(path) === undefined) return;
+      const busy = error instanceof TsimgfsError && error.code === "EBUSY";
+      writeLine(
+        busy
+          ? `tsimgfs: ${path}: is in use; unmounted lazily, served until the last close`
+          : `tsimgfs: ${error instanceof Error ? error.message : String(error)}`,
+      );
+      unmountFuse(path, { lazy: true });
+    }
+  }
+}
+
+function raiseReadAhead(config: DaemonConfig, mountpoint: Mountpoint): void {
+  const wanted = config.mountOptions.readAheadKb;
+  const device = findMount(mountpoint.path)?.device;
+  try {
+    fs.writeFileSync(`/sys/class/bdi/${device}/read_ahead_kb`, String(wanted ?? READ_AHEAD_KB));
+  } catch {
+    // Only root may; it is said where somebody asked for it.
+    if (wanted !== undefined) {
+      writeLine(`tsimgfs: ${config.mountpoint}: read_ahead_kb was not set, only root may set it`);
+    }
+  }
+}

@@ -1,0 +1,139 @@
+/**
+ * The compressed clusters that a thread read last, so that a reader that comes along in small pieces
+ * does not decompress a cluster for every piece. A cluster is decompressed only as far as was asked
+ * for; the newest one goes on from there. A read of a whole cluster bypasses the cache.
+ */
+
+import { CorruptionError, hex } from "../../errors.ts";
+import type { Storage } from "../../storage/storage.ts";
+import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import type { Extent } from "../driver.ts";
+import type { ClusterDecoder } from "./cluster-decoder.ts";
+
+const SLOTS = 4;
+
+/** Which cluster, and what decompresses it. */
+export interface CompressedCluster {
+  readonly storage: Storage;
+  readonly decoder: ClusterDecoder;
+  /** Bytes. */
+  readonly clusterSize: number;
+}
+
+class Slot {
+  storage: Storage | undefined;
+  hostOffset = 0;
+  compressedBytes = 0;
+  /** Bytes of the cluster that are in `buffer`. */
+  produced = 0;
+  /** When the slot was used last: a count of reads. */
+  used = 0;
+  buffer: NativeBuffer | undefined;
+}
+
+export class ClusterCache {
+  readonly #slots = Array.from({ length: SLOTS }, () => new Slot());
+  #input: NativeBuffer | undefined;
+  /** The slot whose stream is in `#input`, and which its decoder can continue. */
+  #current: Slot | undefined;
+  #reads = 0;
+
+  /**
+   * Copy `length` bytes, from byte `skip` of the cluster on, to `target.bytes[start]` on.
+   *
+   * @param extent where the stream is; skip + length <= clusterSize
+   * @throws {CorruptionError} the stream is damaged, or ends before these bytes
+   */
+  read(
+    cluster: CompressedCluster,
+    extent: Extent,
+    target: NativeBuffer,
+    start: number,
+    skip: number,
+    length: number,
+  ): void {
+    const cached = this.#find(cluster.storage, extent);
+    if (cached === undefined && length === cluster.clusterSize) {
+      this.#current = undefined;
+      this.#begin(cluster, extent);
+      const produced = cluster.decoder.produce(target, start, length);
+      if (produced !== length) throwDamaged(cluster, extent, produced);
+      return;
+    }
+    const slot = cached ?? this.#replace(cluster, extent);
+    slot.used = ++this.#reads;
+    const buffer = slot.buffer;
+    if (buffer === undefined) return;
+    if (slot.produced < skip + length) this.#produce(cluster, extent, slot, buffer, skip + length);
+    target.bytes.set(buffer.bytes.subarray(skip, skip + length), start);
+  }
+
+  #find(storage: Storage, extent: Extent): Slot | undefined {
+    for (let index = 0; index < SLOTS; index++) {
+      const slot = this.#slots[index];
+      if (
+        slot !== undefined &&
+        slot.hostOffset === extent.hostOffset &&
+        slot.storage === storage &&
+        slot.compressedBytes === extent.compressedBytes
+      ) {
+        return slot;
+      }
+    }
+    return undefined;
+  }
+
+  #replace({ storage, clusterSize }: CompressedCluster, extent: Extent): Slot {
+    const slot = this.#slots.reduce((oldest, other) => (other.used < oldest.used ? other : oldest));
+    if (slot === this.#current) this.#current = undefined;
+    if (slot.buffer === undefined || slot.buffer.length < clusterSize) {
+      slot.buffer = NativeBuffer.allocate(clusterSize);
+    }
+    slot.storage = storage;
+    slot.hostOffset = extent.hostOffset;
+    slot.compressedBytes = extent.compressedBytes;
+    slot.produced = 0;
+    return slot;
+  }
+
+  #produce(
+    cluster: CompressedCluster,
+    extent: Extent,
+    slot: Slot,
+    buffer: NativeBuffer,
+    wanted: number,
+  ): void {
+    if (this.#current !== slot) {
+      this.#begin(cluster, extent);
+      this.#current = slot;
+      slot.produced = 0;
+    }
+    const end = cluster.decoder.partial ? wanted : cluster.clusterSize;
+    slot.produced += cluster.decoder.produce(buffer, slot.produced, end - slot.produced);
+    if (slot.produced < end) {
+      const produced = slot.produced;
+      slot.storage = undefined;
+      this.#current = undefined;
+      throwDamaged(cluster, extent, produced);
+    }
+  }
+
+  #begin({ storage, decoder }: CompressedCluster, extent: Extent): void {
+    const length = extent.compressedBytes;
+    if (this.#input === undefined || this.#input.length < length) {
+      this.#input = NativeBuffer.allocate(length);
+    }
+    storage.readAt(this.#input, 0, length, extent.hostOffset);
+    decoder.begin(this.#input, length);
+  }
+}
+
+function throwDamaged(
+  { storage, clusterSize }: CompressedCluster,
+  extent: Extent,
+  produced: number,
+): never {
+  const offset = extent.hostOffset;
+  const reason = `compressed cluster at ${hex(offset)} (${extent.compressedBytes} bytes) is damaged: ${produced} of ${clusterSize} bytes`;
+  throw new CorruptionError(storage.path, reason, { offset });
+}

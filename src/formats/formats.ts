@@ -1,0 +1,132 @@
+/** The formats that there are: probing, reading their metadata, and attaching to an open image. */
+
+import { FormatError, UsageError } from "../errors.ts";
+import type { Storage } from "../storage/storage.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import {
+  type BackingReference,
+  type DataFileReference,
+  FORMAT_NAMES,
+  type FormatImage,
+  type FormatName,
+  type ThreadResources,
+} from "./driver.ts";
+import {
+  conditionsOfQcow2,
+  probeQcow2,
+  type Qcow2Layout,
+  readQcow2Layout,
+  requireReadable,
+} from "./qcow2/layout.ts";
+import { Qcow2Image } from "./qcow2/qcow2-image.ts";
+import { conditionsOfQed, probeQed, type QedLayout, readQedLayout } from "./qed/layout.ts";
+import { QedImage } from "./qed/qed-image.ts";
+import { RawImage, type RawLayout } from "./raw/raw-image.ts";
+
+/** All that one thread tells another to attach the same open image: plain data. */
+export type FormatLayout = RawLayout | Qcow2Layout | QedLayout;
+
+/** Bytes at the start of a file that carry its magic. */
+const PROBE_SIZE = 512;
+
+export function isFormatName(name: string): name is FormatName {
+  return FORMAT_NAMES.some((format) => format === name);
+}
+
+/** The format whose magic the file starts with, or undefined: then it may be raw. */
+export function probeFormat(storage: Storage): "qcow2" | "qed" | undefined {
+  const head = NativeBuffer.allocate(PROBE_SIZE);
+  storage.readAt(head, 0, PROBE_SIZE, 0);
+  if (probeQcow2(head.bytes)) return "qcow2";
+  if (probeQed(head.bytes)) return "qed";
+  return undefined;
+}
+
+/**
+ * Check and load the metadata of an image. Opens nothing that the image refers to.
+ *
+ * @throws {FormatError | UnsupportedError | StorageError}
+ */
+export function readLayout(format: FormatName, storage: Storage): FormatLayout {
+  switch (format) {
+    case "raw":
+      return { format };
+    case "qcow2":
+      return readQcow2Layout(storage);
+    case "qed":
+      return readQedLayout(storage);
+  }
+}
+
+/** The backing file that a layout names. */
+export function backingFileOf(layout: FormatLayout): BackingReference | undefined {
+  return layout.format === "raw" ? undefined : layout.backingFile;
+}
+
+/** The external data file that a layout names. */
+export function dataFileOf(layout: FormatLayout): DataFileReference | undefined {
+  return layout.format === "qcow2" ? layout.dataFile : undefined;
+}
+
+/**
+ * Refuse images that can be described but not read.
+ *
+ * @throws {UnsupportedError} encrypted
+ */
+export function requireReadableLayout(layout: FormatLayout, path: string): void {
+  if (layout.format === "qcow2") requireReadable(layout, path);
+}
+
+/** What the user should know of the state in which an image was left; reading it is safe. */
+export function conditionsOf(layout: FormatLayout): string[] {
+  switch (layout.format) {
+    case "raw":
+      return [];
+    case "qcow2":
+      return conditionsOfQcow2(layout);
+    case "qed":
+      return conditionsOfQed(layout);
+  }
+}
+
+/** The image as one thread uses it. */
+export function attachImage(
+  layout: FormatLayout,
+  files: { storage: Storage; dataStorage: Storage | undefined },
+  resources: ThreadResources,
+): FormatImage {
+  switch (layout.format) {
+    case "raw":
+      return new RawImage(files.storage);
+    case "qcow2":
+      return new Qcow2Image(layout, files, resources);
+    case "qed":
+      return new QedImage(layout, files.storage);
+  }
+}
+
+/**
+ * The format of an image that the user names: as stated, else by its magic; without a known magic
+ * only files named .raw or .img are raw, since anything may end up in the first bytes of a raw disk.
+ *
+ * @throws {FormatError} neither stated nor known
+ */
+export function determineFormat(storage: Storage, stated: FormatName | undefined): FormatName {
+  const format = stated ?? probeFormat(storage);
+  if (format !== undefined) return format;
+  if (/\.(raw|img)$/i.test(storage.path)) return "raw";
+  throw new FormatError(
+    storage.path,
+    "no known image format in it, and not named .raw or .img; state the format with --format",
+  );
+}
+
+/**
+ * Parse the value of --format.
+ *
+ * @throws {UsageError} not a format
+ */
+export function parseFormatName(text: string): FormatName {
+  if (isFormatName(text)) return text;
+  throw new UsageError("--format", `${text} is not one of ${FORMAT_NAMES.join(", ")}`);
+}

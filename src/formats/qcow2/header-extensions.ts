@@ -1,0 +1,167 @@
+/** Header extensions of qcow2: what follows the header in cluster 0. Source: "Header extensions". */
+
+import { decode, type Field, sizeOf, UnsafeIntegerError } from "../../binary/struct.ts";
+import { FormatError, hex } from "../../errors.ts";
+import type { FeatureName } from "./features.ts";
+
+const TYPE = {
+  end: 0,
+  backingFormat: 0xe279_2aca,
+  featureNames: 0x6803_f857,
+  bitmaps: 0x2385_2875,
+  cryptoHeader: 0x0537_be77,
+  dataFile: 0x4441_5441,
+} as const;
+
+/** QEMU's limit, bytes. */
+const BACKING_FORMAT_MAX = 15;
+const BITMAPS_MAX = 65535;
+/** QEMU's limit: 1024 bytes for each of the most bitmaps. */
+const BITMAP_DIRECTORY_MAX = BITMAPS_MAX * 1024;
+const DATA_FILE_NAME_MAX = 1023;
+
+// biome-ignore format: a table reads in columns
+const EXTENSION = [
+  ["type",   0, "u32", "what the data is"],
+  ["length", 4, "u32", "bytes of data; padded to a multiple of 8"],
+] as const satisfies readonly Field[];
+
+// biome-ignore format: a table reads in columns
+const FEATURE_NAME = [
+  ["kind", 0, "u8", "0 incompatible, 1 compatible, 2 autoclear; then the bit and 46 bytes of name"],
+  ["bit",  1, "u8", "0 to 63"],
+] as const satisfies readonly Field[];
+const FEATURE_NAME_SIZE = 48;
+
+// biome-ignore format: a table reads in columns
+const BITMAPS = [
+  ["nb_bitmaps",              0, "u32", "1 to 65535"],
+  ["reserved",                4, "u32", "0"],
+  ["bitmap_directory_size",   8, "u64", "bytes"],
+  ["bitmap_directory_offset", 16, "u64", "host offset, cluster aligned"],
+] as const satisfies readonly Field[];
+
+export interface BitmapsExtension {
+  readonly count: number;
+  readonly directorySize: number;
+  readonly directoryOffset: number;
+}
+
+export interface HeaderExtensions {
+  readonly backingFormat: string | undefined;
+  readonly featureNames: readonly FeatureName[];
+  readonly dataFileName: string | undefined;
+  readonly bitmaps: BitmapsExtension | undefined;
+}
+
+/**
+ * Read the extensions in `cluster`, the first cluster of the file.
+ *
+ * @param start bytes: the header's length
+ * @param end bytes: where the backing file's name starts, or the end of the cluster
+ * @param bitmapsValid whether the header says that the bitmaps extension is consistent
+ */
+export function readHeaderExtensions(
+  cluster: Uint8Array,
+  { start, end, bitmapsValid }: { start: number; end: number; bitmapsValid: boolean },
+  path: string,
+): HeaderExtensions {
+  let backingFormat: string | undefined;
+  let featureNames: FeatureName[] = [];
+  let dataFileName: string | undefined;
+  let bitmaps: BitmapsExtension | undefined;
+  let offset = start;
+  while (offset + sizeOf(EXTENSION) <= end) {
+    const { type, length } = decode(EXTENSION, cluster, "be", offset);
+    const data = offset + sizeOf(EXTENSION);
+    if (type === TYPE.end) break;
+    if (length > end - data) {
+      const reason = `header extension ${hex(type)} at ${hex(offset)} has ${length} bytes, only ${end - data} are left`;
+      throw new FormatError(path, reason, { offset });
+    }
+    const bytes = cluster.subarray(data, data + length);
+    switch (type) {
+      case TYPE.backingFormat:
+        limitLength(path, "backing format", length, BACKING_FORMAT_MAX, offset);
+        backingFormat = cString(bytes);
+        break;
+      case TYPE.featureNames:
+        featureNames = readFeatureNames(bytes);
+        break;
+      case TYPE.dataFile:
+        limitLength(path, "data file name", length, DATA_FILE_NAME_MAX, offset);
+        dataFileName = cString(bytes);
+        break;
+      case TYPE.bitmaps:
+        // A writer that does not know bitmaps left the extension stale, and the autoclear bit clear.
+        if (bitmapsValid) bitmaps = readBitmaps(bytes, cluster.length, path, offset);
+        break;
+      default:
+        break;
+    }
+    offset = data + Math.ceil(length / 8) * 8;
+  }
+  return { backingFormat, featureNames, dataFileName, bitmaps };
+}
+
+function limitLength(
+  path: string,
+  what: string,
+  length: number,
+  limit: number,
+  offset: number,
+): void {
+  if (length <= limit) return;
+  throw new FormatError(path, `${what} has ${length} bytes, the limit is ${limit}`, { offset });
+}
+
+/** Text up to the first NUL, as C programs read it. */
+function cString(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString();
+}
+
+function readFeatureNames(bytes: Uint8Array): FeatureName[] {
+  const names: FeatureName[] = [];
+  for (let at = 0; at + FEATURE_NAME_SIZE <= bytes.length; at += FEATURE_NAME_SIZE) {
+    const { kind, bit } = decode(FEATURE_NAME, bytes, "be", at);
+    const name = cString(bytes.subarray(at + sizeOf(FEATURE_NAME), at + FEATURE_NAME_SIZE));
+    names.push({ kind, bit, name });
+  }
+  return names;
+}
+
+function readBitmaps(
+  bytes: Uint8Array,
+  clusterSize: number,
+  path: string,
+  offset: number,
+): BitmapsExtension {
+  const fail = (reason: string): never => {
+    throw new FormatError(path, `bitmaps extension: ${reason}`, { offset });
+  };
+  if (bytes.length !== sizeOf(BITMAPS)) fail(`${bytes.length} bytes, not ${sizeOf(BITMAPS)}`);
+  try {
+    const fields = decode(BITMAPS, bytes, "be");
+    const { nb_bitmaps, bitmap_directory_size, bitmap_directory_offset } = fields;
+    if (fields.reserved !== 0) fail(`reserved field is ${fields.reserved}, not 0`);
+    if (nb_bitmaps < 1 || nb_bitmaps > BITMAPS_MAX)
+      fail(`${nb_bitmaps} bitmaps are outside 1..${BITMAPS_MAX}`);
+    if (bitmap_directory_offset % clusterSize !== 0) {
+      fail(
+        `directory offset ${hex(bitmap_directory_offset)} is not a multiple of ${hex(clusterSize)}`,
+      );
+    }
+    if (bitmap_directory_size > BITMAP_DIRECTORY_MAX) {
+      fail(`directory of ${bitmap_directory_size} bytes exceeds ${BITMAP_DIRECTORY_MAX}`);
+    }
+    return {
+      count: nb_bitmaps,
+      directorySize: bitmap_directory_size,
+      directoryOffset: bitmap_directory_offset,
+    };
+  } catch (error) {
+    if (!(error instanceof UnsafeIntegerError)) throw error;
+    return fail(`${error.field} ${hex(error.value)} is above the limit of 2^53 - 1`);
+  }
+}

@@ -1,0 +1,148 @@
+/** Everything of a qcow2 image that is checked and loaded once, at open: plain data for all threads. */
+
+import { FormatError, hex, UnsupportedError } from "../../errors.ts";
+import type { Storage } from "../../storage/storage.ts";
+import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { createTableCache, type SharedTableCache } from "../../threads/table-cache.ts";
+import type { BackingReference, DataFileReference } from "../driver.ts";
+import {
+  AUTOCLEAR,
+  FEATURE_KIND,
+  INCOMPATIBLE,
+  INCOMPATIBLE_KNOWN,
+  namesOfBits,
+} from "./features.ts";
+import {
+  CRYPT_METHOD,
+  checkHeader,
+  checkHeaderStart,
+  type Geometry,
+  type Header,
+  QCOW2_MAGIC,
+  readBackingName,
+  readHeader,
+} from "./header.ts";
+import { type HeaderExtensions, readHeaderExtensions } from "./header-extensions.ts";
+
+/** Bytes of the file that hold any header. */
+const HEADER_READ_SIZE = 4096;
+
+/** Tables are cached in slices of this many bytes, or whole clusters where those are smaller. */
+const TABLE_SLICE_MAX = 4096;
+
+export interface Qcow2Layout extends Geometry {
+  readonly format: "qcow2";
+  readonly header: Header;
+  readonly extensions: HeaderExtensions;
+  readonly backingFile: BackingReference | undefined;
+  readonly dataFile: DataFileReference | undefined;
+  /** The active L1 table as it is on disk, without the entries above the disk (VM state). */
+  readonly l1: SharedArrayBuffer;
+  readonly tableCache: SharedTableCache;
+}
+
+/** True if `head` starts with the magic of qcow2, of any version. */
+export function probeQcow2(head: Uint8Array): boolean {
+  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
+  return head.length >= 4 && view.getUint32(0) === QCOW2_MAGIC;
+}
+
+/**
+ * Read and check the header, its extensions and the L1 table.
+ *
+ * @throws {FormatError | UnsupportedError | StorageError}
+ */
+export function readQcow2Layout(storage: Storage): Qcow2Layout {
+  const path = storage.path;
+  const head = NativeBuffer.allocate(HEADER_READ_SIZE);
+  storage.readAt(head, 0, HEADER_READ_SIZE, 0);
+  const header = readHeader(head.bytes, path);
+  const clusterSize = checkHeaderStart(header, path);
+  const cluster = NativeBuffer.allocate(clusterSize);
+  storage.readAt(cluster, 0, clusterSize, 0);
+  const extensions = readHeaderExtensions(
+    cluster.bytes,
+    {
+      start: header.header_length,
+      end: header.backing_file_offset === 0 ? clusterSize : header.backing_file_offset,
+      bitmapsValid: (header.autoclear_features & AUTOCLEAR.bitmaps) !== 0n,
+    },
+    path,
+  );
+  checkFeatures(header, extensions, path);
+  const geometry = checkHeader(header, clusterSize, path);
+  const backingName = readBackingName(header, cluster.bytes, path);
+  return {
+    ...geometry,
+    format: "qcow2",
+    header,
+    extensions,
+    backingFile:
+      backingName === undefined || backingName === ""
+        ? undefined
+        : { name: backingName, format: extensions.backingFormat },
+    dataFile: readDataFileReference(header, extensions, path),
+    l1: readL1(storage, header, geometry),
+    tableCache: createTableCache(
+      Math.min(TABLE_SLICE_MAX, clusterSize),
+      // The tables that map the whole disk, and some for refcounts and snapshots.
+      (geometry.virtualSize / clusterSize) * geometry.l2EntryBytes * 1.25,
+    ),
+  };
+}
+
+function checkFeatures(header: Header, extensions: HeaderExtensions, path: string): void {
+  const unknown = header.incompatible_features & ~INCOMPATIBLE_KNOWN;
+  if (unknown === 0n) return;
+  const names = namesOfBits(unknown, FEATURE_KIND.incompatible, extensions.featureNames);
+  throw new UnsupportedError(path, `incompatible features are not supported: ${names.join(", ")}`);
+}
+
+function readDataFileReference(
+  header: Header,
+  extensions: HeaderExtensions,
+  path: string,
+): DataFileReference | undefined {
+  if ((header.incompatible_features & INCOMPATIBLE.externalDataFile) === 0n) return undefined;
+  const name = extensions.dataFileName;
+  if (name === undefined || name === "") {
+    throw new UnsupportedError(path, "needs an external data file, but its header names none");
+  }
+  return { name, raw: (header.autoclear_features & AUTOCLEAR.rawExternalData) !== 0n };
+}
+
+function readL1(storage: Storage, header: Header, geometry: Geometry): SharedArrayBuffer {
+  const entries = Math.ceil(geometry.virtualSize / (geometry.clusterSize * geometry.l2Entries));
+  const l1 = new SharedArrayBuffer(entries * 8);
+  if (entries === 0) return l1;
+  if (header.l1_table_offset >= storage.length) {
+    const reason = `L1 table offset ${hex(header.l1_table_offset)} is past the end of the file, ${hex(storage.length)}`;
+    throw new FormatError(storage.path, reason, { offset: header.l1_table_offset });
+  }
+  storage.readAt(new NativeBuffer(l1), 0, entries * 8, header.l1_table_offset);
+  return l1;
+}
+
+/**
+ * Refuse what can be described but not read: encrypted images.
+ *
+ * @throws {UnsupportedError}
+ */
+export function requireReadable(layout: Qcow2Layout, path: string): void {
+  const method = layout.header.crypt_method;
+  if (method === CRYPT_METHOD.none) return;
+  const name = method === CRYPT_METHOD.luks ? "LUKS" : "AES";
+  throw new UnsupportedError(path, `is encrypted (${name}), which is not supported yet`);
+}
+
+/** What the image's own flags say of the state it was left in. */
+export function conditionsOfQcow2({ header }: Qcow2Layout): string[] {
+  const conditions: string[] = [];
+  if ((header.incompatible_features & INCOMPATIBLE.dirty) !== 0n) {
+    conditions.push("was not closed cleanly (dirty bit); its data can be read all the same");
+  }
+  if ((header.incompatible_features & INCOMPATIBLE.corrupt) !== 0n) {
+    conditions.push("is marked corrupt; what is damaged gives I/O errors");
+  }
+  return conditions;
+}

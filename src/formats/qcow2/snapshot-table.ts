@@ -1,0 +1,137 @@
+/** The table of internal snapshots. Source: qcow2 specification, "Snapshots". */
+
+import { decode, type Field, sizeOf, UnsafeIntegerError } from "../../binary/struct.ts";
+import { FormatError, hex } from "../../errors.ts";
+import type { Storage } from "../../storage/storage.ts";
+import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import type { SnapshotInfo } from "../driver.ts";
+import type { Qcow2Layout } from "./layout.ts";
+
+/** One entry: this, then the extra data, the id, the name, and padding to 8 bytes. */
+// biome-ignore format: a table reads in columns
+const ENTRY = [
+  ["l1_table_offset",  0, "u64",    "host offset of the snapshot's L1 table"],
+  ["l1_size",          8, "u32",    "its entries"],
+  ["id_str_size",     12, "u16",    "bytes of the id"],
+  ["name_size",       14, "u16",    "bytes of the name"],
+  ["date_sec",        16, "u32",    "seconds since the epoch"],
+  ["date_nsec",       20, "u32",    "nanoseconds of that second"],
+  ["vm_clock_nsec",   24, "mask64", "guest clock, nanoseconds"],
+  ["vm_state_size",   32, "u32",    "bytes of VM state, unless the extra data has it"],
+  ["extra_data_size", 36, "u32",    "bytes of extra data"],
+] as const satisfies readonly Field[];
+
+// biome-ignore format: a table reads in columns
+const EXTRA = [
+  ["vm_state_size_large", 0, "u64",    "bytes of VM state"],
+  ["disk_size",           8, "u64",    "virtual size at the time, bytes"],
+  ["icount",             16, "mask64", "instruction count, all ones: none"],
+] as const satisfies readonly Field[];
+
+/** QEMU's limits, bytes. */
+const TABLE_SIZE_MAX = 64 * 1024 * 1024;
+const EXTRA_SIZE_MAX = 1024;
+/** What QEMU keeps of an id and a name, bytes. */
+const ID_MAX = 127;
+const NAME_MAX = 255;
+const SECTOR_SIZE = 512;
+const NO_ICOUNT = 0xffff_ffff_ffff_ffffn;
+
+/** The table is read in pieces of this many bytes; an entry has at most 40 + 1024 + 2 * 65535. */
+const WINDOW_SIZE = 256 * 1024;
+
+export interface Qcow2Snapshot extends SnapshotInfo {
+  /** Host offset, bytes. */
+  readonly l1TableOffset: number;
+  readonly l1Entries: number;
+}
+
+/**
+ * Read the whole table.
+ *
+ * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
+ */
+export function readSnapshotTable(layout: Qcow2Layout, storage: Storage): Qcow2Snapshot[] {
+  const { nb_snapshots, snapshots_offset } = layout.header;
+  const snapshots: Qcow2Snapshot[] = [];
+  if (nb_snapshots === 0) return snapshots;
+  const window = NativeBuffer.allocate(WINDOW_SIZE);
+  let windowStart = 0;
+  let windowLength = 0;
+  let offset = 0;
+  for (let index = 0; index < nb_snapshots; index++) {
+    const site = { offset: snapshots_offset + offset };
+    const limited = (size: number): number => {
+      if (offset + size > TABLE_SIZE_MAX) {
+        const reason = `snapshot table exceeds ${TABLE_SIZE_MAX} bytes at entry ${index}`;
+        throw new FormatError(storage.path, reason, site);
+      }
+      return size;
+    };
+    limited(sizeOf(ENTRY));
+    // Entries that fill less than half of the window are moved to its start by reading them again.
+    if (windowLength === 0 || offset + WINDOW_SIZE / 2 > windowStart + windowLength) {
+      windowStart = offset;
+      windowLength = WINDOW_SIZE;
+      storage.readAt(window, 0, windowLength, snapshots_offset + windowStart);
+    }
+    const at = offset - windowStart;
+    const entry = decodeOrThrow(
+      () => decode(ENTRY, window.bytes, "be", at),
+      storage.path,
+      index,
+      site,
+    );
+    if (entry.extra_data_size > EXTRA_SIZE_MAX) {
+      const reason = `snapshot ${index} has ${entry.extra_data_size} bytes of extra data, the limit is ${EXTRA_SIZE_MAX}`;
+      throw new FormatError(storage.path, reason, site);
+    }
+    const extraAt = at + sizeOf(ENTRY);
+    const extra = decodeOrThrow(
+      () => decode(EXTRA, window.bytes, "be", extraAt, entry.extra_data_size),
+      storage.path,
+      index,
+      site,
+    );
+    const idAt = extraAt + entry.extra_data_size;
+    const nameAt = idAt + entry.id_str_size;
+    const diskSize =
+      entry.extra_data_size >= sizeOf(EXTRA, "disk_size") ? extra.disk_size : layout.virtualSize;
+    snapshots.push({
+      id: text(window.bytes, idAt, Math.min(entry.id_str_size, ID_MAX)),
+      name: text(window.bytes, nameAt, Math.min(entry.name_size, NAME_MAX)),
+      vmStateSize:
+        entry.extra_data_size >= sizeOf(EXTRA, "vm_state_size_large")
+          ? extra.vm_state_size_large
+          : entry.vm_state_size,
+      seconds: entry.date_sec,
+      nanoseconds: entry.date_nsec,
+      vmClock: entry.vm_clock_nsec,
+      instructionCount:
+        entry.extra_data_size >= sizeOf(EXTRA, "icount") && extra.icount !== NO_ICOUNT
+          ? extra.icount
+          : undefined,
+      virtualSize: diskSize - (diskSize % SECTOR_SIZE),
+      l1TableOffset: entry.l1_table_offset,
+      l1Entries: entry.l1_size,
+    });
+    offset = windowStart + Math.ceil((nameAt + limited(entry.name_size)) / 8) * 8;
+  }
+  return snapshots;
+}
+
+function decodeOrThrow<T>(read: () => T, path: string, index: number, site: { offset: number }): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof UnsafeIntegerError)) throw error;
+    const reason = `snapshot ${index}: ${error.field} ${hex(error.value)} is above the limit of 2^53 - 1`;
+    throw new FormatError(path, reason, site);
+  }
+}
+
+function text(bytes: Uint8Array, start: number, length: number): string {
+  const name = bytes.subarray(start, start + length);
+  const end = name.indexOf(0);
+  return Buffer.from(end < 0 ? name : name.subarray(0, end)).toString();
+}

@@ -1,0 +1,66 @@
+/** Raw images: the file is the disk. */
+
+import assert from "node:assert";
+import type { Storage } from "../../storage/storage.ts";
+import {
+  EXTENT,
+  type Extent,
+  type FormatDescription,
+  type FormatImage,
+  type SnapshotInfo,
+} from "../driver.ts";
+
+/** The unit of a raw disk, bytes. */
+const SECTOR_SIZE = 512;
+
+/** Nothing needs to be known of a raw image but its length. */
+export interface RawLayout {
+  readonly format: "raw";
+}
+
+export class RawImage implements FormatImage {
+  readonly format = "raw";
+  readonly storage: Storage;
+  readonly dataStorage: Storage;
+  readonly virtualSize: number;
+  readonly clusterSize = SECTOR_SIZE;
+  readonly backingFile = undefined;
+  readonly mayHaveHostHoles = true;
+
+  constructor(storage: Storage) {
+    this.storage = storage;
+    this.dataStorage = storage;
+    // As QEMU: a file that ends within a sector is shown up to the end of the sector, zero padded.
+    this.virtualSize = Math.ceil(storage.length / SECTOR_SIZE) * SECTOR_SIZE;
+  }
+
+  mapExtent(guestOffset: number, maxLength: number, out: Extent): void {
+    out.kind = EXTENT.data;
+    out.hostOffset = guestOffset;
+    out.length = Math.min(maxLength, this.virtualSize - guestOffset);
+    out.compressedBytes = 0;
+  }
+
+  readCompressed(): never {
+    assert.fail("raw images have no compressed clusters");
+  }
+
+  readSnapshots(): readonly SnapshotInfo[] {
+    return [];
+  }
+
+  openSnapshot(): never {
+    assert.fail("raw images have no snapshots");
+  }
+
+  describe(): FormatDescription {
+    return {
+      clusterSize: undefined,
+      compressed: false,
+      encrypted: false,
+      dirty: false,
+      snapshots: [],
+      specific: undefined,
+    };
+  }
+}

@@ -1,0 +1,125 @@
+/**
+ * Mounting and unmounting through fusermount3, which may do it for ordinary users. It opens /dev/fuse,
+ * mounts, and passes the descriptor over a socket that _FUSE_COMMFD names. Source: fusermount3(1).
+ */
+
+import { type SpawnSyncReturns, spawnSync } from "node:child_process";
+import fs from "node:fs";
+import { TsimgfsError } from "../errors.ts";
+import { errnoName, nodeErrorCode } from "../syscalls/errno-names.ts";
+import { errno, recvmsg, socketpair } from "../syscalls/libc.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
+
+const PROGRAM = "fusermount3";
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const SOCK_CLOEXEC = 0o2000000;
+const MSG_CMSG_CLOEXEC = 0x4000_0000;
+/** The descriptor that fusermount3 finds its end of the socket at. */
+const CHILD_FD = 3;
+
+/** `struct msghdr`, `iovec` and `cmsghdr` with 64-bit pointers; offsets in one block of memory. */
+const MESSAGE = {
+  iov: 16,
+  iovLength: 24,
+  control: 32,
+  controlLength: 40,
+  size: 56,
+} as const;
+const IOVEC_AT = 64;
+const DATA_AT = 80;
+const CONTROL_AT = 96;
+/** Header of 16 bytes, then the descriptor. */
+const CONTROL_SIZE = 64;
+const CONTROL_FD_AT = CONTROL_AT + 16;
+
+/**
+ * Mount, and get the descriptor that requests come from.
+ *
+ * @param options of fusermount3, commas in values escaped
+ * @throws {TsimgfsError} with what fusermount3 said
+ */
+export function mountFuse(mountpoint: string, options: readonly string[]): number {
+  const pair = NativeBuffer.allocate(8);
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.address) < 0) {
+    throw new TsimgfsError("EIO", mountpoint, `socketpair failed: ${errnoName(errno())}`);
+  }
+  const ours = pair.view.getInt32(0, true);
+  const theirs = pair.view.getInt32(4, true);
+  try {
+    const result = spawnSync(PROGRAM, ["-o", options.join(","), "--", mountpoint], {
+      stdio: ["ignore", "ignore", "pipe", theirs],
+      env: { ...process.env, _FUSE_COMMFD: String(CHILD_FD) },
+      encoding: "utf8",
+    });
+    requireSuccess(result, mountpoint);
+    return receiveDescriptor(ours, mountpoint);
+  } finally {
+    fs.closeSync(ours);
+    fs.closeSync(theirs);
+  }
+}
+
+/**
+ * Unmount. `lazy`: the tree disappears at once, and what is open goes on until it is closed.
+ *
+ * @throws {TsimgfsError} EBUSY, or what fusermount3 said
+ */
+export function unmountFuse(mountpoint: string, { lazy }: { lazy: boolean }): void {
+  const result = spawnSync(PROGRAM, ["-u", ...(lazy ? ["-z"] : []), "--", mountpoint], {
+    stdio: ["ignore", "ignore", "pipe"],
+    encoding: "utf8",
+  });
+  requireSuccess(result, mountpoint);
+}
+
+function requireSuccess(result: SpawnSyncReturns<string>, mountpoint: string): void {
+  if (result.error !== undefined) {
+    const code = nodeErrorCode(result.error);
+    const reason = code === "ENOENT" ? "not found; install the package fuse3" : code;
+    throw new TsimgfsError(code, PROGRAM, reason, { cause: result.error });
+  }
+  if (result.status === 0) return;
+  throw new TsimgfsError(
+    /busy/i.test(result.stderr) ? "EBUSY" : "EIO",
+    mountpoint,
+    explain(result.stderr, mountpoint),
+  );
+}
+
+/** What fusermount3 printed, as one reason; what can be done about the usual ones. */
+function explain(stderr: string, mountpoint: string): string {
+  const line = stderr.split("\n").find((text) => text.trim() !== "") ?? "failed";
+  const said = line
+    .replace(/^fusermount3?:\s*/, "")
+    .replace(`${mountpoint}: `, "")
+    .trim();
+  if (/user_allow_other/.test(said)) {
+    return "allow_other needs the line user_allow_other in /etc/fuse.conf, or root";
+  }
+  if (/failed to open .*\/dev\/fuse: Permission denied|\/dev\/fuse.*[Pp]ermission/.test(said)) {
+    return "/dev/fuse is closed to this user; as root: chmod 666 /dev/fuse";
+  }
+  if (/fuse device not found|\/dev\/fuse.*No such/.test(said)) {
+    return "/dev/fuse does not exist; load the module with: modprobe fuse";
+  }
+  return said;
+}
+
+/** Receive the descriptor that comes with one byte of data. */
+function receiveDescriptor(socket: number, mountpoint: string): number {
+  const memory = NativeBuffer.allocate(CONTROL_AT + CONTROL_SIZE);
+  const pointer = (at: number, address: number): void =>
+    memory.view.setBigUint64(at, BigInt(address), true);
+  pointer(MESSAGE.iov, memory.address + IOVEC_AT);
+  pointer(MESSAGE.iovLength, 1);
+  pointer(MESSAGE.control, memory.address + CONTROL_AT);
+  pointer(MESSAGE.controlLength, CONTROL_SIZE);
+  pointer(IOVEC_AT, memory.address + DATA_AT);
+  pointer(IOVEC_AT + 8, 1);
+  const count = recvmsg(socket, memory.address, MSG_CMSG_CLOEXEC);
+  if (count !== 1 || memory.view.getBigUint64(MESSAGE.controlLength, true) === 0n) {
+    throw new TsimgfsError("EIO", mountpoint, "fusermount3 passed no descriptor");
+  }
+  return memory.view.getInt32(CONTROL_FD_AT, true);
+}

@@ -1,0 +1,262 @@
+/**
+ * Every request that the kernel may send, and what answers it. A handler puts its payload behind the
+ * reply header and returns its length, or a negative errno, or NO_REPLY.
+ *
+ * ENOSYS is remembered by the kernel: it stands only where it never need ask again.
+ */
+
+import { constants } from "node:os";
+import type { Field } from "../binary/struct.ts";
+import { sizeOf } from "../binary/struct.ts";
+import type { TreeNode } from "../tree/node.ts";
+import type { Tree } from "../tree/tree.ts";
+import {
+  FOPEN,
+  GETXATTR_IN,
+  GETXATTR_OUT,
+  LSEEK_IN,
+  LSEEK_OUT,
+  O_DIRECT,
+  OPEN_IN,
+  OPEN_OUT,
+  OUT_HEADER_SIZE,
+  READ_IN,
+  RELEASE_IN,
+  REQUEST,
+  SEEK_DATA,
+  SEEK_HOLE,
+  STATFS_OUT,
+} from "./abi.ts";
+import { type Ownership, putAttr, putEntry, putStatx } from "./attributes.ts";
+import { putDirectory } from "./read-directory.ts";
+import { NO_REPLY, type Request } from "./request.ts";
+
+const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, ENOTTY, ENXIO, ERANGE, EROFS } =
+  constants.errno;
+
+/** What the handlers of a thread work on. */
+export interface Server {
+  readonly tree: Tree;
+  readonly ownership: Ownership;
+}
+
+type Handler = (server: Server, request: Request) => number;
+
+/** One row: name as in linux/fuse.h, arguments behind the header, what answers. */
+export interface Operation {
+  readonly name: string;
+  readonly fields: readonly Field[];
+  readonly handle: Handler;
+}
+
+const reply =
+  (result: number): Handler =>
+  () =>
+    result;
+const OK = reply(0);
+/** The mount is read-only: the kernel refuses changes before it asks. */
+const READ_ONLY = reply(-EROFS);
+const NEVER_AGAIN = reply(-ENOSYS);
+
+const NO_FIELDS: readonly Field[] = [];
+const row = (name: string, fields: readonly Field[], handle: Handler): Operation => ({
+  name,
+  fields,
+  handle,
+});
+
+// biome-ignore format: a table reads in columns
+export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
+  [1,  row("LOOKUP",          NO_FIELDS,   lookup)],
+  [2,  row("FORGET",          NO_FIELDS,   reply(NO_REPLY))],
+  [3,  row("GETATTR",         NO_FIELDS,   getattr)],
+  [4,  row("SETATTR",         NO_FIELDS,   READ_ONLY)],
+  [5,  row("READLINK",        NO_FIELDS,   reply(-EINVAL))],
+  [6,  row("SYMLINK",         NO_FIELDS,   READ_ONLY)],
+  [8,  row("MKNOD",           NO_FIELDS,   READ_ONLY)],
+  [9,  row("MKDIR",           NO_FIELDS,   READ_ONLY)],
+  [10, row("UNLINK",          NO_FIELDS,   READ_ONLY)],
+  [11, row("RMDIR",           NO_FIELDS,   READ_ONLY)],
+  [12, row("RENAME",          NO_FIELDS,   READ_ONLY)],
+  [13, row("LINK",            NO_FIELDS,   READ_ONLY)],
+  [14, row("OPEN",            OPEN_IN,     open)],
+  [15, row("READ",            READ_IN,     read)],
+  [16, row("WRITE",           NO_FIELDS,   READ_ONLY)],
+  [17, row("STATFS",          NO_FIELDS,   statfs)],
+  [18, row("RELEASE",         RELEASE_IN,  release)],
+  [20, row("FSYNC",           NO_FIELDS,   OK)],
+  [21, row("SETXATTR",        NO_FIELDS,   READ_ONLY)],
+  [22, row("GETXATTR",        GETXATTR_IN, getxattr)],
+  [23, row("LISTXATTR",       GETXATTR_IN, listxattr)],
+  [24, row("REMOVEXATTR",     NO_FIELDS,   READ_ONLY)],
+  [25, row("FLUSH",           NO_FIELDS,   OK)],
+  [27, row("OPENDIR",         NO_FIELDS,   opendir)],
+  [28, row("READDIR",         READ_IN,     readdir)],
+  [29, row("RELEASEDIR",      NO_FIELDS,   OK)],
+  [30, row("FSYNCDIR",        NO_FIELDS,   OK)],
+  // Locks are the kernel's own: they were not negotiated (FUSE 5.2).
+  [31, row("GETLK",           NO_FIELDS,   NEVER_AGAIN)],
+  [32, row("SETLK",           NO_FIELDS,   NEVER_AGAIN)],
+  [33, row("SETLKW",          NO_FIELDS,   NEVER_AGAIN)],
+  // With default_permissions the kernel decides.
+  [34, row("ACCESS",          NO_FIELDS,   OK)],
+  [35, row("CREATE",          NO_FIELDS,   READ_ONLY)],
+  // Requests are short: the one that is meant is answered soon, as if nothing had been said.
+  [36, row("INTERRUPT",       NO_FIELDS,   reply(NO_REPLY))],
+  [37, row("BMAP",            NO_FIELDS,   NEVER_AGAIN)],
+  [38, row("DESTROY",         NO_FIELDS,   OK)],
+  [39, row("IOCTL",           NO_FIELDS,   reply(-ENOTTY))],
+  // Files are always ready, which the kernel answers by itself.
+  [40, row("POLL",            NO_FIELDS,   NEVER_AGAIN)],
+  [41, row("NOTIFY_REPLY",    NO_FIELDS,   reply(NO_REPLY))],
+  [42, row("BATCH_FORGET",    NO_FIELDS,   reply(NO_REPLY))],
+  [43, row("FALLOCATE",       NO_FIELDS,   READ_ONLY)],
+  [44, row("READDIRPLUS",     READ_IN,     readdirplus)],
+  [45, row("RENAME2",         NO_FIELDS,   READ_ONLY)],
+  [46, row("LSEEK",           LSEEK_IN,    lseek)],
+  [47, row("COPY_FILE_RANGE", NO_FIELDS,   READ_ONLY)],
+  [48, row("SETUPMAPPING",    NO_FIELDS,   NEVER_AGAIN)],
+  [49, row("REMOVEMAPPING",   NO_FIELDS,   NEVER_AGAIN)],
+  [50, row("SYNCFS",          NO_FIELDS,   OK)],
+  [51, row("TMPFILE",         NO_FIELDS,   READ_ONLY)],
+  [52, row("STATX",           NO_FIELDS,   statx)],
+  [53, row("COPY_FILE_RANGE_64", NO_FIELDS, READ_ONLY)],
+]);
+
+/** What this version does not know, a newer kernel may do without. */
+export const UNKNOWN_OPERATION: Operation = row("unknown", NO_FIELDS, NEVER_AGAIN);
+
+/** Operations by opcode, for the request loop: an array is found in fewer steps than a map. */
+export function operationTable(): readonly (Operation | undefined)[] {
+  const table: (Operation | undefined)[] = [];
+  for (const [opcode, operation] of OPERATIONS) table[opcode] = operation;
+  return table;
+}
+
+/** The file that a request is about, or undefined: then ENOENT or EISDIR. */
+function nodeOf(server: Server, request: Request): TreeNode | undefined {
+  return server.tree.node(request.nodeid);
+}
+
+function lookup(server: Server, request: Request): number {
+  const directory = nodeOf(server, request);
+  if (directory?.kind !== "directory") return -ENOTDIR;
+  const node = directory.lookup(request.name());
+  return node === undefined ? -ENOENT : putEntry(request, node, server.ownership);
+}
+
+function getattr(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  return node === undefined ? -ENOENT : putAttr(request, node, server.ownership);
+}
+
+function statx(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  return node === undefined ? -ENOENT : putStatx(request, node, server.ownership);
+}
+
+function open(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  if (node.kind === "directory") return -EISDIR;
+  const { flags } = request.arguments(OPEN_IN);
+  const file = node.open({ direct: (flags & O_DIRECT) !== 0 });
+  // Nothing is ever dirty here: close(2) need not ask.
+  let openFlags: number = FOPEN.noFlush;
+  if (file.directIo) openFlags |= FOPEN.directIo | FOPEN.parallelDirectWrites;
+  if (file.keepCache) openFlags |= FOPEN.keepCache;
+  request.clear(sizeOf(OPEN_OUT));
+  request.set(OPEN_OUT, { fh: file.handle, open_flags: openFlags });
+  return sizeOf(OPEN_OUT);
+}
+
+function read(server: Server, request: Request): number {
+  const node = server.tree.node(request.nodeid);
+  if (node === undefined) return -ENOENT;
+  if (node.kind === "directory") return -EISDIR;
+  const size = request.input.view.getUint32(REQUEST.readSize, true);
+  const length = Math.min(size, request.payloadMax);
+  const handle = request.u64(REQUEST.readFh);
+  const offset = request.u64(REQUEST.readOffset);
+  return node.read(handle, offset, length, request.output, OUT_HEADER_SIZE);
+}
+
+function statfs(server: Server, request: Request): number {
+  const { blockSize, size } = (nodeOf(server, request) ?? server.tree.root).capacity();
+  request.clear(sizeOf(STATFS_OUT));
+  request.set(STATFS_OUT, {
+    blocks: Math.ceil(size / blockSize),
+    bsize: blockSize,
+    frsize: blockSize,
+    namelen: 255,
+  });
+  return sizeOf(STATFS_OUT);
+}
+
+function release(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node?.kind === "file") node.release(request.arguments(RELEASE_IN).fh);
+  return 0;
+}
+
+function getxattr(server: Server, request: Request): number {
+  const name = request.name(sizeOf(GETXATTR_IN));
+  const value = nodeOf(server, request)?.xattrs().get(name);
+  return value === undefined ? -ENODATA : putXattr(request, Buffer.from(value));
+}
+
+function listxattr(server: Server, request: Request): number {
+  const names = [...(nodeOf(server, request)?.xattrs().keys() ?? [])];
+  return putXattr(request, Buffer.from(names.map((name) => `${name}\0`).join("")));
+}
+
+function putXattr(request: Request, value: Buffer): number {
+  const { size } = request.arguments(GETXATTR_IN);
+  if (size === 0) {
+    request.clear(sizeOf(GETXATTR_OUT));
+    request.set(GETXATTR_OUT, { size: value.length });
+    return sizeOf(GETXATTR_OUT);
+  }
+  if (value.length > size) return -ERANGE;
+  request.put(value);
+  return value.length;
+}
+
+function opendir(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  if (node.kind !== "directory") return -ENOTDIR;
+  // Entries never change: the kernel may keep what it has read.
+  request.clear(sizeOf(OPEN_OUT));
+  request.set(OPEN_OUT, { open_flags: FOPEN.cacheDir | FOPEN.keepCache });
+  return sizeOf(OPEN_OUT);
+}
+
+function readdir(server: Server, request: Request): number {
+  return readDirectory(server, request, undefined);
+}
+
+function readdirplus(server: Server, request: Request): number {
+  return readDirectory(server, request, server.ownership);
+}
+
+function readDirectory(server: Server, request: Request, plus: Ownership | undefined): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  if (node.kind !== "directory") return -ENOTDIR;
+  const { offset, size } = request.arguments(READ_IN);
+  return putDirectory(request, node, { offset, size, plus });
+}
+
+function lseek(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  if (node.kind === "directory") return -EISDIR;
+  const { offset, whence } = request.arguments(LSEEK_IN);
+  if (offset < 0) return -ENXIO;
+  if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -EINVAL;
+  const found = node.seek(offset, whence === SEEK_DATA ? "data" : "hole");
+  if (found < 0) return -ENXIO;
+  request.set(LSEEK_OUT, { offset: found });
+  return sizeOf(LSEEK_OUT);
+}

@@ -1,0 +1,93 @@
+/** The life of an I/O thread: read a request, handle it, write the reply; until the mount is gone. */
+
+import { constants } from "node:os";
+import { printable, TsimgfsError } from "../errors.ts";
+import { errnoName, errnoNumber } from "../syscalls/errno-names.ts";
+import { errno, read, write } from "../syscalls/libc.ts";
+import { createTrace, type Trace, writeLine } from "../trace.ts";
+import { IN_HEADER_SIZE, OUT_HEADER_SIZE, REPLY, REQUEST } from "./abi.ts";
+import { type Operation, operationTable, type Server, UNKNOWN_OPERATION } from "./opcodes.ts";
+import { NO_REPLY, Request } from "./request.ts";
+
+const { EAGAIN, EINTR, EIO, ENODEV, ENOENT } = constants.errno;
+
+/** What a thread is given to serve a mount. */
+export interface RequestLoopOptions {
+  /** A descriptor of the session, best one of its own. */
+  readonly fd: number;
+  /** Bytes of the largest READ or WRITE that was negotiated. */
+  readonly dataMax: number;
+}
+
+/** Serve requests until the file system is unmounted. */
+export function serveRequests(server: Server, { fd, dataMax }: RequestLoopOptions): void {
+  const request = new Request(dataMax);
+  const { input, output } = request;
+  const operations = operationTable();
+  const trace = createTrace("fuse");
+  for (;;) {
+    const length = read(fd, input.address, input.length);
+    if (length < IN_HEADER_SIZE) {
+      if (length >= 0 || isGone(errno())) return;
+      continue;
+    }
+    const operation = operations[request.opcode] ?? UNKNOWN_OPERATION;
+    const result = handle(operation, server, request);
+    if (trace.enabled) traceRequest(trace, operation, request, result);
+    if (result === NO_REPLY) continue;
+    const replyLength = finishReply(request, result);
+    if (write(fd, output.address, replyLength) < 0 && isGone(errno())) return;
+  }
+}
+
+/** The result of a request; a failure becomes a negative errno. A request never ends the daemon. */
+function handle(operation: Operation, server: Server, request: Request): number {
+  try {
+    return operation.handle(server, request);
+  } catch (error) {
+    return -reportFailure(operation.name, error);
+  }
+}
+
+/** Put the header before the payload; returns the length of the whole reply. */
+function finishReply({ input, output }: Request, result: number): number {
+  const length = OUT_HEADER_SIZE + Math.max(result, 0);
+  const view = output.view;
+  view.setUint32(REPLY.len, length, true);
+  view.setInt32(REPLY.error, Math.min(result, 0), true);
+  view.setUint32(REPLY.unique, input.view.getUint32(REQUEST.unique, true), true);
+  view.setUint32(REPLY.unique + 4, input.view.getUint32(REQUEST.unique + 4, true), true);
+  return length;
+}
+
+function traceRequest(trace: Trace, operation: Operation, request: Request, result: number): void {
+  const node = request.nodeid.toString(16);
+  const fields = request.arguments(operation.fields);
+  trace("%s node %s %o: %s", operation.name, node, fields, outcome(result));
+}
+
+/**
+ * Whether a failed call on /dev/fuse means that the mount is gone. ENOENT: whoever asked has been
+ * interrupted and does not wait any more. Other errors mean that nothing can be served.
+ */
+function isGone(number: number): boolean {
+  if (number === EINTR || number === EAGAIN || number === ENOENT) return false;
+  if (number !== ENODEV) writeLine(`tsimgfs: /dev/fuse: ${errnoName(number)}`);
+  return true;
+}
+
+/** Log why a request failed; returns its errno, > 0. A request never ends the daemon. */
+function reportFailure(operation: string, error: unknown): number {
+  if (error instanceof TsimgfsError) {
+    writeLine(`tsimgfs: ${error.message} (${operation})`);
+    return errnoNumber(error.code);
+  }
+  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  writeLine(`tsimgfs: ${operation} failed: ${stack.split("\n").map(printable).join("\n")}`);
+  return EIO;
+}
+
+function outcome(result: number): string {
+  if (result === NO_REPLY) return "no reply";
+  return result < 0 ? errnoName(-result) : `${result} bytes`;
+}

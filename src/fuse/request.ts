@@ -1,0 +1,75 @@
+/** A request and the room for its reply: one pair of buffers per thread, used for every request. */
+
+import { type Decoded, decode, encode, type Field } from "../binary/struct.ts";
+import { TWO_TO_32 } from "../binary/words.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { FUSE_MIN_READ_BUFFER, IN_HEADER_SIZE, OUT_HEADER_SIZE, REQUEST } from "./abi.ts";
+
+/** What a handler returns when there is nothing to reply. */
+export const NO_REPLY = -0x1_0000_0000;
+
+/** Room for the arguments beside the data of a WRITE. */
+const ARGUMENTS_SIZE = 4096;
+
+export class Request {
+  /** The request as it was read. */
+  readonly input: NativeBuffer;
+  /** The reply: its header, and from `OUT_HEADER_SIZE` on its payload, which is page aligned. */
+  readonly output: NativeBuffer;
+  /** Bytes of the payload that fit. */
+  readonly payloadMax: number;
+
+  /** @param dataMax bytes of the largest READ or WRITE */
+  constructor(dataMax: number) {
+    this.input = NativeBuffer.allocate(Math.max(dataMax + ARGUMENTS_SIZE, FUSE_MIN_READ_BUFFER));
+    this.output = NativeBuffer.allocate(OUT_HEADER_SIZE + dataMax, OUT_HEADER_SIZE);
+    this.payloadMax = dataMax;
+  }
+
+  get opcode(): number {
+    return this.input.view.getUint32(REQUEST.opcode, true);
+  }
+
+  get nodeid(): number {
+    return this.u64(REQUEST.nodeid);
+  }
+
+  /** A 64-bit field; above 2^53 - 1 it is rounded, and so refers to nothing that exists. */
+  u64(offset: number): number {
+    const view = this.input.view;
+    return view.getUint32(offset + 4, true) * TWO_TO_32 + view.getUint32(offset, true);
+  }
+
+  /** The arguments behind the header: for requests that are rare. */
+  arguments<const T extends readonly Field[]>(fields: T): Decoded<T> {
+    return decode(fields, this.input.bytes, "le", IN_HEADER_SIZE);
+  }
+
+  /** A name that ends with a NUL, from byte `skip` of the arguments on. */
+  name(skip = 0): string {
+    const start = IN_HEADER_SIZE + skip;
+    const length = this.input.view.getUint32(REQUEST.len, true);
+    const bytes = this.input.bytes.subarray(start, length);
+    const end = bytes.indexOf(0);
+    return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString();
+  }
+
+  /** Zero `length` bytes of the payload from `at` on, before fields are set. */
+  clear(length: number, at = 0): void {
+    this.output.bytes.fill(0, OUT_HEADER_SIZE + at, OUT_HEADER_SIZE + at + length);
+  }
+
+  /** Set fields of a structure that starts at byte `at` of the payload. */
+  set<const T extends readonly Field[]>(
+    fields: T,
+    values: Readonly<Partial<Record<T[number][0], number | bigint>>>,
+    at = 0,
+  ): void {
+    encode(fields, values, this.output.bytes, "le", OUT_HEADER_SIZE + at);
+  }
+
+  /** Copy bytes to byte `at` of the payload. */
+  put(bytes: Uint8Array, at = 0): void {
+    this.output.bytes.set(bytes, OUT_HEADER_SIZE + at);
+  }
+}

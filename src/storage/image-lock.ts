@@ -1,0 +1,99 @@
+/**
+ * QEMU's image locks: byte-range locks of the open file description, so that QEMU and tsimgfs keep
+ * each other out as two QEMUs do. Byte 100 + i is held (for reading) by whoever uses permission i,
+ * byte 200 + i by whoever does not share it. See FORMATS 1.19.
+ */
+
+import fs from "node:fs";
+import { StorageError } from "../errors.ts";
+import { fcntlPointer } from "../syscalls/libc.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import type { LocalFile } from "./local-file.ts";
+
+/** The permissions of QEMU's block layer that locks stand for. */
+const PERMISSION = { consistentRead: 0, write: 1, resize: 3 } as const;
+const USED_BASE = 100;
+const UNSHARED_BASE = 200;
+
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+
+/** `struct flock` with 64-bit offsets. Offsets in bytes. */
+const FLOCK = { type: 0, whence: 2, start: 8, length: 16, pid: 24, size: 32 } as const;
+
+/** What a reader that keeps a consistent view uses, and what it does not share. */
+const READER_USES = [PERMISSION.consistentRead];
+const READER_REFUSES = [PERMISSION.write, PERMISSION.resize];
+
+const flock = (type: number, byte: number): NativeBuffer => {
+  const lock = NativeBuffer.allocate(FLOCK.size);
+  lock.view.setInt16(FLOCK.type, type, true);
+  lock.view.setBigInt64(FLOCK.start, BigInt(byte), true);
+  lock.view.setBigInt64(FLOCK.length, 1n, true);
+  return lock;
+};
+
+/**
+ * Lock an image as QEMU does for a reader. The lock ends when the file is closed.
+ * File systems without locks are used without, as QEMU does.
+ *
+ * @throws {StorageError} EAGAIN: somebody writes to the image; the reason says who
+ */
+export function lockForReading(file: LocalFile): void {
+  for (const permission of READER_USES) setLock(file, USED_BASE + permission);
+  for (const permission of READER_REFUSES) setLock(file, UNSHARED_BASE + permission);
+  for (const permission of READER_USES) refuseHolder(file, UNSHARED_BASE + permission);
+  for (const permission of READER_REFUSES) refuseHolder(file, USED_BASE + permission);
+}
+
+function setLock(file: LocalFile, byte: number): void {
+  // It fails only where locks do not exist: read locks of bytes that nobody locks for writing.
+  fcntlPointer(file.fd, F_OFD_SETLK, flock(F_RDLCK, byte).address);
+}
+
+function refuseHolder(file: LocalFile, byte: number): void {
+  const lock = flock(F_WRLCK, byte);
+  if (fcntlPointer(file.fd, F_OFD_GETLK, lock.address) < 0) return;
+  if (lock.view.getInt16(FLOCK.type, true) === F_UNLCK) return;
+  const holder = findHolder(file, byte) ?? "another process";
+  throw new StorageError(
+    "EAGAIN",
+    file.path,
+    `is in use by ${holder}, which may write to it; stop that first, or read what may change with --force-share`,
+  );
+}
+
+/** `qemu-io (pid 123)` for the process that holds a lock on `byte`, if /proc shows it to us. */
+function findHolder(file: LocalFile, byte: number): string | undefined {
+  const { dev, ino } = fs.fstatSync(file.fd);
+  for (const pid of fs.readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      for (const fd of fs.readdirSync(`/proc/${pid}/fdinfo`)) {
+        if (Number(pid) === process.pid && Number(fd) === file.fd) continue;
+        if (!holdsLock(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"), ino, byte)) continue;
+        const stats = fs.statSync(`/proc/${pid}/fd/${fd}`);
+        if (stats.dev !== dev || stats.ino !== ino) continue;
+        const name = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
+        return `${name} (pid ${pid})`;
+      }
+    } catch {
+      // The process has ended, or belongs to another user.
+    }
+  }
+  return undefined;
+}
+
+/** Whether a text of /proc/PID/fdinfo lists a lock on `byte` of the inode. */
+function holdsLock(fdinfo: string, ino: number, byte: number): boolean {
+  for (const line of fdinfo.split("\n")) {
+    // lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:1234 100 101
+    const match = /^lock:.* [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)$/.exec(line);
+    if (match === null || Number(match[1]) !== ino) continue;
+    const last = match[3] === "EOF" ? Number.POSITIVE_INFINITY : Number(match[3]);
+    if (Number(match[2]) <= byte && byte <= last) return true;
+  }
+  return false;
+}

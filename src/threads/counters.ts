@@ -1,0 +1,42 @@
+/**
+ * Counters of requests, per thread and device, in shared memory. Each thread writes only its own, with
+ * plain stores; whoever shows them adds them up. A sum may lag by the requests under way.
+ */
+
+export const COUNTERS = ["reads", "read-bytes", "read-errors", "seeks", "opens"] as const;
+export type CounterName = (typeof COUNTERS)[number];
+
+/** Index of each counter among those of a thread and device. */
+export const COUNTER = { reads: 0, readBytes: 1, readErrors: 2, seeks: 3, opens: 4 } as const;
+
+/** Counters of one thread and device: one cache line more than needed keeps threads apart. */
+const STRIDE = 16;
+
+/** Memory for the counters of all threads and devices. */
+export function createCounters(threads: number, devices: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(threads * devices * STRIDE * Float64Array.BYTES_PER_ELEMENT);
+}
+
+/** The counters of one thread for one device; write them only in that thread. */
+export function threadCounters(
+  memory: SharedArrayBuffer,
+  { thread, device, devices }: { thread: number; device: number; devices: number },
+): Float64Array {
+  const index = (thread * devices + device) * STRIDE;
+  return new Float64Array(memory, index * Float64Array.BYTES_PER_ELEMENT, COUNTERS.length);
+}
+
+/** The sums over all threads for one device. */
+export function sumCounters(
+  memory: SharedArrayBuffer,
+  { device, devices }: { device: number; devices: number },
+): Record<CounterName, number> {
+  const sums = { reads: 0, "read-bytes": 0, "read-errors": 0, seeks: 0, opens: 0 };
+  const all = new Float64Array(memory);
+  for (let base = device * STRIDE; base < all.length; base += devices * STRIDE) {
+    COUNTERS.forEach((name, index) => {
+      sums[name] += all[base + index] ?? 0;
+    });
+  }
+  return sums;
+}

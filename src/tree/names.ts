@@ -1,0 +1,53 @@
+/** Names in the tree: of devices after their images, of snapshots after what the image calls them. */
+
+import { basename } from "node:path";
+
+/** Endings of image files that a device's name does without. */
+const IMAGE_SUFFIX = /\.(qcow2|qed|raw|img)$/i;
+
+export const DEVICE_SUFFIX = ".raw";
+/** Linux's limit on a name, bytes. */
+const NAME_MAX = 255;
+
+/** `vm` for `/images/vm.qcow2`: the tree shows `vm.raw`, `vm.stats.json` and `vm.snapshots`. */
+export function deviceNameOf(imagePath: string): string {
+  const name = basename(imagePath);
+  const stem = name.replace(IMAGE_SUFFIX, "");
+  return stem === "" ? name : stem;
+}
+
+// Slashes, control characters, and what reorders text on a terminal.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const UNSAFE = /[/\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+
+/**
+ * File names for snapshots, in the same order: the snapshot's name with unsafe characters as `_`; its
+ * id where it has no name; the id after the name where two would be equal. Without the suffix.
+ */
+export function snapshotFileNames(
+  snapshots: readonly { readonly id: string; readonly name: string }[],
+): string[] {
+  const used = new Set<string>();
+  return snapshots.map(({ id, name }, index) => {
+    const wanted = limitBytes(name.replace(UNSAFE, "_"), NAME_MAX - DEVICE_SUFFIX.length);
+    const safeId = id.replace(UNSAFE, "_");
+    const candidates = [wanted, `${limitBytes(wanted, 100)}~${limitBytes(safeId, 100)}`];
+    const free = candidates.find((candidate) => candidate !== "" && !used.has(candidate));
+    const unique = free ?? `${limitBytes(wanted, 100)}~${limitBytes(safeId, 100)}~${index}`;
+    used.add(unique);
+    return unique;
+  });
+}
+
+/** The longest start of `text` with at most `limit` bytes of UTF-8. */
+function limitBytes(text: string, limit: number): string {
+  if (Buffer.byteLength(text) <= limit) return text;
+  let result = "";
+  let bytes = 0;
+  for (const character of text) {
+    bytes += Buffer.byteLength(character);
+    if (bytes > limit) break;
+    result += character;
+  }
+  return result;
+}

@@ -1,0 +1,78 @@
+/** What a transport needs of the things in the tree: files and directories with fixed node ids. */
+
+import type { NativeBuffer } from "../syscalls/native-buffer.ts";
+
+/** What stat(2) tells of a node; sizes in bytes. */
+export interface NodeAttributes {
+  readonly nodeid: number;
+  readonly isDirectory: boolean;
+  readonly size: number;
+  /** Units of 512 bytes. */
+  readonly blocks: number;
+  /** The preferred size of reads. */
+  readonly blockSize: number;
+  /** Seconds since the epoch, with a fraction. */
+  readonly modifiedAt: number;
+  readonly links: number;
+  /** How long the kernel may keep these attributes, seconds. */
+  readonly validSeconds: number;
+}
+
+/** What statfs(2) tells of the place of a node. */
+export interface Capacity {
+  /** Bytes: of a device, its cluster size, which loop devices use as discard granularity. */
+  readonly blockSize: number;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** What a transport must know of a file that was opened. */
+export interface OpenFile {
+  readonly handle: number;
+  /** Every read comes here; the page cache of the kernel is bypassed. */
+  readonly directIo: boolean;
+  /** The kernel may keep what it has cached of the file since it was last open. */
+  readonly keepCache: boolean;
+}
+
+export interface FileNode {
+  readonly kind: "file";
+  readonly nodeid: number;
+  attributes(): NodeAttributes;
+  capacity(): Capacity;
+  /** Extended attributes: name and value. */
+  xattrs(): ReadonlyMap<string, string>;
+  open(options: { direct: boolean }): OpenFile;
+  release(handle: number): void;
+  /**
+   * Read into `target.bytes[start]` on.
+   *
+   * @returns bytes read; less than `length` only at the end of the file
+   */
+  read(handle: number, offset: number, length: number, target: NativeBuffer, start: number): number;
+  /**
+   * SEEK_DATA and SEEK_HOLE.
+   *
+   * @returns the offset, or -1 if there is none (ENXIO)
+   */
+  seek(offset: number, what: "data" | "hole"): number;
+}
+
+export interface DirectoryEntry {
+  readonly name: string;
+  readonly node: TreeNode;
+}
+
+export interface DirectoryNode {
+  readonly kind: "directory";
+  readonly nodeid: number;
+  readonly parent: DirectoryNode | undefined;
+  attributes(): NodeAttributes;
+  capacity(): Capacity;
+  xattrs(): ReadonlyMap<string, string>;
+  lookup(name: string): TreeNode | undefined;
+  /** Without `.` and `..`, always in the same order. */
+  entries(): readonly DirectoryEntry[];
+}
+
+export type TreeNode = FileNode | DirectoryNode;
