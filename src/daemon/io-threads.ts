@@ -12,6 +12,9 @@ import type { Ownership } from "../fuse/attributes.ts";
 import { cloneQueue, type Session } from "../fuse/session.ts";
 import type { TreeDescription } from "../tree/description.ts";
 
+/** Beside this file in src, and where the build puts it: from any folder beside daemon/. */
+const IO_THREAD = new URL("../daemon/io-thread.js", import.meta.url);
+
 const GO = 0;
 const DATA_MAX = 1;
 const FIRST_FD = 2;
@@ -40,7 +43,7 @@ export class IoThreads {
     this.#start = new Int32Array(start);
     this.#workers = Array.from({ length: count }, (_, thread) => {
       const workerData: IoThreadData = { thread, start, tree, ownership };
-      return new Worker(new URL("./io-thread.js", import.meta.url), { workerData });
+      return new Worker(IO_THREAD, { workerData });
     });
     this.serving = Promise.any(this.#workers.map(firstMessage)).catch((error: unknown) => {
       throw error instanceof AggregateError ? error.errors[0] : error;

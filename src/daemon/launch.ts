@@ -14,7 +14,8 @@ import type { DaemonConfig, Readiness } from "./config.ts";
  */
 export async function launchDaemon(config: DaemonConfig): Promise<readonly string[]> {
   const log = openLog(config.logFile);
-  const program = fileURLToPath(new URL("./main.js", import.meta.url));
+  // From any folder beside daemon/: the build moves code that commands share.
+  const program = fileURLToPath(new URL("../daemon/main.js", import.meta.url));
   const child = spawn(process.execPath, [program, JSON.stringify(config)], {
     detached: true,
     stdio: ["ignore", "ignore", log, "pipe"],
