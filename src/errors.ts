@@ -57,6 +57,8 @@ export class TsimgfsError extends Error {
   override readonly name: string = "TsimgfsError";
   readonly code: Errno;
   readonly path: string;
+  /** The message without the path. */
+  readonly reason: string;
   /** Byte offset in `path` of the structure at fault. */
   readonly offset: number | undefined;
 
@@ -64,6 +66,7 @@ export class TsimgfsError extends Error {
     super(printable(`${path}: ${reason}`), { cause: at.cause });
     this.code = code;
     this.path = path;
+    this.reason = reason;
     this.offset = at.offset;
   }
 }

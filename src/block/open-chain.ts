@@ -21,6 +21,15 @@ import { type BackingPolicy, defaultBackingPolicy, permittedPath } from "./refer
 /** Our limit on the depth of backing chains, images. */
 export const CHAIN_DEPTH_MAX = 64;
 
+/** Table cache of the image itself, bytes: L2 tables of 256 GiB with 64 KiB clusters. */
+const TABLE_CACHE_MAX = 32 * 1024 * 1024;
+const TABLE_CACHE_MIN = 1024 * 1024;
+
+/** Each image down the chain gets half of what the one above it has: all together at most 128 MiB. */
+function tableCacheMax(depth: number): number {
+  return Math.max(TABLE_CACHE_MIN, TABLE_CACHE_MAX / 2 ** depth);
+}
+
 export interface OpenOptions {
   /** The format of the image, stated by the user; default: by its magic. */
   readonly format: FormatName | undefined;
@@ -92,7 +101,9 @@ class ChainOpener {
     let file = first;
     let format = firstFormat;
     for (;;) {
-      const layout = readLayout(format, file);
+      const layout = readLayout(format, file, {
+        tableCacheMax: tableCacheMax(this.#layers.length),
+      });
       requireReadableLayout(layout, file.path);
       this.#warnOfConditions(layout, file.path);
       const dataFile = this.#openDataFile(layout, file.path);
@@ -131,7 +142,7 @@ class ChainOpener {
       return this.#openFile(path);
     } catch (error) {
       if (!(error instanceof TsimgfsError)) throw error;
-      const reason = `${error.message.slice(error.path.length + 2)} (${role} of ${imagePath})`;
+      const reason = `${error.reason} (${role} of ${imagePath})`;
       throw new TsimgfsError(error.code, path, reason, { cause: error });
     }
   }

@@ -31,42 +31,57 @@ export interface IoThreadData {
 export type IoThreadMessage = "serving";
 
 export class IoThreads {
-  /** Resolves when the first thread serves requests; rejects if one fails. */
-  readonly serving: Promise<void>;
-  /** Resolves when all threads have ended, after the unmount; rejects if one fails. */
-  readonly ended: Promise<void>;
-  readonly #workers: readonly Worker[];
-  readonly #start: Int32Array;
+  readonly #count: number;
+  readonly #data: Omit<IoThreadData, "thread">;
+  readonly #words: Int32Array;
+  readonly #workers: Worker[] = [];
+  readonly #ends: Promise<void>[] = [];
 
+  /** Starts the first thread; the others follow when it serves, so that the mount is ready sooner. */
   constructor(count: number, tree: TreeDescription, ownership: Ownership) {
     const start = new SharedArrayBuffer((FIRST_FD + count) * Int32Array.BYTES_PER_ELEMENT);
-    this.#start = new Int32Array(start);
-    this.#workers = Array.from({ length: count }, (_, thread) => {
-      const workerData: IoThreadData = { thread, start, tree, ownership };
-      return new Worker(IO_THREAD, { workerData });
-    });
-    this.serving = Promise.any(this.#workers.map(firstMessage)).catch((error: unknown) => {
-      throw error instanceof AggregateError ? error.errors[0] : error;
-    });
-    this.ended = Promise.all(this.#workers.map(end)).then(() => undefined);
-    // Whoever waits for them handles failures; until then they are not unhandled.
-    this.serving.catch(() => undefined);
-    this.ended.catch(() => undefined);
+    this.#count = count;
+    this.#data = { start, tree, ownership };
+    this.#words = new Int32Array(start);
+    this.#startThread(0);
   }
 
-  /** Let the threads serve the session of `fd`. */
-  serve(fd: number, session: Session): void {
-    Atomics.store(this.#start, DATA_MAX, session.dataMax);
-    this.#workers.forEach((_, thread) => {
-      Atomics.store(this.#start, FIRST_FD + thread, thread === 0 ? fd : cloneQueue(fd));
-    });
-    Atomics.store(this.#start, GO, 1);
-    Atomics.notify(this.#start, GO);
+  /**
+   * Let the threads serve the session of `fd`. Returns when the first one does.
+   *
+   * @throws the reason why it could not start
+   */
+  async serve(fd: number, session: Session): Promise<void> {
+    const words = this.#words;
+    Atomics.store(words, DATA_MAX, session.dataMax);
+    for (let thread = 0; thread < this.#count; thread++) {
+      Atomics.store(words, FIRST_FD + thread, thread === 0 ? fd : cloneQueue(fd));
+    }
+    Atomics.store(words, GO, 1);
+    Atomics.notify(words, GO);
+    const [first] = this.#workers;
+    if (first !== undefined) await firstMessage(first);
+    for (let thread = 1; thread < this.#count; thread++) this.#startThread(thread);
+  }
+
+  /** Resolves when all threads have ended, after the unmount; rejects if one fails. */
+  async ended(): Promise<void> {
+    await Promise.all(this.#ends);
   }
 
   /** End threads that were never let go. */
   async abandon(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
+  }
+
+  #startThread(thread: number): void {
+    const workerData: IoThreadData = { ...this.#data, thread };
+    const worker = new Worker(IO_THREAD, { workerData });
+    const end = endOf(worker);
+    // Whoever waits for the end handles a failure; until then it is not unhandled.
+    end.catch(() => undefined);
+    this.#workers.push(worker);
+    this.#ends.push(end);
   }
 }
 
@@ -88,7 +103,7 @@ function firstMessage(worker: Worker): Promise<void> {
   });
 }
 
-function end(worker: Worker): Promise<void> {
+function endOf(worker: Worker): Promise<void> {
   return new Promise((resolve, reject) => {
     worker.once("error", reject);
     worker.once("exit", (code) => {

@@ -74,8 +74,7 @@ async function startServing(
 ): Promise<void> {
   const fd = mountFuse(mountpoint.path, fusermountOptions(config));
   try {
-    threads.serve(fd, negotiate(fd));
-    await threads.serving;
+    await threads.serve(fd, negotiate(fd));
   } catch (error) {
     unmountFuse(mountpoint.path, { lazy: true });
     fs.closeSync(fd);
@@ -107,7 +106,7 @@ async function serveToTheEnd(
   mountpoint: Mountpoint,
 ): Promise<void> {
   try {
-    await threads.ended;
+    await threads.ended();
   } catch (error) {
     // Fail-stop: a mount that some threads serve and others do not would hang whoever uses it.
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -45,16 +45,21 @@ export function probeFormat(storage: Storage): "qcow2" | "qed" | undefined {
 /**
  * Check and load the metadata of an image. Opens nothing that the image refers to.
  *
+ * @param tableCacheMax bytes of memory that its table cache may take
  * @throws {FormatError | UnsupportedError | StorageError}
  */
-export function readLayout(format: FormatName, storage: Storage): FormatLayout {
+export function readLayout(
+  format: FormatName,
+  storage: Storage,
+  { tableCacheMax }: { tableCacheMax: number },
+): FormatLayout {
   switch (format) {
     case "raw":
       return { format };
     case "qcow2":
-      return readQcow2Layout(storage);
+      return readQcow2Layout(storage, tableCacheMax);
     case "qed":
-      return readQedLayout(storage);
+      return readQedLayout(storage, tableCacheMax);
   }
 }
 

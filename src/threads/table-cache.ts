@@ -17,9 +17,6 @@ import { Mutex } from "./mutex.ts";
 
 const WAYS = 8;
 
-/** One cache, bytes, at the most. */
-export const TABLE_CACHE_MAX = 32 * 1024 * 1024;
-
 const MUTEX_WORD = 0;
 const SLOTS_WORD = 16;
 const SLOT_WORDS = 4;
@@ -42,11 +39,11 @@ export interface SharedTableCache {
  * Memory for a cache.
  *
  * @param sliceSize bytes, a power of two
- * @param wanted bytes that would hold everything worth caching; rounded up to whole sets, capped
+ * @param size bytes; rounded up to whole sets
  */
-export function createTableCache(sliceSize: number, wanted: number): SharedTableCache {
+export function createTableCache(sliceSize: number, size: number): SharedTableCache {
   const setBytes = sliceSize * WAYS;
-  const sets = Math.ceil(Math.min(Math.max(wanted, 1), TABLE_CACHE_MAX) / setBytes);
+  const sets = Math.max(1, Math.ceil(size / setBytes));
   const slots = sets * WAYS;
   const headerBytes = dataStart(slots);
   const memory = new SharedArrayBuffer(headerBytes + slots * sliceSize);

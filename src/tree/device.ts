@@ -27,8 +27,8 @@ export interface DeviceProperties {
   readonly allocatedSize: number;
   /** Seconds since the epoch. */
   readonly modifiedAt: number;
-  /** Extended attributes. */
-  readonly xattrs: ReadonlyMap<string, string>;
+  /** Extended attributes; made when they are asked for. */
+  readonly xattrs: () => ReadonlyMap<string, string>;
   /** This thread's counters. */
   readonly counters: Float64Array;
 }
@@ -71,7 +71,7 @@ export class Device implements FileNode {
   }
 
   xattrs(): ReadonlyMap<string, string> {
-    return this.#properties.xattrs;
+    return this.#properties.xattrs();
   }
 
   open({ direct }: { direct: boolean }): OpenFile {

@@ -132,7 +132,7 @@ export class Tree {
       attach,
       allocatedSize: description.allocatedSize,
       modifiedAt: description.modifiedAt,
-      xattrs: deviceXattrs(description, virtualSize, clusterSize, daemonPid),
+      xattrs: () => deviceXattrs(description, virtualSize, clusterSize, daemonPid),
       counters: threadCounters(counters, {
         thread: this.#thread,
         device: index,

@@ -28,7 +28,7 @@ class Slot {
   produced = 0;
   /** When the slot was used last: a count of reads. */
   used = 0;
-  buffer: NativeBuffer | undefined;
+  buffer = new NativeBuffer(new ArrayBuffer(0));
 }
 
 export class ClusterCache {
@@ -62,10 +62,8 @@ export class ClusterCache {
     }
     const slot = cached ?? this.#replace(cluster, extent);
     slot.used = ++this.#reads;
-    const buffer = slot.buffer;
-    if (buffer === undefined) return;
-    if (slot.produced < skip + length) this.#produce(cluster, extent, slot, buffer, skip + length);
-    target.bytes.set(buffer.bytes.subarray(skip, skip + length), start);
+    if (slot.produced < skip + length) this.#produce(cluster, extent, slot, skip + length);
+    target.bytes.set(slot.buffer.bytes.subarray(skip, skip + length), start);
   }
 
   #find(storage: Storage, extent: Extent): Slot | undefined {
@@ -86,7 +84,7 @@ export class ClusterCache {
   #replace({ storage, clusterSize }: CompressedCluster, extent: Extent): Slot {
     const slot = this.#slots.reduce((oldest, other) => (other.used < oldest.used ? other : oldest));
     if (slot === this.#current) this.#current = undefined;
-    if (slot.buffer === undefined || slot.buffer.length < clusterSize) {
+    if (slot.buffer.length < clusterSize) {
       slot.buffer = NativeBuffer.allocate(clusterSize);
     }
     slot.storage = storage;
@@ -96,20 +94,14 @@ export class ClusterCache {
     return slot;
   }
 
-  #produce(
-    cluster: CompressedCluster,
-    extent: Extent,
-    slot: Slot,
-    buffer: NativeBuffer,
-    wanted: number,
-  ): void {
+  #produce(cluster: CompressedCluster, extent: Extent, slot: Slot, wanted: number): void {
     if (this.#current !== slot) {
       this.#begin(cluster, extent);
       this.#current = slot;
       slot.produced = 0;
     }
     const end = cluster.decoder.partial ? wanted : cluster.clusterSize;
-    slot.produced += cluster.decoder.produce(buffer, slot.produced, end - slot.produced);
+    slot.produced += cluster.decoder.produce(slot.buffer, slot.produced, end - slot.produced);
     if (slot.produced < end) {
       const produced = slot.produced;
       slot.storage = undefined;

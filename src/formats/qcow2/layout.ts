@@ -27,6 +27,9 @@ import { type HeaderExtensions, readHeaderExtensions } from "./header-extensions
 /** Bytes of the file that hold any header. */
 const HEADER_READ_SIZE = 4096;
 
+/** L1 tables up to this many bytes are kept whole: those of 128 TiB with 64 KiB clusters. */
+const L1_KEPT_MAX = 2 * 1024 * 1024;
+
 /** Tables are cached in slices of this many bytes, or whole clusters where those are smaller. */
 const TABLE_SLICE_MAX = 4096;
 
@@ -36,8 +39,10 @@ export interface Qcow2Layout extends Geometry {
   readonly extensions: HeaderExtensions;
   readonly backingFile: BackingReference | undefined;
   readonly dataFile: DataFileReference | undefined;
-  /** The active L1 table as it is on disk, without the entries above the disk (VM state). */
-  readonly l1: SharedArrayBuffer;
+  /** Entries of the active L1 table that map the disk; above them is VM state. */
+  readonly l1Entries: number;
+  /** These entries as they are on disk; undefined: too many to keep, they are cached like L2 tables. */
+  readonly l1: SharedArrayBuffer | undefined;
   readonly tableCache: SharedTableCache;
 }
 
@@ -50,9 +55,10 @@ export function probeQcow2(head: Uint8Array): boolean {
 /**
  * Read and check the header, its extensions and the L1 table.
  *
+ * @param tableCacheMax bytes of the table cache, at the most
  * @throws {FormatError | UnsupportedError | StorageError}
  */
-export function readQcow2Layout(storage: Storage): Qcow2Layout {
+export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2Layout {
   const path = storage.path;
   const head = NativeBuffer.allocate(HEADER_READ_SIZE);
   storage.readAt(head, 0, HEADER_READ_SIZE, 0);
@@ -72,6 +78,7 @@ export function readQcow2Layout(storage: Storage): Qcow2Layout {
   checkFeatures(header, extensions, path);
   const geometry = checkHeader(header, clusterSize, path);
   const backingName = readBackingName(header, cluster.bytes, path);
+  const l1Entries = Math.ceil(geometry.virtualSize / (geometry.clusterSize * geometry.l2Entries));
   return {
     ...geometry,
     format: "qcow2",
@@ -82,11 +89,12 @@ export function readQcow2Layout(storage: Storage): Qcow2Layout {
         ? undefined
         : { name: backingName, format: extensions.backingFormat },
     dataFile: readDataFileReference(header, extensions, path),
-    l1: readL1(storage, header, geometry),
+    l1Entries,
+    l1: readL1(storage, header, l1Entries),
     tableCache: createTableCache(
       Math.min(TABLE_SLICE_MAX, clusterSize),
       // The tables that map the whole disk, and some for refcounts and snapshots.
-      (geometry.virtualSize / clusterSize) * geometry.l2EntryBytes * 1.25,
+      Math.min(tableCacheMax, (geometry.virtualSize / clusterSize) * geometry.l2EntryBytes * 1.25),
     ),
   };
 }
@@ -111,15 +119,15 @@ function readDataFileReference(
   return { name, raw: (header.autoclear_features & AUTOCLEAR.rawExternalData) !== 0n };
 }
 
-function readL1(storage: Storage, header: Header, geometry: Geometry): SharedArrayBuffer {
-  const entries = Math.ceil(geometry.virtualSize / (geometry.clusterSize * geometry.l2Entries));
-  const l1 = new SharedArrayBuffer(entries * 8);
-  if (entries === 0) return l1;
-  if (header.l1_table_offset >= storage.length) {
-    const reason = `L1 table offset ${hex(header.l1_table_offset)} is past the end of the file, ${hex(storage.length)}`;
-    throw new FormatError(storage.path, reason, { offset: header.l1_table_offset });
+function readL1(storage: Storage, header: Header, entries: number): SharedArrayBuffer | undefined {
+  const offset = header.l1_table_offset;
+  if (entries > 0 && offset >= storage.length) {
+    const reason = `L1 table offset ${hex(offset)} is past the end of the file, ${hex(storage.length)}`;
+    throw new FormatError(storage.path, reason, { offset });
   }
-  storage.readAt(new NativeBuffer(l1), 0, entries * 8, header.l1_table_offset);
+  if (entries * 8 > L1_KEPT_MAX) return undefined;
+  const l1 = new SharedArrayBuffer(entries * 8);
+  if (entries > 0) storage.readAt(new NativeBuffer(l1), 0, entries * 8, offset);
   return l1;
 }
 

@@ -78,7 +78,6 @@ export class Qcow2Image implements FormatImage {
   readonly tableCache: TableCache;
 
   readonly #resources: ThreadResources;
-  readonly #compressed: CompressedCluster;
   readonly #l1: L1Table;
   /** Guest bytes that one L2 table covers. */
   readonly #l2Coverage: number;
@@ -98,6 +97,7 @@ export class Qcow2Image implements FormatImage {
   #faultEntry = 0;
   #preallocated: boolean | undefined;
   #snapshots: readonly Qcow2Snapshot[] | undefined;
+  #compressed: CompressedCluster | undefined;
 
   /** @param view the virtual size and L1 table of a snapshot; default: the active ones */
   constructor(
@@ -114,18 +114,10 @@ export class Qcow2Image implements FormatImage {
     this.backingFile = layout.backingFile;
     this.tableCache = view?.tableCache ?? new TableCache(layout.tableCache, files.storage);
     this.#resources = resources;
-    this.#compressed = {
-      storage: files.storage,
-      decoder:
-        layout.header.compression_type === COMPRESSION_TYPE.zstd
-          ? createZstdDecoder()
-          : new Inflater(),
-      clusterSize: layout.clusterSize,
-    };
     this.#l1 = view?.l1 ?? {
       offset: layout.header.l1_table_offset,
-      entries: layout.l1.byteLength / 8,
-      words: new Int32Array(layout.l1),
+      entries: layout.l1Entries,
+      words: layout.l1 && new Int32Array(layout.l1),
     };
     this.#l2Coverage = layout.clusterSize * layout.l2Entries;
     this.#entryBytes = layout.l2EntryBytes;
@@ -175,6 +167,7 @@ export class Qcow2Image implements FormatImage {
     skip: number,
     length: number,
   ): void {
+    this.#compressed ??= this.#createDecoder();
     this.#resources.clusterCache.read(this.#compressed, extent, target, start, skip, length);
   }
 
@@ -195,6 +188,15 @@ export class Qcow2Image implements FormatImage {
 
   describe(): FormatDescription {
     return describeQcow2(this.layout, this.storage, this.readSnapshots());
+  }
+
+  #createDecoder(): CompressedCluster {
+    const zstd = this.layout.header.compression_type === COMPRESSION_TYPE.zstd;
+    return {
+      storage: this.storage,
+      decoder: zstd ? createZstdDecoder() : new Inflater(),
+      clusterSize: this.clusterSize,
+    };
   }
 
   /** Host offset of an L2 table, 0 if there is none. */

@@ -35,9 +35,10 @@ export function probeQed(head: Uint8Array): boolean {
 /**
  * Read and check the header and the L1 table.
  *
+ * @param tableCacheMax bytes of the table cache, at the most
  * @throws {FormatError | UnsupportedError | StorageError}
  */
-export function readQedLayout(storage: Storage): QedLayout {
+export function readQedLayout(storage: Storage, tableCacheMax: number): QedLayout {
   const head = NativeBuffer.allocate(HEADER_SIZE);
   storage.readAt(head, 0, HEADER_SIZE, 0);
   const header = readHeader(head.bytes, storage.length, storage.path);
@@ -52,7 +53,7 @@ export function readQedLayout(storage: Storage): QedLayout {
     backingFile: readBackingFile(header, storage),
     tableEntries: entries,
     l1,
-    tableCache: createTableCache(TABLE_SLICE_SIZE, wanted),
+    tableCache: createTableCache(TABLE_SLICE_SIZE, Math.min(tableCacheMax, wanted)),
   };
 }
 
