@@ -60,7 +60,12 @@ async function buildProgram(chosen: string | undefined): Promise<Command> {
 }
 
 function reasonOf(error: unknown): string {
-  if (error instanceof CommanderError) return printable(error.message.replace(/^error: /, ""));
+  if (error instanceof CommanderError) {
+    const reason = error.message.replace(/^error: /, "").replaceAll("\n", " ");
+    return printable(
+      `${reason}; see tsimgfs ${chosen !== undefined && Object.hasOwn(COMMANDS, chosen) ? `${chosen} ` : ""}--help`,
+    );
+  }
   if (!(error instanceof Error)) return printable(String(error));
   return printable(error.message);
 }

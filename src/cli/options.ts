@@ -51,9 +51,7 @@ export function outputOption(): Option {
 }
 
 export function forceShareOption(): Option {
-  return new Option("-U, --force-share", "open it even if somebody may be writing to it").default(
-    false,
-  );
+  return new Option("-U, --force-share", "open it even if somebody may be writing to it");
 }
 
 export function backingPolicyOption(): Option {

@@ -76,7 +76,8 @@ export class IoThreads {
 
   #startThread(thread: number): void {
     const workerData: IoThreadData = { ...this.#data, thread };
-    const worker = new Worker(IO_THREAD, { workerData });
+    // Descriptors are shared: a thread closes what another one opened.
+    const worker = new Worker(IO_THREAD, { workerData, trackUnmanagedFds: false });
     const end = endOf(worker);
     // Whoever waits for the end handles a failure; until then it is not unhandled.
     end.catch(() => undefined);

@@ -46,6 +46,9 @@ function number(
 
 const ID_MAX = 0xffff_fffe;
 
+/** Options that exist only to say why there is no such thing. */
+const REFUSED = ["rw", "allow_root", "subtype"];
+
 const OPTIONS: Readonly<Record<string, Apply>> = {
   ro: (_options, value, name) => noValue(name, value),
   rw: () => {
@@ -113,9 +116,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     const [, name = "", value] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
     const apply = Object.hasOwn(OPTIONS, name) ? OPTIONS[name] : undefined;
     if (apply === undefined) {
-      const known = Object.keys(OPTIONS).filter(
-        (option) => option !== "rw" && option !== "allow_root",
-      );
+      const known = Object.keys(OPTIONS).filter((option) => !REFUSED.includes(option));
       throw new UsageError(`-o ${item}`, `unknown option; there are ${known.join(", ")}`);
     }
     apply(options, value, name);

@@ -11,8 +11,8 @@ import { sizeText } from "../size-text.ts";
 interface InfoOptions {
   readonly format?: FormatName;
   readonly output: Output;
-  readonly backingChain: boolean;
-  readonly forceShare: boolean;
+  readonly backingChain?: boolean;
+  readonly forceShare?: boolean;
 }
 
 export function defineInfo(command: Command): void {
@@ -23,13 +23,16 @@ export function defineInfo(command: Command): void {
     .argument("<image>")
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
-    .option("--backing-chain", "show the backing files too", false)
+    .option("--backing-chain", "show the backing files too")
     .addOption(forceShareOption())
     .addHelpText("after", "\nExample:\n  tsimgfs info --output json --backing-chain overlay.qcow2")
     .action(showInfo);
 }
 
-function showInfo(image: string, { format, output, backingChain, forceShare }: InfoOptions): void {
+function showInfo(
+  image: string,
+  { format, output, backingChain = false, forceShare = false }: InfoOptions,
+): void {
   const options = { format, forceShare };
   const images = backingChain ? describeChain(image, options) : [describeImage(image, options)];
   if (output === "human") {

@@ -24,7 +24,7 @@ interface MapOptions {
   readonly startOffset: number;
   readonly maxLength?: number;
   readonly backingPolicy?: BackingPolicy;
-  readonly forceShare: boolean;
+  readonly forceShare?: boolean;
 }
 
 export function defineMap(command: Command): void {
@@ -44,7 +44,7 @@ export function defineMap(command: Command): void {
 }
 
 function showMap(image: string, options: MapOptions): void {
-  const { format, backingPolicy, forceShare } = options;
+  const { format, backingPolicy, forceShare = false } = options;
   const open = openChain(image, { format, backingPolicy, forceShare });
   try {
     for (const warning of open.warnings) printMessage(warning);

@@ -14,12 +14,12 @@ const THREADS_DEFAULT = 4;
 const THREADS_MAX = 64;
 
 interface MountCommandOptions {
-  readonly foreground: boolean;
+  readonly foreground?: boolean;
   readonly format?: FormatName;
-  readonly options: readonly string[];
+  readonly options?: readonly string[];
   readonly threads: number;
   readonly backingPolicy?: BackingPolicy;
-  readonly forceShare: boolean;
+  readonly forceShare?: boolean;
   readonly logFile?: string;
 }
 
@@ -31,13 +31,12 @@ export function defineMount(command: Command): void {
     .usage("[options] <image...> <mountpoint>")
     .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
     .option("-r, --read-only", "read only; so far, mounts always are")
-    .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts", false)
+    .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts")
     .addOption(formatOption("--format <name>"))
     .option(
       "-o, --options <list>",
       "ro, allow_other, uid=, gid=, umask=, fsname=, nonempty, max_read=, read_ahead_kb=",
-      (value: string, all: readonly string[]) => [...all, value],
-      [],
+      (value: string, all: readonly string[] = []) => [...all, value],
     )
     .option(
       "--threads <n>",
@@ -69,12 +68,12 @@ async function mount(paths: readonly string[], options: MountCommandOptions): Pr
     mountpoint,
     format: options.format,
     backingPolicy: options.backingPolicy,
-    forceShare: options.forceShare,
+    forceShare: options.forceShare ?? false,
     threads: options.threads,
-    mountOptions: parseMountOptions(options.options),
+    mountOptions: parseMountOptions(options.options ?? []),
     logFile: options.logFile,
   };
-  if (options.foreground) {
+  if (options.foreground === true) {
     const { runDaemon } = await import("../../daemon/run.ts");
     await runDaemon(config, (warnings) => warnings.forEach(printMessage));
     return;

@@ -14,16 +14,12 @@ export function defineUmount(command: Command): void {
   command
     .description("Unmount; returns when the daemon has closed the images and is gone.")
     .argument("<mountpoint>")
-    .option(
-      "-l, --lazy",
-      "take it out of sight at once; what is open is served until it is closed",
-      false,
-    )
+    .option("-l, --lazy", "take it out of sight at once; what is open is served until it is closed")
     .addHelpText("after", "\nExample:\n  tsimgfs umount /mnt/images")
     .action(umount);
 }
 
-async function umount(mountpoint: string, { lazy }: { lazy: boolean }): Promise<void> {
+async function umount(mountpoint: string, { lazy = false }: { lazy?: boolean }): Promise<void> {
   const path = canonicalPath(mountpoint);
   if (findMount(path) === undefined) throw new UsageError(mountpoint, "is not a mount of tsimgfs");
   if (isStale(path)) {
