@@ -1,7 +1,8 @@
 /** Header extensions of qcow2: what follows the header in cluster 0. Source: "Header extensions". */
 
-import { decode, type Field, sizeOf, UnsafeIntegerError } from "../../binary/struct.ts";
+import { decode, type Field, sizeOf } from "../../binary/struct.ts";
 import { FormatError, hex } from "../../errors.ts";
+import { decodeChecked } from "../decode-checked.ts";
 import type { FeatureName } from "./features.ts";
 
 const TYPE = {
@@ -141,27 +142,26 @@ function readBitmaps(
     throw new FormatError(path, `bitmaps extension: ${reason}`, { offset });
   };
   if (bytes.length !== sizeOf(BITMAPS)) fail(`${bytes.length} bytes, not ${sizeOf(BITMAPS)}`);
-  try {
-    const fields = decode(BITMAPS, bytes, "be");
-    const { nb_bitmaps, bitmap_directory_size, bitmap_directory_offset } = fields;
-    if (fields.reserved !== 0) fail(`reserved field is ${fields.reserved}, not 0`);
-    if (nb_bitmaps < 1 || nb_bitmaps > BITMAPS_MAX)
-      fail(`${nb_bitmaps} bitmaps are outside 1..${BITMAPS_MAX}`);
-    if (bitmap_directory_offset % clusterSize !== 0) {
-      fail(
-        `directory offset ${hex(bitmap_directory_offset)} is not a multiple of ${hex(clusterSize)}`,
-      );
-    }
-    if (bitmap_directory_size > BITMAP_DIRECTORY_MAX) {
-      fail(`directory of ${bitmap_directory_size} bytes exceeds ${BITMAP_DIRECTORY_MAX}`);
-    }
-    return {
-      count: nb_bitmaps,
-      directorySize: bitmap_directory_size,
-      directoryOffset: bitmap_directory_offset,
-    };
-  } catch (error) {
-    if (!(error instanceof UnsafeIntegerError)) throw error;
-    return fail(`${error.field} ${hex(error.value)} is above the limit of 2^53 - 1`);
+  const fields = decodeChecked(BITMAPS, bytes, "be", {
+    path,
+    fileOffset: offset,
+    what: "bitmaps extension",
+  });
+  const { nb_bitmaps, bitmap_directory_size, bitmap_directory_offset } = fields;
+  if (fields.reserved !== 0) fail(`reserved field is ${fields.reserved}, not 0`);
+  if (nb_bitmaps < 1 || nb_bitmaps > BITMAPS_MAX)
+    fail(`${nb_bitmaps} bitmaps are outside 1..${BITMAPS_MAX}`);
+  if (bitmap_directory_offset % clusterSize !== 0) {
+    fail(
+      `directory offset ${hex(bitmap_directory_offset)} is not a multiple of ${hex(clusterSize)}`,
+    );
   }
+  if (bitmap_directory_size > BITMAP_DIRECTORY_MAX) {
+    fail(`directory of ${bitmap_directory_size} bytes exceeds ${BITMAP_DIRECTORY_MAX}`);
+  }
+  return {
+    count: nb_bitmaps,
+    directorySize: bitmap_directory_size,
+    directoryOffset: bitmap_directory_offset,
+  };
 }

@@ -1,14 +1,8 @@
 /** The qcow2 header: cluster 0 up to the header extensions. */
 
-import {
-  type Decoded,
-  decode,
-  type Field,
-  offsetOf,
-  sizeOf,
-  UnsafeIntegerError,
-} from "../../binary/struct.ts";
+import { type Decoded, type Field, offsetOf, sizeOf } from "../../binary/struct.ts";
 import { FormatError, hex, UnsupportedError } from "../../errors.ts";
+import { decodeChecked } from "../decode-checked.ts";
 import { AUTOCLEAR, INCOMPATIBLE } from "./features.ts";
 
 export const QCOW2_MAGIC = 0x5146_49fb;
@@ -97,18 +91,8 @@ export function readHeader(cluster: Uint8Array, path: string): Header {
       throw new FormatError(path, reason, at("header_length"));
     }
   }
-  try {
-    const header = decode(HEADER, cluster, "be", 0, length);
-    return version === 3
-      ? header
-      : { ...header, refcount_order: 4, header_length: V2_HEADER_LENGTH };
-  } catch (error) {
-    if (!(error instanceof UnsafeIntegerError)) throw error;
-    throw new FormatError(
-      path,
-      `${error.field} ${hex(error.value)} is above the limit of 2^53 - 1`,
-    );
-  }
+  const header = decodeChecked(HEADER, cluster, "be", { path, fileOffset: 0, length });
+  return version === 3 ? header : { ...header, refcount_order: 4, header_length: V2_HEADER_LENGTH };
 }
 
 function at(name: (typeof HEADER)[number][0]): { offset: number } {

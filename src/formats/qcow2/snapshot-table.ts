@@ -1,9 +1,10 @@
 /** The table of internal snapshots. Source: qcow2 specification, "Snapshots". */
 
-import { decode, type Field, sizeOf, UnsafeIntegerError } from "../../binary/struct.ts";
-import { FormatError, hex } from "../../errors.ts";
+import { type Field, sizeOf } from "../../binary/struct.ts";
+import { FormatError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { decodeChecked } from "../decode-checked.ts";
 import type { SnapshotInfo } from "../driver.ts";
 import type { Qcow2Layout } from "./layout.ts";
 
@@ -76,23 +77,18 @@ export function readSnapshotTable(layout: Qcow2Layout, storage: Storage): Qcow2S
       storage.readAt(window, 0, windowLength, snapshots_offset + windowStart);
     }
     const at = offset - windowStart;
-    const entry = decodeOrThrow(
-      () => decode(ENTRY, window.bytes, "be", at),
-      storage.path,
-      index,
-      site,
-    );
+    const place = { path: storage.path, fileOffset: site.offset, what: `snapshot ${index}` };
+    const entry = decodeChecked(ENTRY, window.bytes, "be", { ...place, start: at });
     if (entry.extra_data_size > EXTRA_SIZE_MAX) {
       const reason = `snapshot ${index} has ${entry.extra_data_size} bytes of extra data, the limit is ${EXTRA_SIZE_MAX}`;
       throw new FormatError(storage.path, reason, site);
     }
     const extraAt = at + sizeOf(ENTRY);
-    const extra = decodeOrThrow(
-      () => decode(EXTRA, window.bytes, "be", extraAt, entry.extra_data_size),
-      storage.path,
-      index,
-      site,
-    );
+    const extra = decodeChecked(EXTRA, window.bytes, "be", {
+      ...place,
+      start: extraAt,
+      length: entry.extra_data_size,
+    });
     const idAt = extraAt + entry.extra_data_size;
     const nameAt = idAt + entry.id_str_size;
     const diskSize =
@@ -118,16 +114,6 @@ export function readSnapshotTable(layout: Qcow2Layout, storage: Storage): Qcow2S
     offset = windowStart + Math.ceil((nameAt + limited(entry.name_size)) / 8) * 8;
   }
   return snapshots;
-}
-
-function decodeOrThrow<T>(read: () => T, path: string, index: number, site: { offset: number }): T {
-  try {
-    return read();
-  } catch (error) {
-    if (!(error instanceof UnsafeIntegerError)) throw error;
-    const reason = `snapshot ${index}: ${error.field} ${hex(error.value)} is above the limit of 2^53 - 1`;
-    throw new FormatError(path, reason, site);
-  }
 }
 
 function text(bytes: Uint8Array, start: number, length: number): string {

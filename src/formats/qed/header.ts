@@ -1,14 +1,8 @@
 /** The QED header. All fields are little-endian. Source: QED specification, "Header". */
 
-import {
-  type Decoded,
-  decode,
-  type Field,
-  offsetOf,
-  sizeOf,
-  UnsafeIntegerError,
-} from "../../binary/struct.ts";
+import { type Decoded, type Field, offsetOf, sizeOf } from "../../binary/struct.ts";
 import { FormatError, hex, UnsupportedError } from "../../errors.ts";
+import { decodeChecked } from "../decode-checked.ts";
 
 export const QED_MAGIC = 0x0044_4551;
 
@@ -55,16 +49,7 @@ export function readHeader(head: Uint8Array, fileLength: number, path: string): 
   if (fileLength < HEADER_SIZE) {
     throw new FormatError(path, `has ${fileLength} bytes, less than a QED header`, { offset: 0 });
   }
-  let header: Header;
-  try {
-    header = decode(HEADER, head, "le");
-  } catch (error) {
-    if (!(error instanceof UnsafeIntegerError)) throw error;
-    throw new FormatError(
-      path,
-      `${error.field} ${hex(error.value)} is above the limit of 2^53 - 1`,
-    );
-  }
+  const header = decodeChecked(HEADER, head, "le", { path, fileOffset: 0 });
   if (header.magic !== QED_MAGIC) {
     throw new FormatError(path, "is not a QED image: the magic number is missing", { offset: 0 });
   }
