@@ -4,11 +4,12 @@ import { parentPort, workerData } from "node:worker_threads";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { serveRequests } from "../fuse/request-loop.ts";
 import { Tree } from "../tree/tree.ts";
-import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-threads.ts";
+import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thread-start.ts";
 
 const data: IoThreadData = workerData;
-const tree = new Tree(data.tree, { clusterCache: new ClusterCache() }, data.thread);
-const options = waitForStart(data);
+const { tree, ownership, fd, dataMax } = waitForStart(data);
+const resources = { clusterCache: new ClusterCache() };
+const server = { tree: new Tree(tree, resources, data.thread), ownership };
 const message: IoThreadMessage = "serving";
 parentPort?.postMessage(message);
-serveRequests({ tree, ownership: data.ownership }, options);
+serveRequests(server, { fd, dataMax });

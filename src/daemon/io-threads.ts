@@ -1,67 +1,43 @@
-/**
- * The I/O threads as the main thread sees them. They are started while the mount is being made, and
- * wait for its descriptors in one block of shared memory:
- *
- *     word 0       0: wait, 1: serve
- *     word 1       bytes of the largest READ or WRITE
- *     word 2 + n   the descriptor of thread n
- */
+/** The I/O threads of a mount as the main thread sees them. */
 
-import { Worker } from "node:worker_threads";
-import type { Ownership } from "../fuse/attributes.ts";
+import type { Worker } from "node:worker_threads";
 import { cloneQueue, type Session } from "../fuse/session.ts";
-import type { TreeDescription } from "../tree/description.ts";
+import { letGo, type Served, startIoThread } from "./io-thread-start.ts";
 
-/** Beside this file in src, and where the build puts it: from any folder beside daemon/. */
-const IO_THREAD = new URL("../daemon/io-thread.js", import.meta.url);
-
-const GO = 0;
-const DATA_MAX = 1;
-const FIRST_FD = 2;
-
-/** What each thread gets. */
-export interface IoThreadData {
-  readonly thread: number;
+/** The first thread, which was started before the mount was made. */
+export interface FirstThread {
+  readonly worker: Worker;
   readonly start: SharedArrayBuffer;
-  readonly tree: TreeDescription;
-  readonly ownership: Ownership;
 }
 
-/** What a thread tells the main thread before it starts to serve. */
-export type IoThreadMessage = "serving";
-
 export class IoThreads {
-  readonly #count: number;
-  readonly #data: Omit<IoThreadData, "thread">;
-  readonly #words: Int32Array;
+  readonly #start: SharedArrayBuffer;
   readonly #workers: Worker[] = [];
   readonly #ends: Promise<void>[] = [];
 
-  /** Starts the first thread; the others follow when it serves, so that the mount is ready sooner. */
-  constructor(count: number, tree: TreeDescription, ownership: Ownership) {
-    const start = new SharedArrayBuffer((FIRST_FD + count) * Int32Array.BYTES_PER_ELEMENT);
-    this.#count = count;
-    this.#data = { start, tree, ownership };
-    this.#words = new Int32Array(start);
-    this.#startThread(0);
+  constructor({ worker, start }: FirstThread) {
+    this.#start = start;
+    this.#add(worker);
   }
 
   /**
-   * Let the threads serve the session of `fd`. Returns when the first one does.
+   * Let `count` threads serve the session of `fd`. Returns when the first one does; the others are
+   * started then.
    *
    * @throws the reason why it could not start
    */
-  async serve(fd: number, session: Session): Promise<void> {
-    const words = this.#words;
-    Atomics.store(words, DATA_MAX, session.dataMax);
-    for (let thread = 0; thread < this.#count; thread++) {
-      Atomics.store(words, FIRST_FD + thread, thread === 0 ? fd : cloneQueue(fd));
-    }
-    Atomics.store(words, GO, 1);
-    Atomics.notify(words, GO);
+  async serve(count: number, served: Served, fd: number, session: Session): Promise<void> {
     const [first] = this.#workers;
-    if (first !== undefined) await firstMessage(first);
-    for (let thread = 1; thread < this.#count; thread++) this.#startThread(thread);
+    if (first === undefined) return;
+    first.postMessage(served);
+    const fds = Array.from({ length: count }, (_, thread) => (thread === 0 ? fd : cloneQueue(fd)));
+    letGo(this.#start, { fds, dataMax: session.dataMax });
+    await firstMessage(first);
+    for (let thread = 1; thread < count; thread++) {
+      const worker = startIoThread({ thread, start: this.#start });
+      worker.postMessage(served);
+      this.#add(worker);
+    }
   }
 
   /** Resolves when all threads have ended, after the unmount; rejects if one fails. */
@@ -74,26 +50,13 @@ export class IoThreads {
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
 
-  #startThread(thread: number): void {
-    const workerData: IoThreadData = { ...this.#data, thread };
-    // Descriptors are shared: a thread closes what another one opened.
-    const worker = new Worker(IO_THREAD, { workerData, trackUnmanagedFds: false });
+  #add(worker: Worker): void {
     const end = endOf(worker);
     // Whoever waits for the end handles a failure; until then it is not unhandled.
     end.catch(() => undefined);
     this.#workers.push(worker);
     this.#ends.push(end);
   }
-}
-
-/** In an I/O thread: wait for `serve`; returns the descriptor and the size of requests. */
-export function waitForStart({ start, thread }: IoThreadData): { fd: number; dataMax: number } {
-  const words = new Int32Array(start);
-  Atomics.wait(words, GO, 0);
-  return {
-    fd: Atomics.load(words, FIRST_FD + thread),
-    dataMax: Atomics.load(words, DATA_MAX),
-  };
 }
 
 function firstMessage(worker: Worker): Promise<void> {

@@ -1,29 +1,33 @@
 /** The background process: gets its task as JSON, reports on descriptor 3, and serves. */
 
 import fs from "node:fs";
-import { writeLine } from "../trace.ts";
 import type { DaemonConfig, Readiness } from "./config.ts";
-import { runDaemon } from "./run.ts";
+import { createStartMemory, startIoThread } from "./io-thread-start.ts";
 
 /** Where the command that started this process waits for a line. */
-export const REPORT_FD = 3;
+const REPORT_FD = 3;
 
 function report(readiness: Readiness): void {
   fs.writeSync(REPORT_FD, `${JSON.stringify(readiness)}\n`);
   fs.closeSync(REPORT_FD);
 }
 
+// A thread starts by itself, while this one loads what it needs.
+const start = createStartMemory();
+const worker = startIoThread({ thread: 0, start });
+const { runDaemon } = await import("./run.ts");
+
 const config: DaemonConfig = JSON.parse(process.argv[2] ?? "");
 process.title = `tsimgfs mount ${[...config.images, config.mountpoint].join(" ")}`;
 let reported = false;
 try {
-  await runDaemon(config, (warnings) => {
+  await runDaemon(config, { worker, start }, (warnings) => {
     report({ kind: "ready", warnings });
     reported = true;
   });
 } catch (error) {
   const message = error instanceof Error ? error.message : String(error);
-  if (reported) writeLine(`tsimgfs: ${message}`);
+  if (reported) fs.writeSync(process.stderr.fd, `tsimgfs: ${message}\n`);
   else report({ kind: "failed", message });
   process.exitCode = 1;
 }

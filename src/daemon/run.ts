@@ -9,10 +9,11 @@ import { negotiate } from "../fuse/session.ts";
 import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { writeLine } from "../trace.ts";
-import { createStatsFileMemory, type TreeDescription } from "../tree/description.ts";
+import { createStatsFileMemory } from "../tree/description.ts";
 import type { DaemonConfig } from "./config.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
-import { IoThreads } from "./io-threads.ts";
+import type { Served } from "./io-thread-start.ts";
+import { type FirstThread, IoThreads } from "./io-threads.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 
 const PR_SET_IO_FLUSHER = 57;
@@ -23,41 +24,33 @@ const READ_AHEAD_KB = 1024;
 /**
  * Mount and serve. Returns when the mount is gone and everything is closed.
  *
+ * @param firstThread ends with the mount, or with the failure
  * @param onReady called once, when the devices can be used
  * @throws {TsimgfsError} before `onReady`: nothing is left mounted or open
  */
 export async function runDaemon(
   config: DaemonConfig,
+  firstThread: FirstThread,
   onReady: (warnings: readonly string[]) => void,
 ): Promise<void> {
-  const mountpoint = prepareMountpoint(config.mountpoint, {
-    images: config.images.length,
-    nonempty: config.mountOptions.nonempty,
-  });
-  const devices = openDevices(config);
-  // Memory that serving a request allocates must not wait for the very device that is served.
-  prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-  const tree: TreeDescription = {
-    devices: devices.devices,
-    rootIsDevice: mountpoint.isFile,
-    counters: createCounters(config.threads, devices.devices.length),
-    statsFiles: createStatsFileMemory(devices.devices.length),
-    daemonPid: process.pid,
-  };
-  const { uid, gid, umask } = config.mountOptions;
-  const ownership = {
-    uid: uid ?? process.getuid?.() ?? 0,
-    gid: gid ?? process.getgid?.() ?? 0,
-    umask,
-  };
-  const threads = new IoThreads(config.threads, tree, ownership);
-  const stopOnSignals = new SignalStop(mountpoint);
+  const threads = new IoThreads(firstThread);
+  let devices: OpenDevices | undefined;
+  let stopOnSignals: SignalStop | undefined;
+  let mountpoint: Mountpoint;
   try {
-    await startServing(config, mountpoint, threads);
+    mountpoint = prepareMountpoint(config.mountpoint, {
+      images: config.images.length,
+      nonempty: config.mountOptions.nonempty,
+    });
+    devices = openDevices(config);
+    // Memory that serving a request allocates must not wait for the very device that is served.
+    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+    stopOnSignals = new SignalStop(mountpoint);
+    await startServing(config, mountpoint, threads, describeServed(config, mountpoint, devices));
   } catch (error) {
-    stopOnSignals.forget();
+    stopOnSignals?.forget();
     await threads.abandon();
-    devices.close();
+    devices?.close();
     throw error;
   }
   raiseReadAhead(config, mountpoint);
@@ -67,14 +60,37 @@ export async function runDaemon(
   stopOnSignals.forget();
 }
 
+function describeServed(
+  config: DaemonConfig,
+  mountpoint: Mountpoint,
+  { devices }: OpenDevices,
+): Served {
+  const { uid, gid, umask } = config.mountOptions;
+  return {
+    tree: {
+      devices,
+      rootIsDevice: mountpoint.isFile,
+      counters: createCounters(config.threads, devices.length),
+      statsFiles: createStatsFileMemory(devices.length),
+      daemonPid: process.pid,
+    },
+    ownership: {
+      uid: uid ?? process.getuid?.() ?? 0,
+      gid: gid ?? process.getgid?.() ?? 0,
+      umask,
+    },
+  };
+}
+
 async function startServing(
   config: DaemonConfig,
   mountpoint: Mountpoint,
   threads: IoThreads,
+  served: Served,
 ): Promise<void> {
   const fd = mountFuse(mountpoint.path, fusermountOptions(config));
   try {
-    await threads.serve(fd, negotiate(fd));
+    await threads.serve(config.threads, served, fd, negotiate(fd));
   } catch (error) {
     unmountFuse(mountpoint.path, { lazy: true });
     fs.closeSync(fd);

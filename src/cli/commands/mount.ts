@@ -3,6 +3,7 @@
 import type { Command } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import type { DaemonConfig } from "../../daemon/config.ts";
+import { createStartMemory, IO_THREADS_MAX, startIoThread } from "../../daemon/io-thread-start.ts";
 import { launchDaemon } from "../../daemon/launch.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
@@ -11,7 +12,6 @@ import { backingPolicyOption, forceShareOption, formatOption, numberOption } fro
 import { printMessage } from "../print.ts";
 
 const THREADS_DEFAULT = 4;
-const THREADS_MAX = 64;
 
 interface MountCommandOptions {
   readonly foreground?: boolean;
@@ -41,7 +41,7 @@ export function defineMount(command: Command): void {
     .option(
       "--threads <n>",
       "I/O threads",
-      numberOption("--threads", 1, THREADS_MAX),
+      numberOption("--threads", 1, IO_THREADS_MAX),
       THREADS_DEFAULT,
     )
     .addOption(backingPolicyOption())
@@ -75,7 +75,9 @@ async function mount(paths: readonly string[], options: MountCommandOptions): Pr
   };
   if (options.foreground === true) {
     const { runDaemon } = await import("../../daemon/run.ts");
-    await runDaemon(config, (warnings) => warnings.forEach(printMessage));
+    const start = createStartMemory();
+    const worker = startIoThread({ thread: 0, start });
+    await runDaemon(config, { worker, start }, (warnings) => warnings.forEach(printMessage));
     return;
   }
   const warnings = await launchDaemon(config);
