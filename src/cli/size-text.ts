@@ -10,5 +10,14 @@ export function sizeText(bytes: number): string {
     value /= 1024;
     unit++;
   }
-  return `${Number(value.toPrecision(3))} ${UNITS[unit]}B`;
+  return `${threeDigits(value)} ${UNITS[unit]}B`;
+}
+
+/** As C's %.3g for 0 <= value < 1000: a tie goes to the even digit, where toPrecision rounds up. */
+function threeDigits(value: number): number {
+  const scale = value < 10 ? 100 : value < 100 ? 10 : 1;
+  const scaled = value * scale;
+  const floor = Math.floor(scaled);
+  const isTie = scaled - floor === 0.5;
+  return (isTie && floor % 2 === 0 ? floor : Math.round(scaled)) / scale;
 }

@@ -53,8 +53,11 @@ function showMap(image: string, options: MapOptions): void {
       chain.virtualSize,
       options.startOffset + (options.maxLength ?? chain.virtualSize),
     );
+    // As qemu-img: a disk of no bytes is one empty run.
+    const empty: Run = { start: 0, status: new BlockStatus() };
+    const runs = end === 0 ? [empty] : mergedRuns(chain, options.startOffset, end);
     const printer = options.output === "json" ? new JsonPrinter() : new HumanPrinter(chain, image);
-    for (const run of mergedRuns(chain, options.startOffset, end)) printer.add(run);
+    for (const run of runs) printer.add(run);
     printer.end();
   } finally {
     closeChain(open);
@@ -63,7 +66,7 @@ function showMap(image: string, options: MapOptions): void {
 
 /** A run with one status, after merging. */
 interface Run {
-  start: number;
+  readonly start: number;
   readonly status: BlockStatus;
 }
 
@@ -139,6 +142,7 @@ class HumanPrinter {
   add({ start, status }: Run): void {
     if (!status.data || status.zero) return;
     if (status.hostOffset === NO_OFFSET) {
+      this.end();
       throw new UsageError(
         this.#image,
         "has compressed clusters, which only --output json can show",

@@ -15,7 +15,6 @@ import {
   NO_OFFSET,
   type SnapshotInfo,
 } from "../driver.ts";
-import { FEATURE } from "./header.ts";
 import type { QedLayout } from "./layout.ts";
 
 /** Table entries that are no host offsets. */
@@ -104,7 +103,8 @@ export class QedImage implements FormatImage {
       clusterSize: this.clusterSize,
       compressed: false,
       encrypted: false,
-      dirty: (this.layout.header.features & FEATURE.needCheck) !== 0n,
+      // As QEMU: its flag is of qcow2, the need-check bit of QED is not shown.
+      dirty: false,
       snapshots: [],
       specific: undefined,
     };
