@@ -125,8 +125,8 @@ export interface FormatImage {
     length: number,
   ): void;
 
-  /** Internal snapshots in the order of the table. */
-  readSnapshots(): readonly SnapshotInfo[];
+  /** Internal snapshots in the order of the table, read one after the other: there may be many. */
+  readSnapshots(): Iterable<SnapshotInfo>;
 
   /** The image as it was at `index` of the snapshot table. */
   openSnapshot(index: number): FormatImage;

@@ -1,6 +1,6 @@
 /** READDIR and READDIRPLUS: entries of a directory, as many as fit in the reply. */
 
-import type { DirectoryNode, TreeNode } from "../tree/node.ts";
+import type { DirectoryEntry, DirectoryNode } from "../tree/node.ts";
 import { DIRENT, DIRENT_SIZE, ENTRY_OUT_SIZE, S_IFDIR, S_IFREG } from "./abi.ts";
 import { type Ownership, putEntry } from "./attributes.ts";
 import type { Request } from "./request.ts";
@@ -8,14 +8,9 @@ import type { Request } from "./request.ts";
 /** `.` and `..` come first: cookie 1 stands after the first, and so on. */
 const DOT_ENTRIES = 2;
 
-interface Entry {
-  readonly name: string;
-  readonly node: TreeNode;
-}
-
-function entryAt(directory: DirectoryNode, index: number): Entry | undefined {
-  if (index === 0) return { name: ".", node: directory };
-  if (index === 1) return { name: "..", node: directory.parent ?? directory };
+function entryAt(directory: DirectoryNode, index: number): DirectoryEntry | undefined {
+  if (index === 0) return { name: ".", node: () => directory };
+  if (index === 1) return { name: "..", node: () => directory.parent ?? directory };
   return directory.entries()[index - DOT_ENTRIES];
 }
 
@@ -39,12 +34,13 @@ export function putDirectory(
     const length = head + Math.ceil((DIRENT_SIZE + name.length) / 8) * 8;
     if (at + length > limit) return at;
     request.clear(length, at);
+    const node = entry.node();
     // The kernel looks up neither of the dots: a node id would count as a reference.
-    if (plus !== undefined && index >= DOT_ENTRIES) putEntry(request, entry.node, plus, at);
-    const type = entry.node.kind === "directory" ? S_IFDIR : S_IFREG;
+    if (plus !== undefined && index >= DOT_ENTRIES) putEntry(request, node, plus, at);
+    const type = node.kind === "directory" ? S_IFDIR : S_IFREG;
     request.set(
       DIRENT,
-      { ino: entry.node.nodeid, off: index + 1, namelen: name.length, type: type >>> 12 },
+      { ino: node.nodeid, off: index + 1, namelen: name.length, type: type >>> 12 },
       at + head,
     );
     request.put(name, at + head + DIRENT_SIZE);

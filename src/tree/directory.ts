@@ -21,7 +21,7 @@ export class Directory implements DirectoryNode {
   readonly #properties: DirectoryProperties;
   readonly #makeEntries: () => readonly DirectoryEntry[];
   #entries: readonly DirectoryEntry[] | undefined;
-  #byName: ReadonlyMap<string, TreeNode> | undefined;
+  #byName: ReadonlyMap<string, DirectoryEntry> | undefined;
 
   /** @param makeEntries called when the entries are first asked for */
   constructor(properties: DirectoryProperties, makeEntries: () => readonly DirectoryEntry[]) {
@@ -45,7 +45,8 @@ export class Directory implements DirectoryNode {
   }
 
   capacity(): Capacity {
-    const size = this.entries().reduce((sum, { node }) => {
+    const size = this.entries().reduce((sum, entry) => {
+      const node = entry.node();
       return node.kind === "file" ? sum + node.capacity().size : sum;
     }, 0);
     return { blockSize: BLOCK_SIZE, size };
@@ -56,8 +57,8 @@ export class Directory implements DirectoryNode {
   }
 
   lookup(name: string): TreeNode | undefined {
-    this.#byName ??= new Map(this.entries().map((entry) => [entry.name, entry.node]));
-    return this.#byName.get(name);
+    this.#byName ??= new Map(this.entries().map((entry) => [entry.name, entry]));
+    return this.#byName.get(name)?.node();
   }
 
   entries(): readonly DirectoryEntry[] {

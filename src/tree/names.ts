@@ -25,10 +25,10 @@ const UNSAFE = /[/\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u20
  * id where it has no name; the id after the name where two would be equal. Without the suffix.
  */
 export function snapshotFileNames(
-  snapshots: readonly { readonly id: string; readonly name: string }[],
+  snapshots: Iterable<{ readonly id: string; readonly name: string }>,
 ): string[] {
   const used = new Set<string>();
-  return snapshots.map(({ id, name }, index) => {
+  return Array.from(snapshots, ({ id, name }, index) => {
     const wanted = limitBytes(name.replace(UNSAFE, "_"), NAME_MAX - DEVICE_SUFFIX.length);
     const safeId = id.replace(UNSAFE, "_");
     const candidates = [wanted, `${limitBytes(wanted, 100)}~${limitBytes(safeId, 100)}`];

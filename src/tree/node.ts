@@ -60,7 +60,8 @@ export interface FileNode {
 
 export interface DirectoryEntry {
   readonly name: string;
-  readonly node: TreeNode;
+  /** The node; of snapshots, which may be many, it is made at each call. */
+  node(): TreeNode;
 }
 
 export interface DirectoryNode {

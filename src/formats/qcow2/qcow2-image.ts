@@ -96,7 +96,6 @@ export class Qcow2Image implements FormatImage {
   #fault: number = FAULT.none;
   #faultEntry = 0;
   #preallocated: boolean | undefined;
-  #snapshots: readonly Qcow2Snapshot[] | undefined;
   #compressed: CompressedCluster | undefined;
 
   /** @param view the virtual size and L1 table of a snapshot; default: the active ones */
@@ -171,14 +170,12 @@ export class Qcow2Image implements FormatImage {
     this.#resources.clusterCache.read(this.#compressed, extent, target, start, skip, length);
   }
 
-  readSnapshots(): readonly Qcow2Snapshot[] {
-    this.#snapshots ??= readSnapshotTable(this.layout, this.storage);
-    return this.#snapshots;
+  readSnapshots(): Iterable<Qcow2Snapshot> {
+    return readSnapshotTable(this.layout, this.storage);
   }
 
   openSnapshot(index: number): Qcow2Image {
-    const snapshot = this.readSnapshots()[index];
-    assert(snapshot !== undefined, `snapshot ${index}`);
+    const snapshot = this.#snapshotAt(index);
     checkL1Table(this.storage.path, this.clusterSize, snapshot.l1TableOffset, snapshot.l1Entries);
     const l1 = { offset: snapshot.l1TableOffset, entries: snapshot.l1Entries, words: undefined };
     const view = { virtualSize: snapshot.virtualSize, l1, tableCache: this.tableCache };
@@ -187,7 +184,16 @@ export class Qcow2Image implements FormatImage {
   }
 
   describe(): FormatDescription {
-    return describeQcow2(this.layout, this.storage, this.readSnapshots());
+    return describeQcow2(this.layout, this.storage, [...this.readSnapshots()]);
+  }
+
+  #snapshotAt(index: number): Qcow2Snapshot {
+    let number = 0;
+    for (const snapshot of this.readSnapshots()) {
+      if (number === index) return snapshot;
+      number++;
+    }
+    assert.fail(`snapshot ${index} of ${number}`);
   }
 
   #createDecoder(): CompressedCluster {

@@ -48,14 +48,16 @@ export interface Qcow2Snapshot extends SnapshotInfo {
 }
 
 /**
- * Read the whole table.
+ * Read the table, entry by entry.
  *
  * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
  */
-export function readSnapshotTable(layout: Qcow2Layout, storage: Storage): Qcow2Snapshot[] {
+export function* readSnapshotTable(
+  layout: Qcow2Layout,
+  storage: Storage,
+): Generator<Qcow2Snapshot> {
   const { nb_snapshots, snapshots_offset } = layout.header;
-  const snapshots: Qcow2Snapshot[] = [];
-  if (nb_snapshots === 0) return snapshots;
+  if (nb_snapshots === 0) return;
   const window = NativeBuffer.allocate(WINDOW_SIZE);
   let windowStart = 0;
   let windowLength = 0;
@@ -93,7 +95,7 @@ export function readSnapshotTable(layout: Qcow2Layout, storage: Storage): Qcow2S
     const nameAt = idAt + entry.id_str_size;
     const diskSize =
       entry.extra_data_size >= sizeOf(EXTRA, "disk_size") ? extra.disk_size : layout.virtualSize;
-    snapshots.push({
+    yield {
       id: text(window.bytes, idAt, Math.min(entry.id_str_size, ID_MAX)),
       name: text(window.bytes, nameAt, Math.min(entry.name_size, NAME_MAX)),
       vmStateSize:
@@ -110,10 +112,9 @@ export function readSnapshotTable(layout: Qcow2Layout, storage: Storage): Qcow2S
       virtualSize: diskSize - (diskSize % SECTOR_SIZE),
       l1TableOffset: entry.l1_table_offset,
       l1Entries: entry.l1_size,
-    });
+    };
     offset = windowStart + Math.ceil((nameAt + limited(entry.name_size)) / 8) * 8;
   }
-  return snapshots;
 }
 
 function text(bytes: Uint8Array, start: number, length: number): string {

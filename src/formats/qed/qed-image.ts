@@ -90,7 +90,7 @@ export class QedImage implements FormatImage {
     assert.fail("QED has no compressed clusters");
   }
 
-  readSnapshots(): readonly SnapshotInfo[] {
+  readSnapshots(): Iterable<SnapshotInfo> {
     return [];
   }
 

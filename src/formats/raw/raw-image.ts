@@ -45,7 +45,7 @@ export class RawImage implements FormatImage {
     assert.fail("raw images have no compressed clusters");
   }
 
-  readSnapshots(): readonly SnapshotInfo[] {
+  readSnapshots(): Iterable<SnapshotInfo> {
     return [];
   }
 

@@ -1,0 +1,164 @@
+/** What the tree shows of one image: its device, its statistics, its snapshots. */
+
+import { TWO_TO_32 } from "../binary/words.ts";
+import { attachChain, type BackingChain } from "../block/backing-chain.ts";
+import { CorruptionError } from "../errors.ts";
+import type { ThreadResources } from "../formats/driver.ts";
+import { threadCounters } from "../threads/counters.ts";
+import type { DeviceDescription, TreeDescription } from "./description.ts";
+import { Device } from "./device.ts";
+import { Directory } from "./directory.ts";
+import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
+import type { DirectoryEntry, DirectoryNode } from "./node.ts";
+import { renderStats } from "./render-stats.ts";
+import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
+
+const NO_XATTRS: ReadonlyMap<string, string> = new Map();
+
+/** Snapshots that a thread keeps attached; the one that was found first goes first. */
+const SNAPSHOTS_KEPT_MAX = 64;
+
+export class ImageNodes {
+  readonly #tree: TreeDescription;
+  readonly #description: DeviceDescription;
+  readonly #index: number;
+  readonly #chain: BackingChain;
+  readonly #counters: Float64Array;
+  /** Virtual sizes of the snapshots, bytes; read when they are first asked for. */
+  #snapshotSizes: Float64Array | undefined;
+  readonly #snapshots = new Map<number, Device>();
+
+  constructor(
+    tree: TreeDescription,
+    resources: ThreadResources,
+    { thread, index }: { thread: number; index: number },
+  ) {
+    const description = tree.devices[index];
+    if (description === undefined) throw new RangeError(`device ${index}`);
+    this.#tree = tree;
+    this.#description = description;
+    this.#index = index;
+    this.#chain = attachChain(description.layers, resources);
+    const devices = tree.devices.length;
+    this.#counters = threadCounters(tree.counters, { thread, device: index, devices });
+  }
+
+  /** NAME.raw and what stands beside it, with node ids from `nodeid` on. */
+  entries(nodeid: number, root: DirectoryNode): DirectoryEntry[] {
+    const { name } = this.#description;
+    const device = this.device(nodeid);
+    const stats = this.#statsFile(nodeid + 1);
+    const entries: DirectoryEntry[] = [
+      { name: `${name}${DEVICE_SUFFIX}`, node: () => device },
+      { name: `${name}.stats.json`, node: () => stats },
+    ];
+    if (this.#chain.image.format === "qcow2") {
+      const snapshots = this.#snapshotDirectory(nodeid + 2, root);
+      entries.push({ name: `${name}.snapshots`, node: () => snapshots });
+    }
+    return entries;
+  }
+
+  device(nodeid: number): Device {
+    return this.#makeDevice(nodeid, this.#chain.virtualSize, () => this.#chain);
+  }
+
+  /** The device of a snapshot, by its place in the image's table; undefined if there is none. */
+  snapshot(number: number): Device | undefined {
+    const known = this.#snapshots.get(number);
+    if (known !== undefined) return known;
+    const device = this.#makeSnapshot(number);
+    if (device === undefined) return undefined;
+    const [oldest] = this.#snapshots.keys();
+    if (oldest !== undefined && this.#snapshots.size >= SNAPSHOTS_KEPT_MAX) {
+      this.#snapshots.delete(oldest);
+    }
+    this.#snapshots.set(number, device);
+    return device;
+  }
+
+  #makeDevice(nodeid: number, virtualSize: number, attach: () => BackingChain): Device {
+    const description = this.#description;
+    const { clusterSize } = this.#chain.image;
+    const { daemonPid } = this.#tree;
+    return new Device({
+      nodeid,
+      virtualSize,
+      clusterSize,
+      attach,
+      allocatedSize: description.allocatedSize,
+      modifiedAt: description.modifiedAt,
+      xattrs: () => deviceXattrs(description, { virtualSize, clusterSize, daemonPid }),
+      counters: this.#counters,
+    });
+  }
+
+  #makeSnapshot(number: number): Device | undefined {
+    this.#snapshotSizes ??= Float64Array.from(
+      this.#chain.image.readSnapshots(),
+      ({ virtualSize }) => virtualSize,
+    );
+    const virtualSize = this.#snapshotSizes[number];
+    if (virtualSize === undefined) return undefined;
+    const nodeid = (this.#index + 1) * TWO_TO_32 + number;
+    return this.#makeDevice(nodeid, virtualSize, () => openSnapshot(this.#chain, number));
+  }
+
+  #snapshotDirectory(nodeid: number, parent: DirectoryNode): Directory {
+    const { modifiedAt } = this.#description;
+    return new Directory({ nodeid, parent, modifiedAt, xattrs: NO_XATTRS }, () => {
+      const names = snapshotFileNames(this.#chain.image.readSnapshots());
+      return names.map((name, number) => ({
+        name: `${name}${DEVICE_SUFFIX}`,
+        node: (): Device => this.#snapshotOfTable(number),
+      }));
+    });
+  }
+
+  /** Not kept: whoever lists a directory asks for every one. */
+  #snapshotOfTable(number: number): Device {
+    const device = this.#makeSnapshot(number);
+    if (device === undefined) throw new RangeError(`snapshot ${number}`);
+    return device;
+  }
+
+  #statsFile(nodeid: number): StatsFile {
+    const { counters, statsFiles, daemonPid, devices } = this.#tree;
+    const start = this.#index * STATS_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT;
+    const words = new Int32Array(statsFiles, start, STATS_FILE_WORDS);
+    const context = { counters, device: this.#index, devices: devices.length, daemonPid };
+    return new StatsFile(nodeid, words, () => renderStats(this.#chain, this.#description, context));
+  }
+}
+
+function openSnapshot(chain: BackingChain, number: number): BackingChain {
+  try {
+    return chain.openSnapshot(number);
+  } catch (cause) {
+    // The image is open: a bad snapshot is an I/O error of whoever reads it.
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CorruptionError(chain.image.storage.path, `snapshot ${number}: ${reason}`, { cause });
+  }
+}
+
+function deviceXattrs(
+  description: DeviceDescription,
+  {
+    virtualSize,
+    clusterSize,
+    daemonPid,
+  }: { virtualSize: number; clusterSize: number; daemonPid: number },
+): ReadonlyMap<string, string> {
+  const layout = description.layers[0]?.layout;
+  const xattrs = new Map([
+    ["user.tsimgfs.format", layout?.format ?? "raw"],
+    ["user.tsimgfs.image", description.imagePath],
+    ["user.tsimgfs.virtual-size", String(virtualSize)],
+    ["user.tsimgfs.cluster-size", String(clusterSize)],
+    ["user.tsimgfs.pid", String(daemonPid)],
+  ]);
+  if (layout !== undefined && layout.format !== "raw" && layout.backingFile !== undefined) {
+    xattrs.set("user.tsimgfs.backing-file", layout.backingFile.name);
+  }
+  return xattrs;
+}

@@ -1,0 +1,52 @@
+/** What each cell has to reach, as a multiple of another server's result in the same run. */
+
+import type { CellName } from "./cells.ts";
+import type { ImageName } from "./images.ts";
+import type { ServerName } from "./servers.ts";
+
+/** Read-ahead from which on buffered reads are not bound by the kernel's default of 128 KiB. */
+const LARGE_READ_AHEAD_KB = 1024;
+
+export const READY_AIM_MS = 150;
+export const RESIDENT_AIM_MIB = 100;
+
+/** Multiples of qemu-storage-daemon for plain qcow2, with or without a backing file. */
+const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
+  "qd1-pinned": 1.8,
+  qd1: 1.3,
+  jobs8: 2.4,
+  qd16: 2.5,
+  "read-1m": 3,
+  dd: 1.8,
+  cp: 1.1,
+};
+
+const QCOW2_DD_AIM_LARGE_READ_AHEAD = 2.5;
+
+/** Multiples of qemu-storage-daemon where every cluster has to be inflated. */
+const ZLIB_AIMS: Readonly<Partial<Record<CellName, number>>> = {
+  "qd1-pinned": 1.2,
+  qd1: 1.2,
+  jobs8: 1.4,
+  dd: 1.4,
+};
+
+/** Share of the C server's result on a raw file. */
+const RAW_AIM = 0.8;
+
+/**
+ * The multiple of `reference` that tsimgfs has to reach, undefined if that comparison has no aim.
+ */
+export function aimOf(
+  image: ImageName,
+  cell: CellName,
+  reference: ServerName,
+  readAheadKb: number | undefined,
+): number | undefined {
+  if (image === "raw") return reference === "c" ? RAW_AIM : undefined;
+  if (reference !== "qsd") return undefined;
+  if (image === "zlib") return ZLIB_AIMS[cell];
+  if (cell === "dd" && (readAheadKb ?? 0) >= LARGE_READ_AHEAD_KB)
+    return QCOW2_DD_AIM_LARGE_READ_AHEAD;
+  return QCOW2_AIMS[cell];
+}
