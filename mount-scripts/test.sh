@@ -19,7 +19,7 @@ export NPM_CONFIG_UPDATE_NOTIFIER=false
 
 require_node
 install_packages \
-  qemu-img:qemu-utils qemu-io:qemu-utils qemu-storage-daemon:qemu-system-common \
+  zstd:zstd qemu-img:qemu-utils qemu-io:qemu-utils qemu-storage-daemon:qemu-system-common \
   fusermount3:fuse3 fio:fio jq:jq getfattr:attr \
   mke2fs:e2fsprogs debugfs:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
   losetup:mount mount:mount setpriv:util-linux taskset:util-linux fallocate:util-linux runuser:util-linux \

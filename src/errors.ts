@@ -36,8 +36,9 @@ export interface ErrorSite {
 }
 
 // Control characters, and the line and paragraph separators, of names that come from images.
+// biome-ignore format: the comment below is for this line
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
 /**
  * `text` as one printable line: control characters, which could move the cursor or break the

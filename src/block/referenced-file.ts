@@ -60,6 +60,11 @@ function directoryOf(path: string): string {
   try {
     return dirname(fs.realpathSync(path));
   } catch {
+    // The file is not there: its directory may be.
+  }
+  try {
+    return fs.realpathSync(dirname(path));
+  } catch {
     return dirname(path);
   }
 }
@@ -73,9 +78,10 @@ function shorten(name: string): string {
 /**
  * The policy where none is stated: whoever owns an image, and root, may name any file in it; of
  * somebody else's image, only what lies beside it is opened.
+ *
+ * @param uid who opens it; default: this process
  */
-export function defaultBackingPolicy(imagePath: string): BackingPolicy {
-  const uid = process.getuid?.();
+export function defaultBackingPolicy(imagePath: string, uid = process.getuid?.()): BackingPolicy {
   if (uid === 0) return "any";
   try {
     return fs.statSync(imagePath).uid === uid ? "any" : "same-directory";

@@ -15,7 +15,7 @@ export function sizeText(bytes: number): string {
 
 /** As C's %.3g for 0 <= value < 1000: a tie goes to the even digit, where toPrecision rounds up. */
 function threeDigits(value: number): number {
-  const scale = value < 10 ? 100 : value < 100 ? 10 : 1;
+  const scale = [1000, 100, 10][[1, 10, 100].findIndex((limit) => value < limit)] ?? 1;
   const scaled = value * scale;
   const floor = Math.floor(scaled);
   const isTie = scaled - floor === 0.5;

@@ -179,7 +179,7 @@ export const RELEASE_IN = [
 // biome-ignore format: a table reads in columns
 export const READ_IN = [
   ["fh",          0, "u64", "file handle"],
-  ["offset",      8, "u64", "bytes"],
+  ["offset",      8, "mask64", "bytes; of a directory, what the entry before says"],
   ["size",       16, "u32", "bytes"],
   ["read_flags", 20, "u32", ""],
   ["lock_owner", 24, "mask64", ""],
@@ -190,7 +190,7 @@ export const READ_IN = [
 // biome-ignore format: a table reads in columns
 export const LSEEK_IN = [
   ["fh",      0, "u64", "file handle"],
-  ["offset",  8, "i64", "bytes"],
+  ["offset",  8, "mask64", "bytes, signed"],
   ["whence", 16, "u32", "SEEK_DATA or SEEK_HOLE"],
 ] as const satisfies readonly Field[];
 export const SEEK_DATA = 3;
@@ -255,6 +255,8 @@ export const REQUEST = {
   readFh: IN_HEADER_SIZE + offsetOf(READ_IN, "fh"),
   readOffset: IN_HEADER_SIZE + offsetOf(READ_IN, "offset"),
   readSize: IN_HEADER_SIZE + offsetOf(READ_IN, "size"),
+  lseekOffset: IN_HEADER_SIZE + offsetOf(LSEEK_IN, "offset"),
+  lseekWhence: IN_HEADER_SIZE + offsetOf(LSEEK_IN, "whence"),
 } as const;
 
 export const REPLY = {

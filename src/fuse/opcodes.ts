@@ -244,16 +244,17 @@ function readDirectory(server: Server, request: Request, plus: Ownership | undef
   const node = nodeOf(server, request);
   if (node === undefined) return -ENOENT;
   if (node.kind !== "directory") return -ENOTDIR;
-  const { offset, size } = request.arguments(READ_IN);
-  return putDirectory(request, node, { offset, size, plus });
+  const size = request.input.view.getUint32(REQUEST.readSize, true);
+  return putDirectory(request, node, { offset: request.u64(REQUEST.readOffset), size, plus });
 }
 
 function lseek(server: Server, request: Request): number {
   const node = nodeOf(server, request);
   if (node === undefined) return -ENOENT;
   if (node.kind === "directory") return -EISDIR;
-  const { offset, whence } = request.arguments(LSEEK_IN);
-  if (offset < 0) return -ENXIO;
+  // Negative offsets are the highest of all: past the end of every file.
+  const offset = request.u64(REQUEST.lseekOffset);
+  const whence = request.input.view.getUint32(REQUEST.lseekWhence, true);
   if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -EINVAL;
   const found = node.seek(offset, whence === SEEK_DATA ? "data" : "hole");
   if (found < 0) return -ENXIO;

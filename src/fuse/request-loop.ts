@@ -62,7 +62,12 @@ function finishReply({ input, output }: Request, result: number): number {
 
 function traceRequest(trace: Trace, operation: Operation, request: Request, result: number): void {
   const node = request.nodeid.toString(16);
-  const fields = request.arguments(operation.fields);
+  let fields: unknown;
+  try {
+    fields = request.arguments(operation.fields);
+  } catch {
+    fields = "(beyond 2^53)";
+  }
   trace("%s node %s %o: %s", operation.name, node, fields, outcome(result));
 }
 

@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { StorageError } from "../errors.ts";
-import { errnoCode, errnoName, nodeErrorCode } from "../syscalls/errno-names.ts";
+import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import { errno, lseek, pread } from "../syscalls/libc.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { HostRun, Storage } from "./storage.ts";
@@ -45,7 +45,12 @@ export class LocalFile implements Storage {
       fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
     } catch (cause) {
       const code = nodeErrorCode(cause);
-      throw new StorageError(code, path, OPEN_REASONS[code] ?? `open failed: ${code}`, { cause });
+      throw new StorageError(
+        code,
+        path,
+        OPEN_REASONS[code] ?? `open failed: ${nodeErrorName(cause)}`,
+        { cause },
+      );
     }
     try {
       const stats = fs.fstatSync(fd);

@@ -48,8 +48,13 @@ export function errnoCode(number: number): Errno {
   return isReported(name) ? name : "EIO";
 }
 
+/** The `code` of an error that node:fs threw, such as ENAMETOOLONG; empty if it has none. */
+export function nodeErrorName(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : "";
+}
+
 /** The `code` of an error that node:fs threw, as an error code; a rare one becomes EIO. */
 export function nodeErrorCode(error: unknown): Errno {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  const code = nodeErrorName(error);
   return isReported(code) ? code : "EIO";
 }

@@ -17,8 +17,9 @@ export function deviceNameOf(imagePath: string): string {
 }
 
 // Slashes, control characters, and what reorders text on a terminal.
+// biome-ignore format: the comment below is for this line
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const UNSAFE = /[/\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+const UNSAFE = /[/\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
 /**
  * File names for snapshots, in the same order: the snapshot's name with unsafe characters as `_`; its
@@ -29,11 +30,11 @@ export function snapshotFileNames(
 ): string[] {
   const used = new Set<string>();
   return Array.from(snapshots, ({ id, name }, index) => {
-    const wanted = limitBytes(name.replace(UNSAFE, "_"), NAME_MAX - DEVICE_SUFFIX.length);
     const safeId = id.replace(UNSAFE, "_");
-    const candidates = [wanted, `${limitBytes(wanted, 100)}~${limitBytes(safeId, 100)}`];
-    const free = candidates.find((candidate) => candidate !== "" && !used.has(candidate));
-    const unique = free ?? `${limitBytes(wanted, 100)}~${limitBytes(safeId, 100)}~${index}`;
+    const wanted = limitBytes(name.replace(UNSAFE, "_"), NAME_MAX - DEVICE_SUFFIX.length) || safeId;
+    const stem = `${limitBytes(wanted, 100)}~${limitBytes(safeId, 100)}`;
+    let unique = wanted === "" || used.has(wanted) ? stem : wanted;
+    for (let number = index; used.has(unique); number++) unique = `${stem}~${number}`;
     used.add(unique);
     return unique;
   });

@@ -35,7 +35,7 @@ export class Tree {
 
   /** The node with this id, or undefined. */
   node(nodeid: number): TreeNode | undefined {
-    if (nodeid < TWO_TO_32) return this.#nodes[nodeid];
+    if (nodeid < TWO_TO_32 || this.root.kind === "file") return this.#nodes[nodeid];
     return this.#images[Math.floor(nodeid / TWO_TO_32) - 1]?.snapshot(nodeid % TWO_TO_32);
   }
 

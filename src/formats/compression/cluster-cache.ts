@@ -9,13 +9,17 @@ import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { Extent } from "../driver.ts";
 import type { ClusterDecoder } from "./cluster-decoder.ts";
+import { Inflater } from "./inflater.ts";
+import { ZstdDecoder } from "./zstd-decoder.ts";
 
 const SLOTS = 4;
 
-/** Which cluster, and what decompresses it. */
-export interface CompressedCluster {
+export type Compression = "zlib" | "zstd";
+
+/** What all compressed clusters of an image have in common. */
+export interface CompressedClusters {
   readonly storage: Storage;
-  readonly decoder: ClusterDecoder;
+  readonly compression: Compression;
   /** Bytes. */
   readonly clusterSize: number;
 }
@@ -34,9 +38,20 @@ class Slot {
 export class ClusterCache {
   readonly #slots = Array.from({ length: SLOTS }, () => new Slot());
   #input: NativeBuffer | undefined;
-  /** The slot whose stream is in `#input`, and which its decoder can continue. */
+  /** The slot whose stream is in `#input`, and which the decoder can continue. */
   #current: Slot | undefined;
+  readonly #decoders: Readonly<Record<Compression, ClusterDecoder>>;
   #reads = 0;
+
+  /** @param decoders used by this cache alone: each is in the middle of one stream */
+  constructor(
+    decoders: Readonly<Record<Compression, ClusterDecoder>> = {
+      zlib: new Inflater(),
+      zstd: new ZstdDecoder(),
+    },
+  ) {
+    this.#decoders = decoders;
+  }
 
   /**
    * Copy `length` bytes, from byte `skip` of the cluster on, to `target.bytes[start]` on.
@@ -45,7 +60,7 @@ export class ClusterCache {
    * @throws {CorruptionError} the stream is damaged, or ends before these bytes
    */
   read(
-    cluster: CompressedCluster,
+    cluster: CompressedClusters,
     extent: Extent,
     target: NativeBuffer,
     start: number,
@@ -54,9 +69,7 @@ export class ClusterCache {
   ): void {
     const cached = this.#find(cluster.storage, extent);
     if (cached === undefined && length === cluster.clusterSize) {
-      this.#current = undefined;
-      this.#begin(cluster, extent);
-      const produced = cluster.decoder.produce(target, start, length);
+      const produced = this.#begin(cluster, extent).produce(target, start, length);
       if (produced !== length) throwDamaged(cluster, extent, produced);
       return;
     }
@@ -81,7 +94,7 @@ export class ClusterCache {
     return undefined;
   }
 
-  #replace({ storage, clusterSize }: CompressedCluster, extent: Extent): Slot {
+  #replace({ storage, clusterSize }: CompressedClusters, extent: Extent): Slot {
     const slot = this.#slots.reduce((oldest, other) => (other.used < oldest.used ? other : oldest));
     if (slot === this.#current) this.#current = undefined;
     if (slot.buffer.length < clusterSize) {
@@ -94,14 +107,15 @@ export class ClusterCache {
     return slot;
   }
 
-  #produce(cluster: CompressedCluster, extent: Extent, slot: Slot, wanted: number): void {
+  #produce(cluster: CompressedClusters, extent: Extent, slot: Slot, wanted: number): void {
+    let decoder = this.#decoders[cluster.compression];
     if (this.#current !== slot) {
-      this.#begin(cluster, extent);
-      this.#current = slot;
       slot.produced = 0;
+      decoder = this.#begin(cluster, extent);
+      this.#current = slot;
     }
-    const end = cluster.decoder.partial ? wanted : cluster.clusterSize;
-    slot.produced += cluster.decoder.produce(slot.buffer, slot.produced, end - slot.produced);
+    const end = decoder.partial ? wanted : cluster.clusterSize;
+    slot.produced += decoder.produce(slot.buffer, slot.produced, end - slot.produced);
     if (slot.produced < end) {
       const produced = slot.produced;
       slot.storage = undefined;
@@ -110,18 +124,22 @@ export class ClusterCache {
     }
   }
 
-  #begin({ storage, decoder }: CompressedCluster, extent: Extent): void {
+  /** Start with another stream: no slot can be continued after that. */
+  #begin({ storage, compression }: CompressedClusters, extent: Extent): ClusterDecoder {
+    this.#current = undefined;
     const length = extent.compressedBytes;
     if (this.#input === undefined || this.#input.length < length) {
       this.#input = NativeBuffer.allocate(length);
     }
     storage.readAt(this.#input, 0, length, extent.hostOffset);
+    const decoder = this.#decoders[compression];
     decoder.begin(this.#input, length);
+    return decoder;
   }
 }
 
 function throwDamaged(
-  { storage, clusterSize }: CompressedCluster,
+  { storage, clusterSize }: CompressedClusters,
   extent: Extent,
   produced: number,
 ): never {

@@ -22,6 +22,10 @@ const FLAG_IN_USE = 1;
 const FLAG_AUTO = 2;
 /** The specification's limit: 63; QEMU accepts 9 to 31. */
 const GRANULARITY_BITS_MAX = 63;
+/** The specification's limit, bytes. */
+const NAME_SIZE_MAX = 1023;
+/** Our limit, bytes: descriptions are made in memory, and real directories have a few hundred. */
+const DIRECTORY_SIZE_MAX = 4 * 1024 * 1024;
 
 export interface BitmapInfo {
   readonly name: string;
@@ -33,9 +37,13 @@ export interface BitmapInfo {
 /**
  * Read the directory.
  *
- * @throws {FormatError} an entry reaches past the directory
+ * @throws {FormatError} it is too large, or an entry reaches past it
  */
 export function readBitmapDirectory(extension: BitmapsExtension, storage: Storage): BitmapInfo[] {
+  if (extension.directorySize > DIRECTORY_SIZE_MAX) {
+    const reason = `the bitmap directory has ${extension.directorySize} bytes, the limit is ${DIRECTORY_SIZE_MAX}`;
+    throw new FormatError(storage.path, reason, { offset: extension.directoryOffset });
+  }
   const directory = NativeBuffer.allocate(extension.directorySize);
   storage.readAt(directory, 0, extension.directorySize, extension.directoryOffset);
   const bitmaps: BitmapInfo[] = [];
@@ -44,7 +52,12 @@ export function readBitmapDirectory(extension: BitmapsExtension, storage: Storag
     const left = extension.directorySize - at;
     const entry = left < sizeOf(ENTRY) ? undefined : decode(ENTRY, directory.bytes, "be", at);
     const size = entry === undefined ? 0 : sizeOf(ENTRY) + entry.extra_data_size + entry.name_size;
-    if (entry === undefined || size > left || entry.granularity_bits > GRANULARITY_BITS_MAX) {
+    if (
+      entry === undefined ||
+      size > left ||
+      entry.granularity_bits > GRANULARITY_BITS_MAX ||
+      entry.name_size > NAME_SIZE_MAX
+    ) {
       throw new FormatError(storage.path, `bitmap directory entry ${index} is damaged`, {
         offset: extension.directoryOffset + at,
       });

@@ -55,16 +55,26 @@ export interface HeaderExtensions {
   readonly bitmaps: BitmapsExtension | undefined;
 }
 
+/** Where the extensions are, and what the header says that they depend on. */
+export interface ExtensionContext {
+  /** Bytes: the header's length. */
+  readonly start: number;
+  /** Bytes: where the backing file's name starts, or the end of the cluster. */
+  readonly end: number;
+  /** The bitmaps extension is consistent with the image. */
+  readonly bitmapsValid: boolean;
+  /** The encryption method is LUKS. */
+  readonly luks: boolean;
+}
+
 /**
  * Read the extensions in `cluster`, the first cluster of the file.
  *
- * @param start bytes: the header's length
- * @param end bytes: where the backing file's name starts, or the end of the cluster
- * @param bitmapsValid whether the header says that the bitmaps extension is consistent
+ * @throws {FormatError} one is longer than its place, or damaged
  */
 export function readHeaderExtensions(
   cluster: Uint8Array,
-  { start, end, bitmapsValid }: { start: number; end: number; bitmapsValid: boolean },
+  { start, end, bitmapsValid, luks }: ExtensionContext,
   path: string,
 ): HeaderExtensions {
   let backingFormat: string | undefined;
@@ -75,16 +85,17 @@ export function readHeaderExtensions(
   while (offset + sizeOf(EXTENSION) <= end) {
     const { type, length } = decode(EXTENSION, cluster, "be", offset);
     const data = offset + sizeOf(EXTENSION);
-    if (type === TYPE.end) break;
     if (length > end - data) {
       const reason = `header extension ${hex(type)} at ${hex(offset)} has ${length} bytes, only ${end - data} are left`;
       throw new FormatError(path, reason, { offset });
     }
+    if (type === TYPE.end) break;
     const bytes = cluster.subarray(data, data + length);
     switch (type) {
       case TYPE.backingFormat:
         limitLength(path, "backing format", length, BACKING_FORMAT_MAX, offset);
-        backingFormat = cString(bytes);
+        // An empty name states nothing, as for QEMU.
+        backingFormat = cString(bytes) || undefined;
         break;
       case TYPE.featureNames:
         featureNames = readFeatureNames(bytes);
@@ -93,7 +104,17 @@ export function readHeaderExtensions(
         limitLength(path, "data file name", length, DATA_FILE_NAME_MAX, offset);
         dataFileName = cString(bytes);
         break;
+      case TYPE.cryptoHeader:
+        if (!luks) {
+          const reason = "a crypto header extension in an image that is not encrypted with LUKS";
+          throw new FormatError(path, reason, { offset });
+        }
+        break;
       case TYPE.bitmaps:
+        if (length !== sizeOf(BITMAPS)) {
+          const reason = `bitmaps extension: ${length} bytes, not ${sizeOf(BITMAPS)}`;
+          throw new FormatError(path, reason, { offset });
+        }
         // A writer that does not know bitmaps left the extension stale, and the autoclear bit clear.
         if (bitmapsValid) bitmaps = readBitmaps(bytes, cluster.length, path, offset);
         break;
@@ -141,7 +162,6 @@ function readBitmaps(
   const fail = (reason: string): never => {
     throw new FormatError(path, `bitmaps extension: ${reason}`, { offset });
   };
-  if (bytes.length !== sizeOf(BITMAPS)) fail(`${bytes.length} bytes, not ${sizeOf(BITMAPS)}`);
   const fields = decodeChecked(BITMAPS, bytes, "be", {
     path,
     fileOffset: offset,

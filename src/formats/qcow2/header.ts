@@ -167,7 +167,8 @@ export function checkHeader(header: Header, clusterSize: number, path: string): 
   const l2EntryBytes = extendedL2 ? 16 : 8;
   const l2Entries = clusterSize / l2EntryBytes;
   const virtualSize = header.size - (header.size % SECTOR_SIZE);
-  const l1Needed = Math.ceil(virtualSize / (clusterSize * l2Entries));
+  // Of the size as it is written, with what the last sector lacks: as QEMU.
+  const l1Needed = Math.ceil(header.size / (clusterSize * l2Entries));
   if (l1Needed > header.l1_size) {
     const reason = `l1_size ${header.l1_size} is less than the ${l1Needed} entries that the size ${header.size} needs`;
     throw new FormatError(path, reason, at("l1_size"));

@@ -72,6 +72,7 @@ export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2L
       start: header.header_length,
       end: header.backing_file_offset === 0 ? clusterSize : header.backing_file_offset,
       bitmapsValid: (header.autoclear_features & AUTOCLEAR.bitmaps) !== 0n,
+      luks: header.crypt_method === CRYPT_METHOD.luks,
     },
     path,
   );

@@ -6,9 +6,7 @@ import { CorruptionError, hex } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { TableCache } from "../../threads/table-cache.ts";
-import type { CompressedCluster } from "../compression/cluster-cache.ts";
-import { Inflater } from "../compression/inflater.ts";
-import { createZstdDecoder } from "../compression/zstd-decoder.ts";
+import type { CompressedClusters } from "../compression/cluster-cache.ts";
 import {
   type BackingReference,
   EXTENT,
@@ -78,6 +76,7 @@ export class Qcow2Image implements FormatImage {
   readonly tableCache: TableCache;
 
   readonly #resources: ThreadResources;
+  readonly #compressed: CompressedClusters;
   readonly #l1: L1Table;
   /** Guest bytes that one L2 table covers. */
   readonly #l2Coverage: number;
@@ -96,7 +95,6 @@ export class Qcow2Image implements FormatImage {
   #fault: number = FAULT.none;
   #faultEntry = 0;
   #preallocated: boolean | undefined;
-  #compressed: CompressedCluster | undefined;
 
   /** @param view the virtual size and L1 table of a snapshot; default: the active ones */
   constructor(
@@ -113,6 +111,11 @@ export class Qcow2Image implements FormatImage {
     this.backingFile = layout.backingFile;
     this.tableCache = view?.tableCache ?? new TableCache(layout.tableCache, files.storage);
     this.#resources = resources;
+    this.#compressed = {
+      storage: files.storage,
+      compression: layout.header.compression_type === COMPRESSION_TYPE.zstd ? "zstd" : "zlib",
+      clusterSize: layout.clusterSize,
+    };
     this.#l1 = view?.l1 ?? {
       offset: layout.header.l1_table_offset,
       entries: layout.l1Entries,
@@ -166,7 +169,6 @@ export class Qcow2Image implements FormatImage {
     skip: number,
     length: number,
   ): void {
-    this.#compressed ??= this.#createDecoder();
     this.#resources.clusterCache.read(this.#compressed, extent, target, start, skip, length);
   }
 
@@ -194,15 +196,6 @@ export class Qcow2Image implements FormatImage {
       number++;
     }
     assert.fail(`snapshot ${index} of ${number}`);
-  }
-
-  #createDecoder(): CompressedCluster {
-    const zstd = this.layout.header.compression_type === COMPRESSION_TYPE.zstd;
-    return {
-      storage: this.storage,
-      decoder: zstd ? createZstdDecoder() : new Inflater(),
-      clusterSize: this.clusterSize,
-    };
   }
 
   /** Host offset of an L2 table, 0 if there is none. */
@@ -238,10 +231,11 @@ export class Qcow2Image implements FormatImage {
   /** No L2 table: nothing is allocated up to the next one. */
   #mapUnallocated(l1Index: number, inTable: number, limit: number, out: Extent): void {
     let length = this.#l2Coverage - inTable;
-    let next = l1Index + 1;
-    while (length < limit && this.#l2TableOffset(next) === 0) {
-      length += this.#l2Coverage;
-      next++;
+    for (let next = l1Index + 1; length < limit; next++) {
+      // A snapshot's disk may reach far beyond its table.
+      if (next >= this.#l1.entries) length = limit;
+      else if (this.#l2TableOffset(next) === 0) length += this.#l2Coverage;
+      else break;
     }
     out.kind = EXTENT.unallocated;
     out.length = Math.min(length, limit);

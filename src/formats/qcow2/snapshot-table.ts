@@ -113,7 +113,8 @@ export function* readSnapshotTable(
       l1TableOffset: entry.l1_table_offset,
       l1Entries: entry.l1_size,
     };
-    offset = windowStart + Math.ceil((nameAt + limited(entry.name_size)) / 8) * 8;
+    const size = limited(nameAt - at + entry.name_size);
+    offset += Math.ceil(size / 8) * 8;
   }
 }
 

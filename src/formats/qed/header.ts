@@ -113,8 +113,7 @@ function checkPlaces(header: Header, fileLength: number, path: string): void {
     throw new FormatError(path, reason, at("l1_table_offset"));
   }
   const tableBytes = tableEntries(header) * 8;
-  // As QEMU: a cluster that the file has only a part of does not count.
-  const fileEnd = fileLength - (fileLength % cluster_size);
+  const fileEnd = wholeClusters(fileLength, cluster_size);
   if (l1_table_offset < headerBytes || l1_table_offset + tableBytes > fileEnd) {
     const reason = `L1 table ${hex(l1_table_offset)}..${hex(l1_table_offset + tableBytes)} is outside ${hex(headerBytes)}..${hex(fileEnd)}`;
     throw new FormatError(path, reason, at("l1_table_offset"));
@@ -129,6 +128,15 @@ function checkPlaces(header: Header, fileLength: number, path: string): void {
     const reason = `backing_filename_size ${size} exceeds ${BACKING_FILENAME_MAX}`;
     throw new FormatError(path, reason, at("backing_filename_size"));
   }
+}
+
+/**
+ * Where the clusters of a file end, bytes. As QEMU: the file counts in sectors, the last one maybe
+ * in part, and a cluster that lacks sectors does not count.
+ */
+export function wholeClusters(fileLength: number, clusterSize: number): number {
+  const sectors = Math.ceil(fileLength / SECTOR_SIZE) * SECTOR_SIZE;
+  return sectors - (sectors % clusterSize);
 }
 
 /** Entries of an L1 or L2 table. */

@@ -63,8 +63,10 @@ function readBackingFile(header: Header, storage: Storage): BackingReference | u
   const name = NativeBuffer.allocate(header.backing_filename_size);
   storage.readAt(name, 0, name.length, header.backing_filename_offset);
   const end = name.bytes.indexOf(0);
+  const text = Buffer.from(end < 0 ? name.bytes : name.bytes.subarray(0, end)).toString();
+  if (text === "") return undefined;
   return {
-    name: Buffer.from(end < 0 ? name.bytes : name.bytes.subarray(0, end)).toString(),
+    name: text,
     // The only format that QED can state.
     format: (header.features & FEATURE.backingFormatNoProbe) !== 0n ? "raw" : undefined,
   };

@@ -15,6 +15,7 @@ import {
   NO_OFFSET,
   type SnapshotInfo,
 } from "../driver.ts";
+import { wholeClusters } from "./header.ts";
 import type { QedLayout } from "./layout.ts";
 
 /** Table entries that are no host offsets. */
@@ -51,7 +52,7 @@ export class QedImage implements FormatImage {
     this.#l2Coverage = this.clusterSize * layout.tableEntries;
     this.#sliceEntries = layout.tableCache.sliceSize / 8;
     this.#headerBytes = layout.header.header_size * this.clusterSize;
-    this.#fileEnd = storage.length - (storage.length % this.clusterSize);
+    this.#fileEnd = wholeClusters(storage.length, this.clusterSize);
   }
 
   mapExtent(guestOffset: number, maxLength: number, out: Extent): void {

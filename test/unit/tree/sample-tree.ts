@@ -1,0 +1,65 @@
+/** A tree over image files that are laid out for one test: what an I/O thread would serve. */
+
+import fs from "node:fs";
+import { join } from "node:path";
+import { closeChain, type OpenChain, openChain } from "../../../src/block/open-chain.ts";
+import { ClusterCache } from "../../../src/formats/compression/cluster-cache.ts";
+import { createCounters } from "../../../src/threads/counters.ts";
+import { createStatsFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
+import { deviceNameOf } from "../../../src/tree/names.ts";
+import { Tree } from "../../../src/tree/tree.ts";
+import { withScratch } from "../../support/scratch.ts";
+
+export const DAEMON_PID = 4711;
+/** Seconds since the epoch, with a fraction that a double holds exactly. */
+export const MODIFIED_AT = 1_700_000_000.5;
+/** What the image files are said to occupy, bytes. */
+export const ALLOCATED_SIZE = 8192;
+
+export interface SampleTree {
+  readonly directory: string;
+  readonly description: TreeDescription;
+  /** The tree as thread `thread` sees it. */
+  readonly treeOf: (thread: number) => Tree;
+  /** The tree of thread 0. */
+  readonly tree: Tree;
+}
+
+/** Calls `body` with a tree of these images: file name and content. Only the first ones are devices. */
+export async function withTree(
+  images: readonly (readonly [name: string, bytes: Uint8Array])[],
+  body: (sample: SampleTree) => void | Promise<void>,
+  { devices = images.length, rootIsDevice = false } = {},
+): Promise<void> {
+  await withScratch("tree", async (directory) => {
+    const chains: OpenChain[] = [];
+    try {
+      for (const [name, bytes] of images) fs.writeFileSync(join(directory, name), bytes);
+      for (const [name] of images.slice(0, devices)) {
+        const options = { format: undefined, backingPolicy: undefined, forceShare: false };
+        chains.push(openChain(join(directory, name), options));
+      }
+      const description: TreeDescription = {
+        devices: chains.map(({ layers }, index) => {
+          const path = join(directory, images[index]?.[0] ?? "");
+          return {
+            name: deviceNameOf(path),
+            imagePath: path,
+            layers,
+            allocatedSize: ALLOCATED_SIZE,
+            modifiedAt: MODIFIED_AT + index,
+          };
+        }),
+        rootIsDevice,
+        counters: createCounters(4, chains.length),
+        statsFiles: createStatsFileMemory(chains.length),
+        daemonPid: DAEMON_PID,
+      };
+      const treeOf = (thread: number): Tree =>
+        new Tree(description, { clusterCache: new ClusterCache() }, thread);
+      await body({ directory, description, treeOf, tree: treeOf(0) });
+    } finally {
+      for (const chain of chains) closeChain(chain);
+    }
+  });
+}

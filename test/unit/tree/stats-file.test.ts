@@ -1,0 +1,150 @@
+/** NAME.stats.json: one text per open, the same for all threads, and what it says. */
+
+import { describe, expect, it } from "vitest";
+import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+import type { FileNode } from "../../../src/tree/node.ts";
+import { STATS_FILE_WORDS, StatsFile } from "../../../src/tree/stats-file.ts";
+import type { Tree } from "../../../src/tree/tree.ts";
+import { asRecord } from "../../support/json.ts";
+import { qcow2Bytes } from "../../support/qcow2-builder.ts";
+import { DAEMON_PID, withTree } from "./sample-tree.ts";
+
+const memory = (): Int32Array => new Int32Array(new SharedArrayBuffer(STATS_FILE_WORDS * 4));
+
+function readAll(node: FileNode, handle: number): string {
+  const target = NativeBuffer.allocate(16384);
+  const count = node.read(handle, 0, 16384, target, 0);
+  return Buffer.from(target.bytes.subarray(0, count)).toString();
+}
+
+function textOf(node: FileNode): string {
+  const { handle } = node.open({ direct: false });
+  try {
+    return readAll(node, handle);
+  } finally {
+    node.release(handle);
+  }
+}
+
+describe("StatsFile", () => {
+  it("keeps the text of the moment when it was opened", () => {
+    let text = "one";
+    const node = new StatsFile(17, memory(), () => text);
+    const first = node.open().handle;
+    text = "number two";
+    const second = node.open().handle;
+    try {
+      expect(readAll(node, first)).toBe("one");
+      expect(readAll(node, second)).toBe("number two");
+    } finally {
+      node.release(first);
+      node.release(second);
+    }
+  });
+
+  it("has the size of the text that was opened last, while it is open, in every thread", () => {
+    let text = "one";
+    const shared = memory();
+    const node = new StatsFile(17, shared, () => text);
+    const other = new StatsFile(17, shared, () => text);
+    expect(other.attributes().size).toBe(3);
+    const { handle } = node.open();
+    text = "ünö";
+    expect([node.attributes().size, other.attributes().size]).toEqual([3, 3]);
+    other.release(handle);
+    expect(node.attributes().size).toBe(5);
+  });
+
+  it("can be read by a thread that did not open it, from any offset", () => {
+    const shared = memory();
+    const { handle } = new StatsFile(17, shared, () => "0123456789").open();
+    const other = new StatsFile(17, shared, () => "");
+    const target = NativeBuffer.allocate(20);
+    try {
+      expect(other.read(handle, 7, 20, target, 5)).toBe(3);
+      expect(Buffer.from(target.bytes.subarray(5, 8)).toString()).toBe("789");
+      expect(other.read(handle, 10, 5, target, 0)).toBe(0);
+      expect(other.read(handle, 2 ** 50, 5, target, 0)).toBe(0);
+    } finally {
+      other.release(handle);
+    }
+  });
+
+  it("is data up to its size, and bypasses the page cache", () => {
+    const node = new StatsFile(17, memory(), () => "0123456789");
+    const { handle, directIo, keepCache } = node.open();
+    try {
+      expect({ directIo, keepCache }).toEqual({ directIo: true, keepCache: false });
+      expect([node.seek(3, "data"), node.seek(3, "hole"), node.seek(10, "data")]).toEqual([
+        3, 10, -1,
+      ]);
+    } finally {
+      node.release(handle);
+    }
+  });
+});
+
+describe("the text of a stats file", () => {
+  const stats = (tree: Tree): Readonly<Record<string, unknown>> => {
+    const node = tree.node(17);
+    if (node?.kind !== "file") throw new Error("no stats file");
+    const text = textOf(node);
+    expect(text.endsWith("}\n")).toBe(true);
+    return asRecord(JSON.parse(text));
+  };
+
+  it("describes the device and its backing chain", async () => {
+    const top = qcow2Bytes({ virtualSize: 8192, backingFile: "base.raw", backingFormat: "raw" });
+    await withTree(
+      [
+        ["top.qcow2", top],
+        ["base.raw", Buffer.alloc(1000)],
+      ],
+      ({ tree, directory }) => {
+        expect(stats(tree)).toMatchObject({
+          format: "qcow2",
+          filename: `${directory}/top.qcow2`,
+          "virtual-size": 8192,
+          "cluster-size": 65536,
+          "backing-filename": "base.raw",
+          "read-only": true,
+          "daemon-pid": DAEMON_PID,
+          "backing-chain": [
+            { filename: `${directory}/top.qcow2`, format: "qcow2", "file-size": top.length },
+            {
+              filename: `${directory}/base.raw`,
+              format: "raw",
+              "virtual-size": 1024,
+              "file-size": 1000,
+            },
+          ],
+        });
+      },
+      { devices: 1 },
+    );
+  });
+
+  it("counts what all threads read, seek and open, and what fails", async () => {
+    const entry = { kind: "entry", entry: 0x200n + (1n << 55n) } as const;
+    const bytes = qcow2Bytes({ clusterBits: 9, virtualSize: 8192, clusters: { 3: entry } });
+    await withTree([["a.qcow2", bytes]], ({ treeOf, tree }) => {
+      const target = NativeBuffer.allocate(8192);
+      for (const thread of [0, 1, 2]) {
+        const node = treeOf(thread).node(16);
+        if (node?.kind !== "file") throw new Error("no device");
+        node.open({ direct: false });
+        node.read(0, 0, 100, target, 0);
+        node.read(0, 8190, 100, target, 0);
+        node.seek(0, "hole");
+        expect(() => node.read(0, 3 * 512, 10, target, 0)).toThrow();
+      }
+      expect(stats(tree)["io"]).toEqual({
+        opens: 3,
+        reads: 9,
+        "read-bytes": 306,
+        "read-errors": 3,
+        seeks: 3,
+      });
+    });
+  });
+});
