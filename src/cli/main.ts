@@ -11,7 +11,11 @@ type Define = (command: Command) => void;
 const COMMANDS: Readonly<Record<string, { summary: string; load: () => Promise<Define> }>> = {
   mount: {
     summary: "show images as flat raw devices",
-    load: async () => (await import("./commands/mount.ts")).defineMount,
+    load: async () => {
+      const daemon = new (await import("../daemon/launch.ts")).PendingDaemon();
+      const { defineMount } = await import("./commands/mount.ts");
+      return (command) => defineMount(command, daemon);
+    },
   },
   umount: {
     summary: "end a mount",
@@ -59,7 +63,7 @@ async function buildProgram(chosen: string | undefined): Promise<Command> {
   return program;
 }
 
-function reasonOf(error: unknown): string {
+function reasonOf(error: unknown, chosen: string | undefined): string {
   if (error instanceof CommanderError) {
     const reason = error.message.replace(/^error: /, "").replaceAll("\n", " ");
     return printable(
@@ -70,14 +74,17 @@ function reasonOf(error: unknown): string {
   return printable(error.message);
 }
 
-const argv = process.argv.slice(2);
-const chosen = argv.find((word) => !word.startsWith("-") && word !== "help");
-try {
-  const program = await buildProgram(chosen);
-  if (argv.length === 0) program.outputHelp();
-  else await program.parseAsync(argv, { from: "user" });
-} catch (error) {
-  if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);
-  printMessage(reasonOf(error));
-  process.exitCode = 1;
+async function main(argv: readonly string[]): Promise<void> {
+  const chosen = argv.find((word) => !word.startsWith("-") && word !== "help");
+  try {
+    const program = await buildProgram(chosen);
+    if (argv.length === 0) program.outputHelp();
+    else await program.parseAsync(argv, { from: "user" });
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);
+    printMessage(reasonOf(error, chosen));
+    process.exit(1);
+  }
 }
+
+void main(process.argv.slice(2));

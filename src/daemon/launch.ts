@@ -1,57 +1,72 @@
-/** Starting the background process, and waiting until it is ready or has failed. */
+/**
+ * Starting the background process, and waiting until it is ready or has failed. The process is started
+ * first and told its task when that is known: both take their time to load.
+ */
 
-import { spawn } from "node:child_process";
-import fs from "node:fs";
+import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { StorageError, TsimgfsError } from "../errors.ts";
-import { nodeErrorCode } from "../syscalls/errno-names.ts";
+import { TsimgfsError } from "../errors.ts";
 import type { DaemonConfig, Readiness } from "./config.ts";
 
-/**
- * Start a daemon that outlives this process. Returns its warnings when the devices can be used.
- *
- * @throws {TsimgfsError} the daemon's own reason; nothing is left
- */
-export async function launchDaemon(config: DaemonConfig): Promise<readonly string[]> {
-  const log = openLog(config.logFile);
-  // From any folder beside daemon/: the build moves code that commands share.
-  const program = fileURLToPath(new URL("../daemon/main.js", import.meta.url));
-  const child = spawn(process.execPath, [program, JSON.stringify(config)], {
-    detached: true,
-    stdio: ["ignore", "ignore", log, "pipe"],
-  });
-  if (typeof log === "number") fs.closeSync(log);
-  const exited = new Promise<string>((resolve) => {
-    child.once("error", (error) => resolve(error.message));
-    child.once("exit", (code, signal) => resolve(`ended with ${signal ?? `status ${code}`}`));
-  });
-  const pipe = child.stdio[3];
-  if (pipe === null || pipe === undefined || !("read" in pipe))
-    throw new RangeError("no report pipe");
-  let text = "";
-  for await (const chunk of pipe) text += String(chunk);
-  const line = text.split("\n", 1)[0] ?? "";
-  if (line === "") {
-    throw new TsimgfsError("EIO", config.mountpoint, `the background process ${await exited}`);
+/** Descriptors of the daemon: its task is on standard input, what it reports on another pipe. */
+const REPORT_FD = 3;
+
+/** A process that waits for its task, and ends if it gets none. */
+export class PendingDaemon {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<string>;
+
+  constructor() {
+    // From any folder beside daemon/: the build puts what commands need into their files.
+    const program = fileURLToPath(new URL("../daemon/main.js", import.meta.url));
+    // Its messages go to a log file if it is told of one; with DEBUG set, to this terminal.
+    const stderr = process.env["DEBUG"] ? "inherit" : "ignore";
+    this.#child = spawn(process.execPath, [program], {
+      detached: true,
+      stdio: ["pipe", "ignore", stderr, "pipe"],
+    });
+    this.#ended = new Promise((resolve) => {
+      this.#child.once("error", (error) => resolve(error.message));
+      this.#child.once("exit", (code, signal) =>
+        resolve(`ended with ${signal ?? `status ${code}`}`),
+      );
+    });
+    // A process that dies early is noticed by the report that does not come.
+    this.#child.stdin?.on("error", () => undefined);
   }
-  const readiness: Readiness = JSON.parse(line);
-  if (readiness.kind === "failed") throw new DaemonError(readiness.message);
-  child.unref();
-  return readiness.warnings;
+
+  /**
+   * Give the daemon its task; it goes on when this process has ended. Returns its warnings when the
+   * devices can be used.
+   *
+   * @throws {DaemonError | TsimgfsError} nothing is left
+   */
+  async launch(config: DaemonConfig): Promise<readonly string[]> {
+    this.#child.stdin?.end(JSON.stringify(config));
+    const pipe = this.#child.stdio[REPORT_FD];
+    if (pipe === null || pipe === undefined || !("read" in pipe)) {
+      throw new RangeError("no report pipe");
+    }
+    let text = "";
+    for await (const chunk of pipe) text += String(chunk);
+    if (text === "") {
+      const reason = `the background process ${await this.#ended}`;
+      throw new TsimgfsError("EIO", config.mountpoint, reason);
+    }
+    const readiness: Readiness = JSON.parse(text);
+    if (readiness.kind === "failed") throw new DaemonError(readiness.message);
+    this.#child.unref();
+    return readiness.warnings;
+  }
+
+  /** There is no task: the process ends. */
+  dismiss(): void {
+    this.#child.stdin?.end();
+    this.#child.unref();
+  }
 }
 
 /** The daemon's message, which names the file already. */
 export class DaemonError extends Error {
   override readonly name = "DaemonError";
-}
-
-/** Where the daemon's messages go: the log file; with DEBUG set, this terminal; else nowhere. */
-function openLog(path: string | undefined): number | "inherit" | "ignore" {
-  if (path === undefined) return process.env["DEBUG"] ? "inherit" : "ignore";
-  try {
-    return fs.openSync(path, "a", 0o600);
-  } catch (cause) {
-    const code = nodeErrorCode(cause);
-    throw new StorageError(code, path, `the log cannot be written: ${code}`, { cause });
-  }
 }

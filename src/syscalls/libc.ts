@@ -47,6 +47,11 @@ export const memfdCreate: (name: string, flags: number) => number = libc.func(
   "int memfd_create(const char *name, unsigned int flags)",
 );
 
+/** int dup2(int fd, int target) */
+export const dup2: (fd: number, target: number) => number = libc.func(
+  "int dup2(int fd, int target)",
+);
+
 /** int socketpair(int domain, int type, int protocol, int sv[2]) */
 export const socketpair: (
   domain: number,

@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import type { DaemonConfig } from "../../daemon/config.ts";
 import { createStartMemory, IO_THREADS_MAX, startIoThread } from "../../daemon/io-thread-start.ts";
-import { launchDaemon } from "../../daemon/launch.ts";
+import type { PendingDaemon } from "../../daemon/launch.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { parseMountOptions } from "../../fuse/mount-options.ts";
@@ -23,7 +23,8 @@ interface MountCommandOptions {
   readonly logFile?: string;
 }
 
-export function defineMount(command: Command): void {
+/** @param daemon a process that was started already, to lose no time */
+export function defineMount(command: Command, daemon: PendingDaemon): void {
   command
     .description(
       "Show disk images as flat raw devices: NAME.raw, NAME.stats.json and NAME.snapshots/ in MOUNTPOINT, or one image as MOUNTPOINT itself if that is a file. Returns when the devices can be used.",
@@ -51,10 +52,16 @@ export function defineMount(command: Command): void {
       "after",
       "\nExample:\n  tsimgfs mount vm.qcow2 /mnt/images && cp --sparse=always /mnt/images/vm.raw copy.raw",
     )
-    .action(mount);
+    .action((paths: readonly string[], options: MountCommandOptions) =>
+      mount(paths, options, daemon),
+    );
 }
 
-async function mount(paths: readonly string[], options: MountCommandOptions): Promise<void> {
+async function mount(
+  paths: readonly string[],
+  options: MountCommandOptions,
+  daemon: PendingDaemon,
+): Promise<void> {
   const images = paths.slice(0, -1);
   const mountpoint = paths.at(-1);
   if (mountpoint === undefined || images.length === 0) {
@@ -74,13 +81,14 @@ async function mount(paths: readonly string[], options: MountCommandOptions): Pr
     logFile: options.logFile,
   };
   if (options.foreground === true) {
+    daemon.dismiss();
     const { runDaemon } = await import("../../daemon/run.ts");
     const start = createStartMemory();
     const worker = startIoThread({ thread: 0, start });
     await runDaemon(config, { worker, start }, (warnings) => warnings.forEach(printMessage));
     return;
   }
-  const warnings = await launchDaemon(config);
+  const warnings = await daemon.launch(config);
   warnings.forEach(printMessage);
   // The daemon must not keep this process, nor this process wait for it.
   process.exit(0);

@@ -23,6 +23,7 @@ import {
   readHeader,
 } from "./header.ts";
 import { type HeaderExtensions, readHeaderExtensions } from "./header-extensions.ts";
+import { indexSnapshotTable } from "./snapshot-table.ts";
 
 /** Bytes of the file that hold any header. */
 const HEADER_READ_SIZE = 4096;
@@ -44,6 +45,8 @@ export interface Qcow2Layout extends Geometry {
   /** These entries as they are on disk; undefined: too many to keep, they are cached like L2 tables. */
   readonly l1: SharedArrayBuffer | undefined;
   readonly tableCache: SharedTableCache;
+  /** Where each entry of the snapshot table starts in it, bytes: a Float64Array. */
+  readonly snapshotOffsets: SharedArrayBuffer;
 }
 
 /** True if `head` starts with the magic of qcow2, of any version. */
@@ -90,6 +93,7 @@ export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2L
         ? undefined
         : { name: backingName, format: extensions.backingFormat },
     dataFile: readDataFileReference(header, extensions, path),
+    snapshotOffsets: indexSnapshotTable({ header, virtualSize: geometry.virtualSize }, storage),
     l1Entries,
     l1: readL1(storage, header, l1Entries),
     tableCache: createTableCache(

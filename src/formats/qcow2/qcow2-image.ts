@@ -190,12 +190,11 @@ export class Qcow2Image implements FormatImage {
   }
 
   #snapshotAt(index: number): Qcow2Snapshot {
-    let number = 0;
-    for (const snapshot of this.readSnapshots()) {
-      if (number === index) return snapshot;
-      number++;
-    }
-    assert.fail(`snapshot ${index} of ${number}`);
+    const offset = new Float64Array(this.layout.snapshotOffsets)[index];
+    assert(offset !== undefined, `snapshot ${index}`);
+    const [snapshot] = readSnapshotTable(this.layout, this.storage, { index, offset });
+    assert(snapshot !== undefined, `snapshot ${index}`);
+    return snapshot;
   }
 
   /** Host offset of an L2 table, 0 if there is none. */

@@ -45,24 +45,48 @@ export interface Qcow2Snapshot extends SnapshotInfo {
   /** Host offset, bytes. */
   readonly l1TableOffset: number;
   readonly l1Entries: number;
+  /** Byte offset of its entry in the table. */
+  readonly entryOffset: number;
+}
+
+/** What reading the table depends on. */
+type TableLocation = Pick<Qcow2Layout, "header" | "virtualSize">;
+
+/**
+ * Check the whole table, which finds where each entry starts.
+ *
+ * @returns byte offsets within the table, as Float64Array
+ * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
+ */
+export function indexSnapshotTable(location: TableLocation, storage: Storage): SharedArrayBuffer {
+  const { nb_snapshots } = location.header;
+  const memory = new SharedArrayBuffer(nb_snapshots * Float64Array.BYTES_PER_ELEMENT);
+  const offsets = new Float64Array(memory);
+  let index = 0;
+  for (const { entryOffset } of readSnapshotTable(location, storage)) {
+    offsets[index++] = entryOffset;
+  }
+  return memory;
 }
 
 /**
  * Read the table, entry by entry.
  *
+ * @param from the first entry to read, and where it starts in the table
  * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
  */
 export function* readSnapshotTable(
-  layout: Qcow2Layout,
+  layout: TableLocation,
   storage: Storage,
+  from = { index: 0, offset: 0 },
 ): Generator<Qcow2Snapshot> {
   const { nb_snapshots, snapshots_offset } = layout.header;
   if (nb_snapshots === 0) return;
   const window = NativeBuffer.allocate(WINDOW_SIZE);
   let windowStart = 0;
   let windowLength = 0;
-  let offset = 0;
-  for (let index = 0; index < nb_snapshots; index++) {
+  let offset = from.offset;
+  for (let index = from.index; index < nb_snapshots; index++) {
     const site = { offset: snapshots_offset + offset };
     const limited = (size: number): number => {
       if (offset + size > TABLE_SIZE_MAX) {
@@ -93,6 +117,7 @@ export function* readSnapshotTable(
     });
     const idAt = extraAt + entry.extra_data_size;
     const nameAt = idAt + entry.id_str_size;
+    const size = limited(nameAt - at + entry.name_size);
     const diskSize =
       entry.extra_data_size >= sizeOf(EXTRA, "disk_size") ? extra.disk_size : layout.virtualSize;
     yield {
@@ -112,8 +137,8 @@ export function* readSnapshotTable(
       virtualSize: diskSize - (diskSize % SECTOR_SIZE),
       l1TableOffset: entry.l1_table_offset,
       l1Entries: entry.l1_size,
+      entryOffset: offset,
     };
-    const size = limited(nameAt - at + entry.name_size);
     offset += Math.ceil(size / 8) * 8;
   }
 }
