@@ -19,9 +19,6 @@ const IO_THREAD = new URL("../daemon/io-thread.js", import.meta.url);
 
 export const IO_THREADS_MAX = 64;
 
-/** Memory for new objects of each thread, MiB; Node's default is 48. */
-const YOUNG_GENERATION_MB = 6;
-
 const GO = 0;
 const DATA_MAX = 1;
 const FIRST_FD = 2;
@@ -49,12 +46,7 @@ export function createStartMemory(): SharedArrayBuffer {
 /** Start a thread; it waits for `letGo`. */
 export function startIoThread(data: IoThreadData): Worker {
   // Descriptors are shared: a thread closes what another one opened.
-  // The path of a request makes no garbage worth a large young generation.
-  return new Worker(IO_THREAD, {
-    workerData: data,
-    trackUnmanagedFds: false,
-    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
-  });
+  return new Worker(IO_THREAD, { workerData: data, trackUnmanagedFds: false });
 }
 
 /** Let all threads serve. Each must have been sent what it serves. */

@@ -9,9 +9,9 @@ import type { Request } from "./request.ts";
 const DOT_ENTRIES = 2;
 
 function entryAt(directory: DirectoryNode, index: number): DirectoryEntry | undefined {
-  if (index === 0) return { name: ".", node: () => directory };
-  if (index === 1) return { name: "..", node: () => directory.parent ?? directory };
-  return directory.entries()[index - DOT_ENTRIES];
+  if (index === 0) return { name: ".", node: directory };
+  if (index === 1) return { name: "..", node: directory.parent ?? directory };
+  return directory.entryAt(index - DOT_ENTRIES);
 }
 
 /**
@@ -34,7 +34,7 @@ export function putDirectory(
     const length = head + Math.ceil((DIRENT_SIZE + name.length) / 8) * 8;
     if (at + length > limit) return at;
     request.clear(length, at);
-    const node = entry.node();
+    const { node } = entry;
     // The kernel looks up neither of the dots: a node id would count as a reference.
     if (plus !== undefined && index >= DOT_ENTRIES) putEntry(request, node, plus, at);
     const type = node.kind === "directory" ? S_IFDIR : S_IFREG;

@@ -14,21 +14,28 @@ export interface DirectoryProperties {
   readonly xattrs: ReadonlyMap<string, string>;
 }
 
+/** The entries of a directory. There may be many: a node is made when it is asked for. */
+export interface DirectoryContent {
+  /** Called when the names are first needed; they are different from each other. */
+  names(): readonly string[];
+  /** The node of the name at this index. */
+  node(index: number): TreeNode;
+}
+
 export class Directory implements DirectoryNode {
   readonly kind = "directory";
   readonly nodeid: number;
   readonly parent: DirectoryNode | undefined;
   readonly #properties: DirectoryProperties;
-  readonly #makeEntries: () => readonly DirectoryEntry[];
-  #entries: readonly DirectoryEntry[] | undefined;
-  #byName: ReadonlyMap<string, DirectoryEntry> | undefined;
+  readonly #content: DirectoryContent;
+  #names: readonly string[] | undefined;
+  #indexes: ReadonlyMap<string, number> | undefined;
 
-  /** @param makeEntries called when the entries are first asked for */
-  constructor(properties: DirectoryProperties, makeEntries: () => readonly DirectoryEntry[]) {
+  constructor(properties: DirectoryProperties, content: DirectoryContent) {
     this.nodeid = properties.nodeid;
     this.parent = properties.parent;
     this.#properties = properties;
-    this.#makeEntries = makeEntries;
+    this.#content = content;
   }
 
   attributes(): NodeAttributes {
@@ -45,11 +52,12 @@ export class Directory implements DirectoryNode {
   }
 
   capacity(): Capacity {
-    const size = this.entries().reduce((sum, entry) => {
-      const node = entry.node();
-      return node.kind === "file" ? sum + node.capacity().size : sum;
-    }, 0);
-    return { blockSize: BLOCK_SIZE, size };
+    let size = 0;
+    for (let index = 0; ; index++) {
+      const entry = this.entryAt(index);
+      if (entry === undefined) return { blockSize: BLOCK_SIZE, size };
+      if (entry.node.kind === "file") size += entry.node.capacity().size;
+    }
   }
 
   xattrs(): ReadonlyMap<string, string> {
@@ -57,12 +65,15 @@ export class Directory implements DirectoryNode {
   }
 
   lookup(name: string): TreeNode | undefined {
-    this.#byName ??= new Map(this.entries().map((entry) => [entry.name, entry]));
-    return this.#byName.get(name)?.node();
+    this.#names ??= this.#content.names();
+    this.#indexes ??= new Map(this.#names.map((known, index) => [known, index]));
+    const index = this.#indexes.get(name);
+    return index === undefined ? undefined : this.#content.node(index);
   }
 
-  entries(): readonly DirectoryEntry[] {
-    this.#entries ??= this.#makeEntries();
-    return this.#entries;
+  entryAt(index: number): DirectoryEntry | undefined {
+    this.#names ??= this.#content.names();
+    const name = this.#names[index];
+    return name === undefined ? undefined : { name, node: this.#content.node(index) };
   }
 }

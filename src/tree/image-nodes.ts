@@ -49,12 +49,12 @@ export class ImageNodes {
     const device = this.device(nodeid);
     const stats = this.#statsFile(nodeid + 1);
     const entries: DirectoryEntry[] = [
-      { name: `${name}${DEVICE_SUFFIX}`, node: () => device },
-      { name: `${name}.stats.json`, node: () => stats },
+      { name: `${name}${DEVICE_SUFFIX}`, node: device },
+      { name: `${name}.stats.json`, node: stats },
     ];
     if (this.#chain.image.format === "qcow2") {
       const snapshots = this.#snapshotDirectory(nodeid + 2, root);
-      entries.push({ name: `${name}.snapshots`, node: () => snapshots });
+      entries.push({ name: `${name}.snapshots`, node: snapshots });
     }
     return entries;
   }
@@ -106,12 +106,14 @@ export class ImageNodes {
 
   #snapshotDirectory(nodeid: number, parent: DirectoryNode): Directory {
     const { modifiedAt } = this.#description;
-    return new Directory({ nodeid, parent, modifiedAt, xattrs: NO_XATTRS }, () => {
-      const names = snapshotFileNames(this.#chain.image.readSnapshots());
-      return names.map((name, number) => ({
-        name: `${name}${DEVICE_SUFFIX}`,
-        node: (): Device => this.#snapshotOfTable(number),
-      }));
+    const properties = { nodeid, parent, modifiedAt, xattrs: NO_XATTRS };
+    return new Directory(properties, {
+      names: () => {
+        const names = snapshotFileNames(this.#chain.image.readSnapshots());
+        // Joined, not added: strings that were added keep their parts.
+        return names.map((name) => [name, DEVICE_SUFFIX].join(""));
+      },
+      node: (index) => this.#snapshotOfTable(index),
     });
   }
 

@@ -60,8 +60,7 @@ export interface FileNode {
 
 export interface DirectoryEntry {
   readonly name: string;
-  /** The node; of snapshots, which may be many, it is made at each call. */
-  node(): TreeNode;
+  readonly node: TreeNode;
 }
 
 export interface DirectoryNode {
@@ -72,8 +71,8 @@ export interface DirectoryNode {
   capacity(): Capacity;
   xattrs(): ReadonlyMap<string, string>;
   lookup(name: string): TreeNode | undefined;
-  /** Without `.` and `..`, always in the same order. */
-  entries(): readonly DirectoryEntry[];
+  /** The entries without `.` and `..`, always in the same order; undefined after the last one. */
+  entryAt(index: number): DirectoryEntry | undefined;
 }
 
 export type TreeNode = FileNode | DirectoryNode;

@@ -50,11 +50,20 @@ export class Tree {
     const xattrs = new Map([["user.tsimgfs.pid", String(daemonPid)]]);
     const properties = { nodeid: ROOT_NODEID, parent: undefined, modifiedAt, xattrs };
     const entries: DirectoryEntry[] = [];
-    const root = new Directory(properties, () => entries);
+    const root = new Directory(properties, {
+      names: () => entries.map(({ name }) => name),
+      node: (index) => nodeOf(entries, index),
+    });
     this.#images.forEach((image, index) => {
       entries.push(...image.entries(FIRST_DEVICE_NODEID + NODES_PER_DEVICE * index, root));
     });
-    for (const entry of entries) this.#nodes[entry.node().nodeid] = entry.node();
+    for (const { node } of entries) this.#nodes[node.nodeid] = node;
     return root;
   }
+}
+
+function nodeOf(entries: readonly DirectoryEntry[], index: number): TreeNode {
+  const entry = entries[index];
+  if (entry === undefined) throw new RangeError(`entry ${index}`);
+  return entry.node;
 }

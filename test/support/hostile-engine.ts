@@ -51,7 +51,7 @@ function readEverything(path: string, options: EngineOptions): Outcome {
 
 function readOpened(opened: ReturnType<typeof openChain>, options: EngineOptions): Outcome {
   const disk = attachChain(opened.layers, { clusterCache: new ClusterCache() });
-  disk.image.readSnapshots();
+  for (const _snapshot of disk.image.readSnapshots());
   const chain =
     options.snapshotIndex === undefined ? disk : disk.openSnapshot(options.snapshotIndex);
   const reader = new DeviceReader(chain);

@@ -25,7 +25,7 @@ const GRANULARITY_BITS_MAX = 63;
 /** The specification's limit, bytes. */
 const NAME_SIZE_MAX = 1023;
 /** Our limit, bytes: descriptions are made in memory, and real directories have a few hundred. */
-const DIRECTORY_SIZE_MAX = 4 * 1024 * 1024;
+const DIRECTORY_SIZE_MAX = 16 * 1024 * 1024;
 
 export interface BitmapInfo {
   readonly name: string;

@@ -5,6 +5,7 @@ import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { createTableCache, type SharedTableCache } from "../../threads/table-cache.ts";
 import type { BackingReference, DataFileReference } from "../driver.ts";
+import { readBitmapDirectory } from "./bitmap-directory.ts";
 import {
   AUTOCLEAR,
   FEATURE_KIND,
@@ -81,6 +82,8 @@ export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2L
   );
   checkFeatures(header, extensions, path);
   const geometry = checkHeader(header, clusterSize, path);
+  // As QEMU, an image with a damaged directory is refused; who wants the bitmaps reads them again.
+  if (extensions.bitmaps !== undefined) readBitmapDirectory(extensions.bitmaps, storage);
   const backingName = readBackingName(header, cluster.bytes, path);
   const l1Entries = Math.ceil(geometry.virtualSize / (geometry.clusterSize * geometry.l2Entries));
   return {

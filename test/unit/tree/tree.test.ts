@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
-import type { DirectoryNode, FileNode, TreeNode } from "../../../src/tree/node.ts";
+import type { DirectoryEntry, DirectoryNode, FileNode, TreeNode } from "../../../src/tree/node.ts";
 import { ROOT_NODEID, type Tree } from "../../../src/tree/tree.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { qedBytes } from "../../support/qed-builder.ts";
@@ -36,10 +36,16 @@ function file(node: TreeNode | undefined): FileNode {
   return node;
 }
 
+function* entriesOf(directory: DirectoryNode): Generator<DirectoryEntry> {
+  for (let index = 0; ; index++) {
+    const entry = directory.entryAt(index);
+    if (entry === undefined) return;
+    yield entry;
+  }
+}
+
 const namesIn = (node: TreeNode | undefined): string[] =>
-  directory(node)
-    .entries()
-    .map(({ name }) => name);
+  Array.from(entriesOf(directory(node)), ({ name }) => name);
 
 function firstByte(node: TreeNode | undefined): number | undefined {
   const target = NativeBuffer.allocate(1);
@@ -52,7 +58,7 @@ function walk(tree: Tree): Map<string, number> {
   const visit = (path: string, node: TreeNode): void => {
     found.set(path, node.nodeid);
     if (node.kind === "file") return;
-    for (const entry of node.entries()) visit(`${path}/${entry.name}`, entry.node());
+    for (const entry of entriesOf(node)) visit(`${path}/${entry.name}`, entry.node);
   };
   visit("", tree.root);
   return found;

@@ -67,6 +67,7 @@ describe("readSnapshotTable", () => {
         virtualSize: 5 * VIRTUAL_SIZE,
         l1TableOffset: 3 * CLUSTER,
         l1Entries: 1,
+        entryOffset: 0,
       },
     ]);
   });
