@@ -1,90 +1,12 @@
 #!/usr/bin/env node
-/** The command line: which commands there are; each loads what it needs when it is chosen. */
+/** The command `tsimgfs`. A daemon takes longer to start than anything else: it is started first. */
 
-import { createRequire } from "node:module";
-import { Command, CommanderError } from "commander";
-import { printable } from "../errors.ts";
-import { printMessage } from "./print.ts";
-
-type Define = (command: Command) => void;
-
-const COMMANDS: Readonly<Record<string, { summary: string; load: () => Promise<Define> }>> = {
-  mount: {
-    summary: "show images as flat raw devices",
-    load: async () => {
-      const daemon = new (await import("../daemon/launch.ts")).PendingDaemon();
-      const { defineMount } = await import("./commands/mount.ts");
-      return (command) => defineMount(command, daemon);
-    },
-  },
-  umount: {
-    summary: "end a mount",
-    load: async () => (await import("./commands/umount.ts")).defineUmount,
-  },
-  list: {
-    summary: "show the active mounts",
-    load: async () => (await import("./commands/list.ts")).defineList,
-  },
-  info: {
-    summary: "show what an image is",
-    load: async () => (await import("./commands/info.ts")).defineInfo,
-  },
-  map: {
-    summary: "show where the bytes of a disk are",
-    load: async () => (await import("./commands/map.ts")).defineMap,
-  },
-};
-
-function packageVersion(): string {
-  const description: { version: string } = createRequire(import.meta.url)("../../package.json");
-  return description.version;
-}
-
-/** Errors and help go through us: one line, `tsimgfs: REASON`. */
-function configure(command: Command): Command {
-  return command.exitOverride().configureOutput({
-    writeErr: () => undefined,
-    outputError: () => undefined,
-  });
-}
-
-async function buildProgram(chosen: string | undefined): Promise<Command> {
-  const program = configure(new Command("tsimgfs"))
-    .description("Show qcow2, QED and raw disk images as flat raw devices.")
-    .version(packageVersion())
-    .addHelpText(
-      "after",
-      "\nExample:\n  tsimgfs mount vm.qcow2 /mnt/images\n  tsimgfs umount /mnt/images",
-    );
-  for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
-    const command = configure(program.command(name)).summary(summary);
-    if (name === chosen) (await load())(command);
-  }
-  return program;
-}
-
-function reasonOf(error: unknown, chosen: string | undefined): string {
-  if (error instanceof CommanderError) {
-    const reason = error.message.replace(/^error: /, "").replaceAll("\n", " ");
-    return printable(
-      `${reason}; see tsimgfs ${chosen !== undefined && Object.hasOwn(COMMANDS, chosen) ? `${chosen} ` : ""}--help`,
-    );
-  }
-  if (!(error instanceof Error)) return printable(String(error));
-  return printable(error.message);
-}
+import { PendingDaemon } from "../daemon/launch.ts";
 
 async function main(argv: readonly string[]): Promise<void> {
-  const chosen = argv.find((word) => !word.startsWith("-") && word !== "help");
-  try {
-    const program = await buildProgram(chosen);
-    if (argv.length === 0) program.outputHelp();
-    else await program.parseAsync(argv, { from: "user" });
-  } catch (error) {
-    if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);
-    printMessage(reasonOf(error, chosen));
-    process.exit(1);
-  }
+  const daemon = argv[0] === "mount" ? new PendingDaemon() : undefined;
+  const { runProgram } = await import("./program.ts");
+  await runProgram(argv, daemon);
 }
 
 void main(process.argv.slice(2));
