@@ -18,9 +18,11 @@ async function main(): Promise<void> {
   const start = createStartMemory();
   const worker = startIoThread({ thread: 0, start });
   const { runDaemon } = await import("./run.ts");
+  const { detachInput } = await import("./standard-streams.ts");
   const task = fs.readFileSync(STDIN, "utf8");
   // The command line was wrong, or asked for help.
   if (task === "") process.exit(0);
+  detachInput();
   const config: DaemonConfig = JSON.parse(task);
   process.title = `tsimgfs mount ${[...config.images, config.mountpoint].join(" ")}`;
   let reported = false;

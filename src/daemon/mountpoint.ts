@@ -5,7 +5,10 @@ import { resolve } from "node:path";
 import { TsimgfsError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
-import { nodeErrorCode } from "../syscalls/errno-names.ts";
+import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
+
+/** What a mount answers whose daemon is gone, and while that is noticed. */
+const DEAD: ReadonlySet<string> = new Set(["ENOTCONN", "ECONNABORTED"]);
 
 export interface Mountpoint {
   /** Absolute, without symbolic links, as the mount table has it. */
@@ -39,7 +42,7 @@ export function isStale(path: string): boolean {
     fs.statSync(path);
     return false;
   } catch (error) {
-    return error instanceof Error && "code" in error && error.code === "ENOTCONN";
+    return DEAD.has(nodeErrorName(error));
   }
 }
 

@@ -2,12 +2,11 @@
 
 import fs from "node:fs";
 import { resolve } from "node:path";
-import { StorageError, TsimgfsError } from "../errors.ts";
+import { TsimgfsError } from "../errors.ts";
 import { mountFuse, unmountFuse } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
 import { negotiate } from "../fuse/session.ts";
-import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
-import { dup2, prctl } from "../syscalls/libc.ts";
+import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { writeLine } from "../trace.ts";
 import { createStatsFileMemory } from "../tree/description.ts";
@@ -16,9 +15,9 @@ import { type OpenDevices, openDevices } from "./devices.ts";
 import type { Served } from "./io-thread-start.ts";
 import { type FirstThread, IoThreads } from "./io-threads.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
+import { redirectMessages } from "./standard-streams.ts";
 
 const PR_SET_IO_FLUSHER = 57;
-const STDERR = 2;
 
 /** Read-ahead of a mount that root makes, KiB: buffered reads are bound by the kernel's default of 128. */
 const READ_AHEAD_KB = 1024;
@@ -99,21 +98,6 @@ async function startServing(
     fs.closeSync(fd);
     throw error;
   }
-}
-
-/** Append what is written to standard error, by all threads, to a file. */
-function redirectMessages(path: string): void {
-  let fd: number;
-  try {
-    fd = fs.openSync(path, "a", 0o600);
-  } catch (cause) {
-    const code = nodeErrorName(cause);
-    throw new StorageError(nodeErrorCode(cause), path, `the log cannot be written: ${code}`, {
-      cause,
-    });
-  }
-  dup2(fd, STDERR);
-  fs.closeSync(fd);
 }
 
 function fusermountOptions(config: DaemonConfig): string[] {
