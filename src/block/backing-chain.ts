@@ -15,6 +15,8 @@ interface Layer {
 
 /** A chain as one thread uses it. */
 export class BackingChain {
+  /** The top image, which the chain is named for. */
+  readonly image: FormatImage;
   /** The image, its backing file, and so on. Not empty. */
   readonly images: readonly FormatImage[];
   /** Bytes. */
@@ -22,16 +24,10 @@ export class BackingChain {
   readonly #layers: readonly Layer[];
 
   constructor(images: readonly [FormatImage, ...FormatImage[]]) {
+    this.image = images[0];
     this.images = images;
     this.virtualSize = images[0].virtualSize;
     this.#layers = images.map((image) => ({ image, extent: new Extent() }));
-  }
-
-  /** The top image, which the chain is named for. */
-  get image(): FormatImage {
-    const [image] = this.images;
-    if (image === undefined) throw new RangeError("a chain has at least one image");
-    return image;
   }
 
   /** The disk as it was at an internal snapshot of the top image. */

@@ -59,7 +59,8 @@ export class BlockStatusWalker {
       out.present = extent.kind !== EXTENT.unallocated;
       out.zero = extent.kind === EXTENT.zero;
       out.data = out.present && !out.zero;
-      if (extent.kind === EXTENT.data && image.mayHaveHostHoles) this.#lookForHostHole(image, out);
+      if (extent.kind === EXTENT.data && image.mayHaveHostHoles())
+        this.#lookForHostHole(image, out);
       if (out.compressed) out.hostOffset = NO_OFFSET;
       if (out.present) return;
       const below = images[depth + 1];

@@ -97,9 +97,6 @@ export interface FormatImage {
   /** Bytes, a power of two; of raw images, 512. */
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
-  /** True if the whole file was probably allocated ahead: data extents may be holes on the host. */
-  readonly mayHaveHostHoles: boolean;
-
   /**
    * Block status at `guestOffset` and how far it holds, in this image alone (not its backing file).
    * Does no more I/O than `guestOffset` needs; adjacent extents may be alike.
@@ -107,9 +104,13 @@ export interface FormatImage {
    * @param guestOffset bytes, 0 <= guestOffset < virtualSize
    * @param maxLength bytes, > 0; the extent is never longer
    * @param out overwritten
-   * @throws {CorruptionError} a table entry points outside the file
+   * @throws {CorruptionError} a table entry that cannot be right. What lies past the end of the file
+   *   is no error: it reads as zeros, as for QEMU
    */
   mapExtent(guestOffset: number, maxLength: number, out: Extent): void;
+
+  /** True if the whole file was probably allocated ahead: data extents may be holes on the host. */
+  mayHaveHostHoles(): boolean;
 
   /**
    * Read a part of the compressed cluster that `extent` describes.
@@ -139,9 +140,8 @@ export interface FormatImage {
 export interface FormatDescription {
   /** Bytes, or undefined where the format has no clusters. */
   readonly clusterSize: number | undefined;
-  readonly compressed: boolean;
   readonly encrypted: boolean;
-  readonly dirty: boolean | undefined;
+  readonly dirty: boolean;
   readonly snapshots: readonly SnapshotInfo[];
   readonly specific: FormatDetails | undefined;
 }

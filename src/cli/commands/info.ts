@@ -58,7 +58,7 @@ function jsonInfo(image: ImageDescription): Record<string, JsonValue> {
     info["backing-filename-format"] = image.backingFile.format;
   if (image.snapshots.length > 0) info["snapshots"] = image.snapshots.map(jsonSnapshot);
   if (image.specific !== undefined) info["format-specific"] = image.specific;
-  if (image.dirty !== undefined) info["dirty-flag"] = image.dirty;
+  info["dirty-flag"] = image.dirty;
   return info;
 }
 
@@ -87,7 +87,7 @@ function humanInfo(image: ImageDescription): string {
   ];
   if (image.encrypted) lines.push("encrypted: yes");
   if (image.clusterSize !== undefined) lines.push(`cluster_size: ${image.clusterSize}`);
-  if (image.dirty === true) lines.push("cleanly shut down: no");
+  if (image.dirty) lines.push("cleanly shut down: no");
   if (image.backingFile !== undefined) {
     const { name, format } = image.backingFile;
     const full = image.fullBackingName;

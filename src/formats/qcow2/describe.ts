@@ -42,7 +42,6 @@ export function describeQcow2(
   }
   return {
     clusterSize: layout.clusterSize,
-    compressed: false,
     encrypted: header.crypt_method !== CRYPT_METHOD.none,
     dirty: has(INCOMPATIBLE.dirty),
     snapshots,

@@ -131,7 +131,7 @@ export class Qcow2Image implements FormatImage {
     this.#extendedL2 = layout.extendedL2;
   }
 
-  get mayHaveHostHoles(): boolean {
+  mayHaveHostHoles(): boolean {
     this.#preallocated ??= looksPreallocated(this.layout, this.storage);
     return this.#preallocated;
   }

@@ -29,7 +29,6 @@ export class QedImage implements FormatImage {
   readonly virtualSize: number;
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
-  readonly mayHaveHostHoles = false;
   readonly layout: QedLayout;
   readonly tableCache: TableCache;
 
@@ -87,6 +86,10 @@ export class QedImage implements FormatImage {
     }
   }
 
+  mayHaveHostHoles(): boolean {
+    return false;
+  }
+
   readCompressed(): never {
     assert.fail("QED has no compressed clusters");
   }
@@ -102,7 +105,6 @@ export class QedImage implements FormatImage {
   describe(): FormatDescription {
     return {
       clusterSize: this.clusterSize,
-      compressed: false,
       encrypted: false,
       // As QEMU: its flag is of qcow2, the need-check bit of QED is not shown.
       dirty: false,

@@ -25,7 +25,6 @@ export class RawImage implements FormatImage {
   readonly virtualSize: number;
   readonly clusterSize = SECTOR_SIZE;
   readonly backingFile = undefined;
-  readonly mayHaveHostHoles = true;
 
   constructor(storage: Storage) {
     this.storage = storage;
@@ -39,6 +38,10 @@ export class RawImage implements FormatImage {
     out.hostOffset = guestOffset;
     out.length = Math.min(maxLength, this.virtualSize - guestOffset);
     out.compressedBytes = 0;
+  }
+
+  mayHaveHostHoles(): boolean {
+    return true;
   }
 
   readCompressed(): never {
@@ -56,7 +59,6 @@ export class RawImage implements FormatImage {
   describe(): FormatDescription {
     return {
       clusterSize: undefined,
-      compressed: false,
       encrypted: false,
       dirty: false,
       snapshots: [],
