@@ -2,6 +2,7 @@
 
 import type { Worker } from "node:worker_threads";
 import { cloneQueue, type Session } from "../fuse/session.ts";
+import { InterimService } from "./interim-service.ts";
 import { letGo, type Served, startIoThread } from "./io-thread-start.ts";
 
 /** The first thread, which was started before the mount was made. */
@@ -12,36 +13,38 @@ export interface FirstThread {
 
 export class IoThreads {
   readonly #start: SharedArrayBuffer;
+  readonly #first: Worker;
   readonly #workers: Worker[] = [];
   readonly #ends: Promise<void>[] = [];
+  #allStarted: Promise<void> = Promise.resolve();
 
   constructor({ worker, start }: FirstThread) {
     this.#start = start;
+    this.#first = worker;
     this.#add(worker);
   }
 
   /**
-   * Let `count` threads serve the session of `fd`. Returns when the first one does; the others are
-   * started then.
+   * Let `count` threads serve the session of `fd`. Returns when requests are served: by the main thread
+   * for now, or else by the first thread. The others are started when that one serves.
    *
    * @throws the reason why it could not start
    */
   async serve(count: number, served: Served, fd: number, session: Session): Promise<void> {
-    const [first] = this.#workers;
-    if (first === undefined) return;
-    first.postMessage(served);
+    this.#first.postMessage(served);
     const fds = Array.from({ length: count }, (_, thread) => (thread === 0 ? fd : cloneQueue(fd)));
     letGo(this.#start, { fds, dataMax: session.dataMax });
-    await firstMessage(first);
-    for (let thread = 1; thread < count; thread++) {
-      const worker = startIoThread({ thread, start: this.#start });
-      worker.postMessage(served);
-      this.#add(worker);
-    }
+    const interim = InterimService.start(served, { fd, thread: count, session });
+    const firstServes = firstMessage(this.#first).finally(() => interim?.stop());
+    this.#allStarted = firstServes.then(() => this.#startOthers(count, served));
+    // Whoever waits for the end handles a failure; until then it is not unhandled.
+    this.#allStarted.catch(() => undefined);
+    if (interim === undefined) await firstServes;
   }
 
   /** Resolves when all threads have ended, after the unmount; rejects if one fails. */
   async ended(): Promise<void> {
+    await this.#allStarted;
     await Promise.all(this.#ends);
   }
 
@@ -50,9 +53,16 @@ export class IoThreads {
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
 
+  #startOthers(count: number, served: Served): void {
+    for (let thread = 1; thread < count; thread++) {
+      const worker = startIoThread({ thread, start: this.#start });
+      worker.postMessage(served);
+      this.#add(worker);
+    }
+  }
+
   #add(worker: Worker): void {
     const end = endOf(worker);
-    // Whoever waits for the end handles a failure; until then it is not unhandled.
     end.catch(() => undefined);
     this.#workers.push(worker);
     this.#ends.push(end);

@@ -72,7 +72,8 @@ function describeServed(
     tree: {
       devices,
       rootIsDevice: mountpoint.isFile,
-      counters: createCounters(config.threads, devices.length),
+      // One more than I/O threads: the main thread serves until they have started.
+      counters: createCounters(config.threads + 1, devices.length),
       statsFiles: createStatsFileMemory(devices.length),
       daemonPid: process.pid,
     },

@@ -12,32 +12,49 @@ import { NO_REPLY, Request } from "./request.ts";
 const { EAGAIN, EINTR, EIO, ENODEV, ENOENT } = constants.errno;
 
 /** What a thread is given to serve a mount. */
-export interface RequestLoopOptions {
+export interface RequestServerOptions {
   /** A descriptor of the session, best one of its own. */
   readonly fd: number;
   /** Bytes of the largest READ or WRITE that was negotiated. */
   readonly dataMax: number;
 }
 
-/** Serve requests until the file system is unmounted. */
-export function serveRequests(server: Server, { fd, dataMax }: RequestLoopOptions): void {
-  const request = new Request(dataMax);
-  const { input, output } = request;
-  const operations = operationTable();
-  const trace = createTrace("fuse");
-  for (;;) {
-    const length = read(fd, input.address, input.length);
-    if (length < IN_HEADER_SIZE) {
-      if (length >= 0 || isGone(errno())) return;
-      continue;
-    }
-    const operation = operations[request.opcode] ?? UNKNOWN_OPERATION;
-    const result = handle(operation, server, request);
-    if (trace.enabled) traceRequest(trace, operation, request, result);
-    if (result === NO_REPLY) continue;
-    const replyLength = finishReply(request, result);
-    if (write(fd, output.address, replyLength) < 0 && isGone(errno())) return;
+/** How a turn of a server ended; `nothing`: interrupted, or no request waits on a non-blocking descriptor. */
+export type Turn = "served" | "nothing" | "gone";
+
+export class RequestServer {
+  readonly #server: Server;
+  readonly #fd: number;
+  readonly #request: Request;
+  readonly #operations = operationTable();
+  readonly #trace = createTrace("fuse");
+
+  constructor(server: Server, { fd, dataMax }: RequestServerOptions) {
+    this.#server = server;
+    this.#fd = fd;
+    this.#request = new Request(dataMax);
   }
+
+  /** Read a request, handle it, and write the reply. */
+  serveOne(): Turn {
+    const request = this.#request;
+    const { input, output } = request;
+    const length = read(this.#fd, input.address, input.length);
+    if (length < IN_HEADER_SIZE) return length < 0 ? turnAfterFailure(errno()) : "gone";
+    const operation = this.#operations[request.opcode] ?? UNKNOWN_OPERATION;
+    const result = handle(operation, this.#server, request);
+    if (this.#trace.enabled) traceRequest(this.#trace, operation, request, result);
+    if (result === NO_REPLY) return "served";
+    const replyLength = finishReply(request, result);
+    if (write(this.#fd, output.address, replyLength) >= 0) return "served";
+    return turnAfterFailure(errno());
+  }
+}
+
+/** Serve requests until the file system is unmounted. */
+export function serveRequests(server: Server, options: RequestServerOptions): void {
+  const requests = new RequestServer(server, options);
+  while (requests.serveOne() !== "gone");
 }
 
 /** The result of a request; a failure becomes a negative errno. A request never ends the daemon. */
@@ -72,13 +89,13 @@ function traceRequest(trace: Trace, operation: Operation, request: Request, resu
 }
 
 /**
- * Whether a failed call on /dev/fuse means that the mount is gone. ENOENT: whoever asked has been
- * interrupted and does not wait any more. Other errors mean that nothing can be served.
+ * What a failed call on /dev/fuse means. ENOENT: whoever asked has been interrupted and does not wait
+ * any more. Other errors than these mean that nothing can be served.
  */
-function isGone(number: number): boolean {
-  if (number === EINTR || number === EAGAIN || number === ENOENT) return false;
+function turnAfterFailure(number: number): Turn {
+  if (number === EINTR || number === EAGAIN || number === ENOENT) return "nothing";
   if (number !== ENODEV) writeLine(`tsimgfs: /dev/fuse: ${errnoName(number)}`);
-  return true;
+  return "gone";
 }
 
 /** Log why a request failed; returns its errno, > 0. A request never ends the daemon. */
