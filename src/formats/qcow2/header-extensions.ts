@@ -82,9 +82,13 @@ export function readHeaderExtensions(
   let dataFileName: string | undefined;
   let bitmaps: BitmapsExtension | undefined;
   let offset = start;
-  while (offset + sizeOf(EXTENSION) <= end) {
-    const { type, length } = decode(EXTENSION, cluster, "be", offset);
+  while (offset < end) {
     const data = offset + sizeOf(EXTENSION);
+    if (data > end) {
+      const reason = `header extension at ${hex(offset)} reaches past the end of the extensions, ${hex(end)}`;
+      throw new FormatError(path, reason, { offset });
+    }
+    const { type, length } = decode(EXTENSION, cluster, "be", offset);
     if (length > end - data) {
       const reason = `header extension ${hex(type)} at ${hex(offset)} has ${length} bytes, only ${end - data} are left`;
       throw new FormatError(path, reason, { offset });

@@ -35,8 +35,8 @@ const CLUSTER_SIZE_MIN = 4 * 1024;
 const CLUSTER_SIZE_MAX = 64 * 1024 * 1024;
 const TABLE_SIZE_MAX = 16;
 const SECTOR_SIZE = 512;
-/** QEMU's limit, bytes. */
-const BACKING_FILENAME_MAX = 1023;
+/** QEMU's limit, bytes: that of a path. */
+const BACKING_FILENAME_MAX = 4095;
 
 /**
  * Decode the header and reject what this driver must not interpret.

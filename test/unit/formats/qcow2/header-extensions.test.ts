@@ -54,6 +54,15 @@ describe("qcow2 header extensions", () => {
     ).not.toThrow();
   });
 
+  it("must not start so near to the backing file's name that their head does not fit", () => {
+    // A filler up to 4 bytes before the name; qemu-img says "Header extension too large" to it.
+    const filler: Qcow2Extension = { type: 7, data: Buffer.alloc(400 - 112 - 8) };
+    const header = { backing_file_offset: 404, backing_file_size: 4 };
+    expect(() => open({ extensions: [filler], endMarker: "missing", header })).toThrow(
+      /header extension at 0x190 reaches past the end of the extensions, 0x194/,
+    );
+  });
+
   it("must not reach past what is left of cluster 0", () => {
     expect(() =>
       open({ extensions: [{ type: 7, data: "x", length: 65536 - 112 - 8 }] }),

@@ -142,10 +142,10 @@ describe("the backing file of a QED image", () => {
     expect(() => openQed(image.bytes)).toThrow(/is outside the header/);
   });
 
-  it("has a name of at most 1023 bytes", () => {
-    expect(openQed(qedBytes({ backingFile: "b".repeat(1023) })).backingFile?.name).toHaveLength(
-      1023,
+  it("has a name of at most 4095 bytes", () => {
+    expect(openQed(qedBytes({ backingFile: "b".repeat(4095) })).backingFile?.name).toHaveLength(
+      4095,
     );
-    expectRefusal({ backingFile: "b".repeat(1024) }, /backing_filename_size 1024 exceeds 1023/);
+    expectRefusal({ backingFile: "b".repeat(4096) }, /backing_filename_size 4096 exceeds 4095/);
   });
 });
