@@ -18,24 +18,33 @@ async function main(): Promise<void> {
   const start = createStartMemory();
   const worker = startIoThread({ thread: 0, start });
   const { runDaemon } = await import("./run.ts");
-  const { detachInput } = await import("./standard-streams.ts");
+  const { closeInherited, detachInput } = await import("./standard-streams.ts");
   const task = fs.readFileSync(STDIN, "utf8");
   // The command line was wrong, or asked for help.
   if (task === "") process.exit(0);
   detachInput();
+  closeInherited();
   const config: DaemonConfig = JSON.parse(task);
   process.title = `tsimgfs mount ${[...config.images, config.mountpoint].join(" ")}`;
-  let reported = false;
+  let isReady = false;
   try {
     await runDaemon(config, { worker, start }, (warnings) => {
+      isReady = true;
       report({ kind: "ready", warnings });
-      reported = true;
     });
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
-    if (reported) fs.writeSync(process.stderr.fd, `tsimgfs: ${message}\n`);
-    else report({ kind: "failed", message });
     process.exitCode = 1;
+    if (isReady) fs.writeSync(process.stderr.fd, `tsimgfs: ${message}\n`);
+    else reportFailure(message);
+  }
+}
+
+function reportFailure(message: string): void {
+  try {
+    report({ kind: "failed", message });
+  } catch {
+    // Whoever asked has been interrupted.
   }
 }
 

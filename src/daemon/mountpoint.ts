@@ -1,7 +1,7 @@
 /** The place of a mount: what may be there, and what a dead daemon may have left. */
 
 import fs from "node:fs";
-import { resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { TsimgfsError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
@@ -10,24 +10,32 @@ import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 /** What a mount answers whose daemon is gone, and while that is noticed. */
 const DEAD: ReadonlySet<string> = new Set(["ENOTCONN", "ECONNABORTED"]);
 
+const UNUSABLE: Readonly<Partial<Record<string, string>>> = {
+  ENOENT: "no such directory; make it with mkdir",
+  EACCES: "permission denied",
+};
+
 export interface Mountpoint {
   /** Absolute, without symbolic links, as the mount table has it. */
   readonly path: string;
   readonly isFile: boolean;
 }
 
-/** `path` absolute and without symbolic links in all but its last part, which may be a dead mount. */
+/**
+ * `path` absolute and without symbolic links. A mount of ours there is not touched: its daemon may be
+ * dead, or not answer.
+ */
 export function canonicalPath(path: string): string {
   const absolute = resolve(path);
+  const inParent = join(realPath(dirname(absolute)), basename(absolute));
+  return findMount(inParent) === undefined ? realPath(inParent) : inParent;
+}
+
+function realPath(path: string): string {
   try {
-    return fs.realpathSync(absolute);
+    return fs.realpathSync(path);
   } catch {
-    const cut = absolute.lastIndexOf("/");
-    try {
-      return `${fs.realpathSync(absolute.slice(0, cut) || "/")}/${absolute.slice(cut + 1)}`;
-    } catch {
-      return absolute;
-    }
+    return path;
   }
 }
 
@@ -55,6 +63,7 @@ export function prepareMountpoint(
   path: string,
   options: { images: number; nonempty: boolean },
 ): Mountpoint {
+  if (path === "") throw new TsimgfsError("ENOENT", "mount", "the mount point has no name");
   const canonical = canonicalPath(path);
   while (isStale(canonical)) unmountFuse(canonical, { lazy: true });
   let stats: fs.Stats;
@@ -62,8 +71,7 @@ export function prepareMountpoint(
     stats = fs.statSync(canonical);
   } catch (cause) {
     const code = nodeErrorCode(cause);
-    const reason =
-      code === "ENOENT" ? "no such directory; make it with mkdir" : `cannot be used: ${code}`;
+    const reason = UNUSABLE[code] ?? `cannot be used: ${code}`;
     throw new TsimgfsError(code, path, reason, { cause });
   }
   if (findMount(canonical) !== undefined) {

@@ -43,8 +43,8 @@ export async function runDaemon(
       images: config.images.length,
       nonempty: config.mountOptions.nonempty,
     });
-    if (config.logFile !== undefined) redirectMessages(config.logFile);
     devices = openDevices(config);
+    if (config.logFile !== undefined) redirectMessages(config.logFile, devices);
     // Memory that serving a request allocates must not wait for the very device that is served.
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
     stopOnSignals = new SignalStop(mountpoint);
@@ -57,7 +57,12 @@ export async function runDaemon(
   }
   raiseReadAhead(config, mountpoint);
   process.chdir("/");
-  onReady(devices.warnings);
+  try {
+    onReady(devices.warnings);
+  } catch {
+    // Whoever asked for the mount has been interrupted, and did not get it.
+    stopOnSignals.stop();
+  }
   await serveToTheEnd(threads, devices, mountpoint);
   stopOnSignals.forget();
 }
@@ -140,25 +145,27 @@ async function serveToTheEnd(
   devices.close();
 }
 
-/** SIGTERM and SIGINT unmount; what is still open is served until it is closed. */
+/** These unmount; what is still open is served until it is closed. */
+const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
+/** A stray one must not end the daemon, nor open Node's debugger. */
+const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
+
 class SignalStop {
   readonly #mountpoint: Mountpoint;
-  readonly #stop = (): void => this.#unmount();
+  readonly #onSignal = (): void => this.stop();
 
   constructor(mountpoint: Mountpoint) {
     this.#mountpoint = mountpoint;
-    process.on("SIGTERM", this.#stop);
-    process.on("SIGINT", this.#stop);
-    process.on("SIGHUP", this.#stop);
+    for (const signal of STOP_SIGNALS) process.on(signal, this.#onSignal);
+    for (const signal of IGNORED_SIGNALS) process.on(signal, ignore);
   }
 
   forget(): void {
-    process.off("SIGTERM", this.#stop);
-    process.off("SIGINT", this.#stop);
-    process.off("SIGHUP", this.#stop);
+    for (const signal of STOP_SIGNALS) process.off(signal, this.#onSignal);
+    for (const signal of IGNORED_SIGNALS) process.off(signal, ignore);
   }
 
-  #unmount(): void {
+  stop(): void {
     const { path } = this.#mountpoint;
     try {
       unmountFuse(path, { lazy: false });
@@ -174,6 +181,10 @@ class SignalStop {
       unmountFuse(path, { lazy: true });
     }
   }
+}
+
+function ignore(): void {
+  // Having a listener is what counts.
 }
 
 function raiseReadAhead(config: DaemonConfig, mountpoint: Mountpoint): void {

@@ -4,6 +4,7 @@ import fs from "node:fs";
 import { StorageError } from "../errors.ts";
 import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import { dup2 } from "../syscalls/libc.ts";
+import type { OpenDevices } from "./devices.ts";
 
 const STDIN = 0;
 const STDERR = 2;
@@ -13,18 +14,55 @@ export function detachInput(): void {
   replace(STDIN, fs.openSync("/dev/null", "r"));
 }
 
+/** The highest of the descriptors that the daemon is given on purpose: its report. */
+const LAST_GIVEN = 3;
+const O_CLOEXEC = 0o2000000;
+
+/**
+ * Close the descriptors that this process has from whoever started it, such as locks and pipes of a
+ * shell. Node and what it loads open theirs to be closed on exec: by that they are told apart.
+ */
+export function closeInherited(): void {
+  for (const name of fs.readdirSync("/proc/self/fd")) {
+    const fd = Number(name);
+    if (fd <= LAST_GIVEN) continue;
+    try {
+      const info = fs.readFileSync(`/proc/self/fdinfo/${name}`, "utf8");
+      const flags = /^flags:\s*([0-7]+)$/m.exec(info)?.[1];
+      if (flags === undefined) continue;
+      if ((Number.parseInt(flags, 8) & O_CLOEXEC) === 0) fs.closeSync(fd);
+    } catch {
+      // The descriptor of the listing itself.
+    }
+  }
+}
+
 /**
  * Append what is written to standard error, by all threads, to a file.
  *
- * @throws {StorageError} it cannot be written
+ * @throws {StorageError} it cannot be written, or is one of the images
  */
-export function redirectMessages(path: string): void {
+export function redirectMessages(path: string, { devices }: OpenDevices): void {
+  let fd: number;
   try {
-    replace(STDERR, fs.openSync(path, "a", 0o600));
+    fd = fs.openSync(path, "a", 0o600);
   } catch (cause) {
     const reason = `the log cannot be written: ${nodeErrorName(cause)}`;
     throw new StorageError(nodeErrorCode(cause), path, reason, { cause });
   }
+  const files = devices.flatMap(({ layers }) =>
+    layers.flatMap((layer) => [layer.file, layer.dataFile]),
+  );
+  if (files.some((file) => file !== undefined && isSameFile(file.fd, fd))) {
+    fs.closeSync(fd);
+    throw new StorageError("EINVAL", path, "cannot be the log: it is one of the images");
+  }
+  replace(STDERR, fd);
+}
+
+function isSameFile(one: number, other: number): boolean {
+  const [first, second] = [fs.fstatSync(one), fs.fstatSync(other)];
+  return first.dev === second.dev && first.ino === second.ino;
 }
 
 function replace(descriptor: number, fd: number): void {

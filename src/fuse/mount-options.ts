@@ -97,7 +97,8 @@ const OPTIONS: Readonly<Record<string, Apply>> = {
 };
 
 /**
- * Parse the values of all `-o` options, each a list with commas; `\,` is a comma within a value.
+ * Parse the values of all `-o` options, each a list with commas; within a value `\,` is a comma and
+ * `\\` a backslash.
  *
  * @throws {UsageError} unknown, refused, or with a bad value
  */
@@ -126,5 +127,5 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
 
 function splitList(list: string): string[] {
   const items = list.match(/(?:\\.|[^,\\])+/gs) ?? [];
-  return items.map((item) => item.replace(/\\(.)/gs, "$1"));
+  return items.map((item) => item.replace(/\\([,\\])/g, "$1"));
 }

@@ -6,6 +6,7 @@ import fs from "node:fs";
 export const MOUNT_TYPE = "fuse.tsimgfs";
 
 export interface MountEntry {
+  readonly type: string;
   readonly mountpoint: string;
   /** `major:minor`: names the bdi in /sys/class/bdi and the connection in /sys/fs/fuse. */
   readonly device: string;
@@ -15,14 +16,20 @@ export interface MountEntry {
 
 /** Our mounts, oldest first. */
 export function readMountTable(): MountEntry[] {
+  return readAllMounts().filter(({ type }) => type === MOUNT_TYPE);
+}
+
+/** All mounts that this process sees, oldest first. */
+function readAllMounts(): MountEntry[] {
   const entries: MountEntry[] = [];
   for (const line of fs.readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
     // 36 35 98:0 /root /mountpoint options fields... - type source superoptions
     const [mount, filesystem] = line.split(" - ");
     const [type, source] = filesystem?.split(" ") ?? [];
     const [, , device, , mountpoint] = mount?.split(" ") ?? [];
-    if (type !== MOUNT_TYPE || mountpoint === undefined || device === undefined) continue;
+    if (type === undefined || mountpoint === undefined || device === undefined) continue;
     entries.push({
+      type,
       mountpoint: decodeEscapes(mountpoint),
       device,
       source: decodeEscapes(source ?? ""),
@@ -31,9 +38,14 @@ export function readMountTable(): MountEntry[] {
   return entries;
 }
 
-/** The newest of our mounts at this place: `path` absolute, without symbolic links. */
+/**
+ * The mount of ours at this place; undefined if there is none, or another file system on top of it.
+ *
+ * @param path absolute, without symbolic links
+ */
 export function findMount(path: string): MountEntry | undefined {
-  return readMountTable().findLast((entry) => entry.mountpoint === path);
+  const top = readAllMounts().findLast((entry) => entry.mountpoint === path);
+  return top?.type === MOUNT_TYPE ? top : undefined;
 }
 
 /** Octal escapes of white space and backslashes. */

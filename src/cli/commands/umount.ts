@@ -6,9 +6,11 @@ import { canonicalPath, isStale } from "../../daemon/mountpoint.ts";
 import { isAlive, readDaemonPid } from "../../daemon/mounts.ts";
 import { TsimgfsError, UsageError } from "../../errors.ts";
 import { unmountFuse } from "../../fuse/fusermount.ts";
-import { findMount } from "../../fuse/mount-table.ts";
+import { findMount, readMountTable } from "../../fuse/mount-table.ts";
 
 const POLL_MS = 5;
+/** A read-only daemon has nothing to finish: after this long, something else keeps it. */
+const DEADLINE_MS = 20_000;
 
 export function defineUmount(command: Command): void {
   command
@@ -21,14 +23,16 @@ export function defineUmount(command: Command): void {
 
 async function umount(mountpoint: string, { lazy = false }: { lazy?: boolean }): Promise<void> {
   const path = canonicalPath(mountpoint);
-  if (findMount(path) === undefined) throw new UsageError(mountpoint, "is not a mount of tsimgfs");
-  if (isStale(path)) {
+  const mount = findMount(path);
+  if (mount === undefined) throw new UsageError(mountpoint, "is not a mount of tsimgfs");
+  // A daemon that does not answer is not asked.
+  if (lazy || isStale(path)) {
     unmountFuse(path, { lazy: true });
     return;
   }
   const pid = readDaemonPid(path);
   try {
-    unmountFuse(path, { lazy });
+    unmountFuse(path, { lazy: false });
   } catch (error) {
     if (!(error instanceof TsimgfsError && error.code === "EBUSY")) throw error;
     throw new TsimgfsError(
@@ -38,7 +42,28 @@ async function umount(mountpoint: string, { lazy = false }: { lazy?: boolean }):
       { cause: error },
     );
   }
-  // After a lazy unmount the daemon serves what is open: nobody knows how long.
-  if (lazy || pid === undefined) return;
-  while (isAlive(pid)) await sleep(POLL_MS);
+  if (pid !== undefined) await waitForEnd(pid, mountpoint, mount.device);
+}
+
+/** Wait for the daemon, unless its file system is mounted at another place too. */
+async function waitForEnd(pid: number, mountpoint: string, device: string): Promise<void> {
+  const elsewhere = readMountTable().find((entry) => entry.device === device);
+  if (elsewhere !== undefined) {
+    throw new TsimgfsError(
+      "EBUSY",
+      mountpoint,
+      `unmounted here, but still mounted at ${elsewhere.mountpoint}, where its daemon (pid ${pid}) goes on`,
+    );
+  }
+  const deadline = performance.now() + DEADLINE_MS;
+  while (isAlive(pid)) {
+    if (performance.now() > deadline) {
+      throw new TsimgfsError(
+        "EBUSY",
+        mountpoint,
+        `unmounted here, but its daemon (pid ${pid}) goes on; perhaps another mount namespace still has it`,
+      );
+    }
+    await sleep(POLL_MS);
+  }
 }

@@ -23,7 +23,7 @@ describe("readMountTable", () => {
       "38 22 0:33 / /mnt/tsimgfs rw - fuse fuse.tsimgfs rw",
     );
     expect(readMountTable()).toEqual([
-      { mountpoint: "/mnt/images", device: "0:31", source: "/vm.qcow2" },
+      { type: "fuse.tsimgfs", mountpoint: "/mnt/images", device: "0:31", source: "/vm.qcow2" },
     ]);
   });
 
@@ -51,6 +51,14 @@ describe("readMountTable", () => {
 });
 
 describe("findMount", () => {
+  it("finds nothing where another file system lies on top", () => {
+    withTable(
+      `36 22 0:31 / /mnt ro - ${OURS} /vm.qcow2 ro`,
+      "37 36 0:32 / /mnt rw - tmpfs none rw",
+    );
+    expect(findMount("/mnt")).toBeUndefined();
+  });
+
   it("gives the newest mount at a place", () => {
     withTable(
       `36 22 0:31 / /a ro - ${OURS} old ro`,

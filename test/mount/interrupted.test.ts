@@ -1,0 +1,110 @@
+// Mount commands that are interrupted, and what they must not leave or keep.
+
+import { spawn } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { mkdir, readdir, readlink, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { MARK, markedProcesses, newMark } from "../support/daemon-processes.ts";
+import { expectSameBytes } from "../support/device-content.ts";
+import { mountAt } from "../support/mount-table.ts";
+import { mounted } from "../support/mounted.ts";
+import { MAIN } from "../support/repository.ts";
+import { attempt, run, until } from "../support/run.ts";
+import { makeSample, type SampleImage } from "../support/sample-image.ts";
+import { makeScratch } from "../support/scratch.ts";
+import { attemptTsimgfs, tsimgfs } from "../support/tsimgfs.ts";
+
+/** Long after any daemon has noticed that nobody waits for it. */
+const SETTLED_MS = 400;
+
+describe("a mount command that is interrupted", () => {
+  let directory = "";
+  let sample: SampleImage;
+
+  beforeAll(async () => {
+    directory = await makeScratch("interrupted");
+    sample = await makeSample(directory, "vm.qcow2");
+  });
+
+  afterAll(async () => {
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  it.each(["SIGINT", "SIGTERM", "SIGKILL"] as const)(
+    "by %s at any moment leaves nothing, or a mount that is whole",
+    async (signal) => {
+      for (let delayMs = 30; delayMs <= 330; delayMs += 30) {
+        const mountPoint = join(directory, `${signal}-${delayMs}`);
+        await mkdir(mountPoint);
+        const mark = newMark();
+        const child = spawn(process.execPath, [MAIN, "mount", sample.path, mountPoint], {
+          stdio: "ignore",
+          env: { ...process.env, [MARK]: mark },
+        });
+        const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+        await sleep(delayMs);
+        child.kill(signal);
+        await ended;
+        await sleep(SETTLED_MS);
+        if (mountAt(mountPoint) !== undefined) {
+          // The daemon was ready, and had said so, before the signal came.
+          await expectSameBytes(
+            join(mountPoint, "vm.raw"),
+            sample.expected,
+            "as if nothing had happened",
+          );
+          await tsimgfs(["umount", mountPoint]);
+        }
+        await until("no process is left", () => markedProcesses(mark).length === 0);
+        expect(mountAt(mountPoint), `after ${delayMs} ms`).toBeUndefined();
+      }
+    },
+  );
+
+  it("does not keep the files that the shell had open", async () => {
+    const lock = join(directory, "lock");
+    const fd = openSync(lock, "w");
+    try {
+      const mountPoint = join(directory, "inherit");
+      await mkdir(mountPoint);
+      const script = `exec 20>"$1"; exec "$2" "$3" mount "$4" "$5"`;
+      await run("bash", [
+        "-c",
+        script,
+        "bash",
+        lock,
+        process.execPath,
+        MAIN,
+        sample.path,
+        mountPoint,
+      ]);
+      const { stdout } = await tsimgfs(["list", "--output", "json"]);
+      const mounts: { mountpoint: string; pid: number }[] = JSON.parse(stdout);
+      const pid = mounts.find((mount) => mount.mountpoint === mountPoint)?.pid;
+      const names = await readdir(`/proc/${pid}/fd`);
+      const links = await Promise.all(names.map((name) => readlink(`/proc/${pid}/fd/${name}`)));
+      await tsimgfs(["umount", mountPoint]);
+      expect(links).not.toContain(lock);
+    } finally {
+      closeSync(fd);
+    }
+  });
+
+  it("says so where the mount is still visible at another place", async () => {
+    await mounted([sample.path], {}, async (mount) => {
+      const other = join(directory, "bound");
+      await mkdir(other);
+      await run("mount", ["--bind", mount.mountPoint, other]);
+      try {
+        const result = await attemptTsimgfs(["umount", mount.mountPoint]);
+        expect(result.status).toBe(1);
+        expect(result.stderr).toMatch(/still mounted at .*bound/);
+      } finally {
+        await attempt("umount", [other]);
+      }
+      await until("the daemon is gone", () => mount.daemonPids().length === 0);
+    });
+  });
+});
