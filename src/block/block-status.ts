@@ -93,13 +93,9 @@ export class BlockStatusWalker {
   /** Clusters that were allocated ahead may be holes of the host file, which read as zeros. */
   #lookForHostHole(image: FormatImage, out: BlockStatus): void {
     const run = this.#hostRun;
-    if (out.hostOffset >= image.dataStorage.length) {
-      out.zero = true;
-    } else {
-      image.dataStorage.hostRun(out.hostOffset, run);
-      out.length = Math.min(out.length, run.length);
-      out.zero = !run.isData;
-    }
+    image.dataStorage.hostRun(out.hostOffset, run);
+    out.length = Math.min(out.length, run.length);
+    out.zero = !run.isData;
     // A raw file has nothing but the host's word for it.
     if (image.format === "raw") out.data = !out.zero;
   }

@@ -40,7 +40,7 @@ export interface DescribeOptions {
  * @throws {TsimgfsError}
  */
 export function describeImage(path: string, options: DescribeOptions): ImageDescription {
-  const file = LocalFile.openReadOnly(path);
+  const file = LocalFile.open(path, "read-only");
   try {
     return describeFile(file, determineFormat(file, options.format), options.forceShare);
   } finally {
@@ -59,7 +59,7 @@ export function describeChain(path: string, options: DescribeOptions): ImageDesc
   let next: string | undefined = path;
   let stated: string | undefined = options.format;
   while (next !== undefined) {
-    const file = LocalFile.openReadOnly(next);
+    const file = LocalFile.open(next, "read-only");
     try {
       const { dev, ino } = fs.fstatSync(file.fd);
       if (seen.has(`${dev}:${ino}`)) {

@@ -123,7 +123,7 @@ class ChainOpener {
   }
 
   #openFile(path: string): LocalFile {
-    const file = LocalFile.openReadOnly(path);
+    const file = LocalFile.open(path, "read-only");
     this.#files.push(file);
     const { dev, ino, rdev } = fs.fstatSync(file.fd);
     const identity = rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;

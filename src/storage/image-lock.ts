@@ -24,9 +24,27 @@ const F_UNLCK = 2;
 /** `struct flock` with 64-bit offsets. Offsets in bytes. */
 const FLOCK = { type: 0, whence: 2, start: 8, length: 16, pid: 24, size: 32 } as const;
 
-/** What a reader that keeps a consistent view uses, and what it does not share. */
-const READER_USES = [PERMISSION.consistentRead];
-const READER_REFUSES = [PERMISSION.write, PERMISSION.resize];
+/** Which permissions somebody uses, and which he does not share with others. */
+interface Claim {
+  readonly uses: readonly number[];
+  readonly refuses: readonly number[];
+  /** How a message ends that refuses the claim. */
+  readonly advice: string;
+}
+
+/** A reader that keeps a consistent view. */
+const READER: Claim = {
+  uses: [PERMISSION.consistentRead],
+  refuses: [PERMISSION.write, PERMISSION.resize],
+  advice: "which may write to it; stop that first, or read what may change with --force-share",
+};
+
+/** A writer: what QEMU holds of a writable image. */
+const WRITER: Claim = {
+  uses: [PERMISSION.consistentRead, PERMISSION.write, PERMISSION.resize],
+  refuses: [PERMISSION.write, PERMISSION.resize],
+  advice: "and cannot be written to meanwhile; stop that first",
+};
 
 const flock = (type: number, byte: number): NativeBuffer => {
   const lock = NativeBuffer.allocate(FLOCK.size);
@@ -43,10 +61,24 @@ const flock = (type: number, byte: number): NativeBuffer => {
  * @throws {StorageError} EAGAIN: somebody writes to the image; the reason says who
  */
 export function lockForReading(file: LocalFile): void {
-  for (const permission of READER_USES) setLock(file, USED_BASE + permission);
-  for (const permission of READER_REFUSES) setLock(file, UNSHARED_BASE + permission);
-  for (const permission of READER_USES) refuseHolder(file, UNSHARED_BASE + permission);
-  for (const permission of READER_REFUSES) refuseHolder(file, USED_BASE + permission);
+  lock(file, READER);
+}
+
+/**
+ * As `lockForReading`, for a writer.
+ *
+ * @throws {StorageError} EAGAIN: somebody else uses the image; the reason says who
+ */
+export function lockForWriting(file: LocalFile): void {
+  lock(file, WRITER);
+}
+
+function lock(file: LocalFile, claim: Claim): void {
+  // Held first and looked at then: of two who come at the same time, at least one sees the other.
+  for (const permission of claim.uses) setLock(file, USED_BASE + permission);
+  for (const permission of claim.refuses) setLock(file, UNSHARED_BASE + permission);
+  for (const permission of claim.uses) refuseHolder(file, UNSHARED_BASE + permission, claim);
+  for (const permission of claim.refuses) refuseHolder(file, USED_BASE + permission, claim);
 }
 
 function setLock(file: LocalFile, byte: number): void {
@@ -54,16 +86,12 @@ function setLock(file: LocalFile, byte: number): void {
   fcntlPointer(file.fd, F_OFD_SETLK, flock(F_RDLCK, byte).address);
 }
 
-function refuseHolder(file: LocalFile, byte: number): void {
+function refuseHolder(file: LocalFile, byte: number, { advice }: Claim): void {
   const lock = flock(F_WRLCK, byte);
   if (fcntlPointer(file.fd, F_OFD_GETLK, lock.address) < 0) return;
   if (lock.view.getInt16(FLOCK.type, true) === F_UNLCK) return;
   const holder = findHolder(file, byte) ?? "another process";
-  throw new StorageError(
-    "EAGAIN",
-    file.path,
-    `is in use by ${holder}, which may write to it; stop that first, or read what may change with --force-share`,
-  );
+  throw new StorageError("EAGAIN", file.path, `is in use by ${holder}, ${advice}`);
 }
 
 /** `qemu-io (pid 123)` for the process that holds a lock on `byte`, if /proc shows it to us. */

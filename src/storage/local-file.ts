@@ -1,48 +1,77 @@
 /** Images in local files and block devices. The descriptor may be used by several threads at once. */
 
 import fs from "node:fs";
+import { constants } from "node:os";
 import { StorageError } from "../errors.ts";
 import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
-import { errno, lseek, pread } from "../syscalls/libc.ts";
-import type { NativeBuffer } from "../syscalls/native-buffer.ts";
-import type { HostRun, Storage } from "./storage.ts";
+import { errno, fallocate, fdatasync, ftruncate, lseek, pread, pwrite } from "../syscalls/libc.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import type { HostRun, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 /** The unit of st_blocks, bytes. */
 const STAT_BLOCK_SIZE = 512;
-const EINTR = 4;
-const ENXIO = 6;
+const { EINTR, ENODEV, ENOSYS, ENXIO, EOPNOTSUPP } = constants.errno;
+
+/** Modes of fallocate(2). */
+const FALLOC_FL_KEEP_SIZE = 0x01;
+const FALLOC_FL_PUNCH_HOLE = 0x02;
+const FALLOC_FL_ZERO_RANGE = 0x10;
+
+/** Zeros are written in pieces of this many bytes where the host knows no better way. */
+const ZEROS_SIZE = 1024 * 1024;
 
 /** What another thread needs to use the same open file: plain data for structured clone. */
 export interface SharedFile {
   readonly fd: number;
   readonly path: string;
   readonly length: number;
+  /** A regular file: its length can change. */
+  readonly resizable: boolean;
 }
 
-export class LocalFile implements Storage {
+export type OpenMode = "read-only" | "read-write";
+
+export class LocalFile implements WritableStorage {
   readonly fd: number;
   readonly path: string;
   readonly length: number;
+  readonly resizable: boolean;
 
   constructor(file: SharedFile) {
     this.fd = file.fd;
     this.path = file.path;
     this.length = file.length;
+    this.resizable = file.resizable;
   }
 
   /**
-   * Open a regular file or a block device for reading.
+   * Open a regular file or a block device.
    *
-   * @throws {StorageError} it does not exist, may not be read, or is something else
+   * @throws {StorageError} it does not exist, may not be read (or written), or is something else
    */
-  static openReadOnly(path: string): LocalFile {
+  static open(path: string, mode: OpenMode): LocalFile {
+    const access = mode === "read-only" ? fs.constants.O_RDONLY : fs.constants.O_RDWR;
+    // O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on files.
+    return LocalFile.#openWith(path, access | fs.constants.O_NONBLOCK);
+  }
+
+  /**
+   * Make a new, empty file, or empty one that exists, and open it for writing.
+   *
+   * @throws {StorageError} it cannot be made, or something else than a regular file is there
+   */
+  static create(path: string): LocalFile {
+    const flags = fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_NONBLOCK;
+    return LocalFile.#openWith(path, flags);
+  }
+
+  static #openWith(path: string, flags: number): LocalFile {
     let fd: number;
     try {
-      // O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on files.
-      fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+      fd = fs.openSync(path, flags, 0o644);
     } catch (cause) {
       const code = nodeErrorCode(cause);
       throw new StorageError(
@@ -62,7 +91,7 @@ export class LocalFile implements Storage {
       }
       const length = lseek(fd, 0, SEEK_END);
       if (length < 0) throw callFailed(path, "lseek", 0);
-      return new LocalFile({ fd, path, length });
+      return new LocalFile({ fd, path, length, resizable: stats.isFile() });
     } catch (error) {
       fs.closeSync(fd);
       throw error;
@@ -70,7 +99,7 @@ export class LocalFile implements Storage {
   }
 
   share(): SharedFile {
-    return { fd: this.fd, path: this.path, length: this.length };
+    return { fd: this.fd, path: this.path, length: this.length, resizable: this.resizable };
   }
 
   /** Close the descriptor: for the one that opened it, after all threads are done. */
@@ -93,6 +122,68 @@ export class LocalFile implements Storage {
     }
   }
 
+  writeAt(source: NativeBuffer, start: number, length: number, offset: number): void {
+    let done = 0;
+    while (done < length) {
+      const count = pwrite(this.fd, source.address + start + done, length - done, offset + done);
+      if (count > 0) done += count;
+      else if (count === 0 || errno() !== EINTR) {
+        throw callFailed(this.path, "write", offset + done);
+      }
+    }
+  }
+
+  zeroAt(offset: number, length: number, space: "release" | "keep"): void {
+    const count = Math.min(length, this.currentLength() - offset);
+    if (count <= 0) return;
+    const mode = space === "release" ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+    if (this.#fallocate(mode | FALLOC_FL_KEEP_SIZE, offset, count)) return;
+    if (space === "keep" && this.#isHole(offset, count)) return;
+    const zeros = NativeBuffer.allocate(Math.min(count, ZEROS_SIZE));
+    for (let done = 0; done < count; done += ZEROS_SIZE) {
+      this.writeAt(zeros, 0, Math.min(count - done, ZEROS_SIZE), offset + done);
+    }
+  }
+
+  preallocate(offset: number, length: number): void {
+    this.#fallocate(0, offset, length);
+  }
+
+  currentLength(): number {
+    if (!this.resizable) return this.length;
+    const length = lseek(this.fd, 0, SEEK_END);
+    if (length < 0) throw callFailed(this.path, "lseek", 0);
+    return length;
+  }
+
+  setLength(length: number): void {
+    while (ftruncate(this.fd, length) < 0) {
+      if (errno() !== EINTR) throw callFailed(this.path, "truncate", length);
+    }
+  }
+
+  sync(): void {
+    while (fdatasync(this.fd) < 0) {
+      if (errno() !== EINTR) throw callFailed(this.path, "fdatasync", 0);
+    }
+  }
+
+  /** False if the host has no such thing. */
+  #fallocate(mode: number, offset: number, length: number): boolean {
+    while (fallocate(this.fd, mode, offset, length) < 0) {
+      const number = errno();
+      if (number === EOPNOTSUPP || number === ENOSYS || number === ENODEV) return false;
+      if (number !== EINTR) throw callFailed(this.path, "fallocate", offset);
+    }
+    return true;
+  }
+
+  /** Whether a range has no data on the host at all. */
+  #isHole(offset: number, length: number): boolean {
+    const data = lseek(this.fd, offset, SEEK_DATA);
+    return data < 0 ? errno() === ENXIO : data >= offset + length;
+  }
+
   allocatedSize(): number {
     const stats = fs.fstatSync(this.fd);
     return stats.isFile() ? stats.blocks * STAT_BLOCK_SIZE : this.length;
@@ -100,7 +191,7 @@ export class LocalFile implements Storage {
 
   hostRun(offset: number, out: HostRun): void {
     out.isData = true;
-    out.length = Math.max(this.length - offset, 1);
+    out.length = Number.MAX_SAFE_INTEGER - offset;
     const data = lseek(this.fd, offset, SEEK_DATA);
     if (data < 0) {
       // ENXIO: only a hole is left. Other errors: no hole support, all is data.

@@ -12,7 +12,7 @@ export interface HostRun {
 export interface Storage {
   /** The name that error messages use; for relative backing names, its directory counts. */
   readonly path: string;
-  /** Bytes; of a block device, its capacity. */
+  /** Bytes when it was opened; of a block device, its capacity. */
   readonly length: number;
   /**
    * Read `length` bytes at `offset` into `target.bytes[start]` on. What lies past the end of the file
@@ -25,9 +25,52 @@ export interface Storage {
   allocatedSize(): number;
   /**
    * Whether the host stores data at `offset`, and how far that holds. Without hole support: data.
+   * Past the end of the file: a hole.
    *
-   * @param offset bytes, 0 <= offset < length
-   * @param out overwritten; its length may reach past the end of the file
+   * @param out overwritten
    */
   hostRun(offset: number, out: HostRun): void;
+}
+
+/**
+ * A file that is open for writing. Nothing is durable before `sync`; until then the host may store what
+ * was written in any order.
+ */
+export interface WritableStorage extends Storage {
+  /** False for block devices: `setLength` cannot change them. */
+  readonly resizable: boolean;
+  /** Bytes, now. */
+  currentLength(): number;
+  /**
+   * Write `length` bytes from `source.bytes[start]` on at `offset`; a file grows as needed.
+   *
+   * @throws {StorageError} ENOSPC, EIO, …; a part may have been written
+   */
+  writeAt(source: NativeBuffer, start: number, length: number, offset: number): void;
+  /**
+   * Make a range read as zeros. The length of the file stays; what lies past it is ignored.
+   *
+   * @param space "release" gives it back to the host where that can be done, "keep" does not
+   * @throws {StorageError}
+   */
+  zeroAt(offset: number, length: number, space: "release" | "keep"): void;
+  /**
+   * Let the host allocate space for a range, whose contents stay; a file grows as needed. Where the
+   * host cannot, nothing happens.
+   *
+   * @throws {StorageError} ENOSPC
+   */
+  preallocate(offset: number, length: number): void;
+  /**
+   * Cut the file, or extend it with zeros that take no space.
+   *
+   * @throws {StorageError}
+   */
+  setLength(length: number): void;
+  /**
+   * Make everything durable that was written before.
+   *
+   * @throws {StorageError} what was written since the last `sync` may be lost
+   */
+  sync(): void;
 }

@@ -27,6 +27,23 @@ export const pwrite: Pread = libc.func(
   "int64_t pwrite64(int fd, uintptr_t buf, size_t count, int64_t offset)",
 );
 
+/** int fdatasync(int fd) */
+export const fdatasync: (fd: number) => number = libc.func("int fdatasync(int fd)");
+
+/** int ftruncate64(int fd, off64_t length) */
+export const ftruncate: (fd: number, length: number) => number = libc.func(
+  "int ftruncate64(int fd, int64_t length)",
+);
+
+/** int fallocate64(int fd, int mode, off64_t offset, off64_t length) */
+export const fallocate: (fd: number, mode: number, offset: number, length: number) => number =
+  libc.func("int fallocate64(int fd, int mode, int64_t offset, int64_t length)");
+
+/** int memcmp(const void *a, const void *b, size_t count) */
+export const memcmp: (a: number, b: number, count: number) => number = libc.func(
+  "int memcmp(uintptr_t a, uintptr_t b, size_t count)",
+);
+
 /** off64_t lseek64(int fd, off64_t offset, int whence) */
 export const lseek: (fd: number, offset: number, whence: number) => number = libc.func(
   "int64_t lseek64(int fd, int64_t offset, int whence)",

@@ -4,6 +4,6 @@ import { lockForReading } from "../../../src/storage/image-lock.ts";
 import { LocalFile } from "../../../src/storage/local-file.ts";
 
 const path = process.env["IMAGE"] ?? "";
-lockForReading(LocalFile.openReadOnly(path));
+lockForReading(LocalFile.open(path, "read-only"));
 process.stdout.write("locked\n");
 setInterval(() => undefined, 1000);

@@ -65,7 +65,7 @@ async function withImage(body: (path: string) => Promise<void>): Promise<void> {
 
 /** What locking the image fails with, or undefined. */
 function lockFailure(path: string): unknown {
-  const file = LocalFile.openReadOnly(path);
+  const file = LocalFile.open(path, "read-only");
   try {
     lockForReading(file);
     return undefined;
@@ -116,7 +116,7 @@ describe("locks against QEMU", () => {
 
   it("keep qemu-io from writing, but not from reading, until the file is closed", async () => {
     await withImage(async (path) => {
-      const file = LocalFile.openReadOnly(path);
+      const file = LocalFile.open(path, "read-only");
       lockForReading(file);
       try {
         const refused = await attempt("qemu-io", [...WRITE, path]);
@@ -132,7 +132,7 @@ describe("locks against QEMU", () => {
 
   it("hold bytes 100, 201 and 203 for reading, as the kernel lists them", async () => {
     await withImage(async (path) => {
-      const file = LocalFile.openReadOnly(path);
+      const file = LocalFile.open(path, "read-only");
       lockForReading(file);
       try {
         const fdinfo = fs.readFileSync(`/proc/self/fdinfo/${file.fd}`, "utf8");
@@ -167,7 +167,7 @@ describe("locks between processes of ours", () => {
 
   it("are not lost when another descriptor of the same file is closed", async () => {
     await withImage(async (path) => {
-      const file = LocalFile.openReadOnly(path);
+      const file = LocalFile.open(path, "read-only");
       lockForReading(file);
       try {
         // POSIX locks of the process would end here.

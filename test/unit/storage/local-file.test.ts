@@ -17,7 +17,7 @@ async function withFile(bytes: Uint8Array, body: (file: LocalFile) => void): Pro
   await withScratch("local-file", async (directory) => {
     const path = join(directory, "file");
     fs.writeFileSync(path, bytes);
-    const file = LocalFile.openReadOnly(path);
+    const file = LocalFile.open(path, "read-only");
     try {
       body(file);
     } finally {
@@ -109,7 +109,7 @@ describe("LocalFile.hostRun", () => {
       fs.writeSync(fd, Buffer.alloc(64 * KIB, 2), 0, 64 * KIB, 1024 * KIB);
       fs.ftruncateSync(fd, 2048 * KIB);
       fs.closeSync(fd);
-      const file = LocalFile.openReadOnly(path);
+      const file = LocalFile.open(path, "read-only");
       try {
         expect(runsOf(file)).toEqual([
           [true, 0],
@@ -145,7 +145,7 @@ describe("LocalFile.hostRun", () => {
       const path = join(directory, "hole");
       fs.writeFileSync(path, "");
       fs.truncateSync(path, 1024 * KIB);
-      const file = LocalFile.openReadOnly(path);
+      const file = LocalFile.open(path, "read-only");
       try {
         const run: HostRun = { isData: true, length: 0 };
         file.hostRun(0, run);
@@ -158,7 +158,7 @@ describe("LocalFile.hostRun", () => {
   });
 });
 
-describe("LocalFile.openReadOnly", () => {
+describe("LocalFile.open", () => {
   it("gives the length of the file and a descriptor that another thread can use", async () => {
     await withFile(Buffer.from("0123456789"), (file) => {
       expect(file.length).toBe(10);
@@ -170,7 +170,7 @@ describe("LocalFile.openReadOnly", () => {
   });
 
   it("refuses a file that does not exist", () => {
-    expect(() => LocalFile.openReadOnly("/nonexistent/disk.raw")).toThrow(
+    expect(() => LocalFile.open("/nonexistent/disk.raw", "read-only")).toThrow(
       expect.objectContaining({
         code: "ENOENT",
         message: "/nonexistent/disk.raw: no such file",
@@ -179,7 +179,7 @@ describe("LocalFile.openReadOnly", () => {
   });
 
   it("refuses a path through a file", () => {
-    expect(() => LocalFile.openReadOnly("/etc/passwd/disk.raw")).toThrow(
+    expect(() => LocalFile.open("/etc/passwd/disk.raw", "read-only")).toThrow(
       expect.objectContaining({
         code: "ENOTDIR",
         message: "/etc/passwd/disk.raw: a part of the path is not a directory",
@@ -188,7 +188,7 @@ describe("LocalFile.openReadOnly", () => {
   });
 
   it("refuses a directory", () => {
-    expect(() => LocalFile.openReadOnly("/tmp")).toThrow(
+    expect(() => LocalFile.open("/tmp", "read-only")).toThrow(
       expect.objectContaining({ code: "EISDIR", message: "/tmp: is a directory" }),
     );
   });
@@ -197,7 +197,7 @@ describe("LocalFile.openReadOnly", () => {
     await withScratch("loop", async (directory) => {
       const path = join(directory, "loop");
       fs.symlinkSync("loop", path);
-      expect(() => LocalFile.openReadOnly(path)).toThrow(
+      expect(() => LocalFile.open(path, "read-only")).toThrow(
         expect.objectContaining({ code: "ELOOP", message: `${path}: too many symbolic links` }),
       );
     });
@@ -207,7 +207,7 @@ describe("LocalFile.openReadOnly", () => {
     await withScratch("fifo", async (directory) => {
       const path = join(directory, "fifo");
       execFileSync("mkfifo", [path]);
-      expect(() => LocalFile.openReadOnly(path)).toThrow(
+      expect(() => LocalFile.open(path, "read-only")).toThrow(
         expect.objectContaining({
           code: "EINVAL",
           message: `${path}: is neither a regular file nor a block device`,
@@ -217,14 +217,14 @@ describe("LocalFile.openReadOnly", () => {
   });
 
   it("refuses a character device", () => {
-    expect(() => LocalFile.openReadOnly("/dev/zero")).toThrow(/neither a regular file nor/);
+    expect(() => LocalFile.open("/dev/zero", "read-only")).toThrow(/neither a regular file nor/);
   });
 
   it("leaves no descriptor open after a refusal", () => {
     const open = (): number => fs.readdirSync("/proc/self/fd").length;
     const before = open();
     for (let round = 0; round < 20; round++) {
-      expect(() => LocalFile.openReadOnly("/dev/zero")).toThrow();
+      expect(() => LocalFile.open("/dev/zero", "read-only")).toThrow();
     }
     expect(open()).toBeLessThan(before + 10);
   });

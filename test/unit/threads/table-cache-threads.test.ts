@@ -34,7 +34,7 @@ describe("TableCache between threads", () => {
         const path = join(directory, "tables");
         writeSelfDescribing(path, sliceSize);
         const script = await bundleWorker(new URL("./table-cache-worker.ts", import.meta.url));
-        const file = LocalFile.openReadOnly(path);
+        const file = LocalFile.open(path, "read-only");
         try {
           // One set for 44 slices: nearly every lookup replaces what another thread may be reading.
           const shared = createTableCache(sliceSize, 0);
