@@ -1,11 +1,7 @@
 /** Reading a disk: an image and what shows through it from the backing files below. */
 
-import { EXTENT, Extent, type FormatImage, type ThreadResources } from "../formats/driver.ts";
-import { attachImage } from "../formats/formats.ts";
-import { LocalFile } from "../storage/local-file.ts";
-import type { Storage } from "../storage/storage.ts";
+import { EXTENT, Extent, type FormatImage } from "../formats/driver.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
-import type { SharedLayer } from "./open-chain.ts";
 
 /** One image of a chain with the extent that its mapping writes to. */
 interface Layer {
@@ -19,15 +15,17 @@ export class BackingChain {
   readonly image: FormatImage;
   /** The image, its backing file, and so on. Not empty. */
   readonly images: readonly FormatImage[];
-  /** Bytes. */
-  readonly virtualSize: number;
   readonly #layers: readonly Layer[];
 
   constructor(images: readonly [FormatImage, ...FormatImage[]]) {
     this.image = images[0];
     this.images = images;
-    this.virtualSize = images[0].virtualSize;
     this.#layers = images.map((image) => ({ image, extent: new Extent() }));
+  }
+
+  /** Bytes. */
+  get virtualSize(): number {
+    return this.image.virtualSize;
   }
 
   /** The disk as it was at an internal snapshot of the top image. */
@@ -96,19 +94,4 @@ export class BackingChain {
     if (runLength > 0)
       image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
   }
-}
-
-/** Attach to the images that `openChain` opened, maybe in another thread. */
-export function attachChain(
-  layers: readonly SharedLayer[],
-  resources: ThreadResources,
-): BackingChain {
-  const images = layers.map(({ file, dataFile, layout }) => {
-    const storage: Storage = new LocalFile(file);
-    const dataStorage = dataFile === undefined ? undefined : new LocalFile(dataFile);
-    return attachImage(layout, { storage, dataStorage }, resources);
-  });
-  const [first, ...rest] = images;
-  if (first === undefined) throw new RangeError("a chain has at least one image");
-  return new BackingChain([first, ...rest]);
 }

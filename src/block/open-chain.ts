@@ -1,5 +1,6 @@
 /** Opening an image with everything below it: files, locks, formats, policy, depth and loops. */
 
+import assert from "node:assert";
 import fs from "node:fs";
 import { FormatError, TsimgfsError, UnsupportedError } from "../errors.ts";
 import type { FormatName } from "../formats/driver.ts";
@@ -10,13 +11,21 @@ import {
   determineFormat,
   type FormatLayout,
   isFormatName,
+  isWritableFormat,
+  lossesOf,
+  prepareWriting,
   probeFormat,
   readLayout,
+  repairBeforeWriting,
   requireReadableLayout,
 } from "../formats/formats.ts";
-import { lockForReading } from "../storage/image-lock.ts";
-import { LocalFile, type SharedFile } from "../storage/local-file.ts";
+import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
+import { LocalFile, type OpenMode, type SharedFile } from "../storage/local-file.ts";
+import { createAccessLock } from "../threads/access-lock.ts";
+import { createBusyRanges } from "../threads/busy-ranges.ts";
+import type { SharedWriting } from "./disk.ts";
 import { type BackingPolicy, defaultBackingPolicy, permittedPath } from "./referenced-file.ts";
+import type { WritePolicy } from "./write-policy.ts";
 
 /** Our limit on the depth of backing chains, images. */
 export const CHAIN_DEPTH_MAX = 64;
@@ -37,6 +46,14 @@ export interface OpenOptions {
   readonly backingPolicy: BackingPolicy | undefined;
   /** Take no locks, and read what others may be writing. */
   readonly forceShare: boolean;
+  /** How the image is written to; default: it is only read. Its backing files always are. */
+  readonly writing?: WriteOptions | undefined;
+}
+
+export interface WriteOptions {
+  readonly policy: WritePolicy;
+  /** Threads that will use the image. */
+  readonly threads: number;
 }
 
 /** One image of a chain: plain data for other threads. */
@@ -49,6 +66,8 @@ export interface SharedLayer {
 /** An image and all its backing files, open; the image itself comes first. */
 export interface OpenChain {
   readonly layers: readonly SharedLayer[];
+  /** What threads need to write to it; undefined: it is only read. */
+  readonly writing: SharedWriting | undefined;
   /** What the user should know, one line each: `FILE: reason`. */
   readonly warnings: readonly string[];
 }
@@ -79,33 +98,46 @@ class ChainOpener {
   readonly #warnings: string[] = [];
   /** The paths of the files that are open, by device and inode. */
   readonly #seen = new Map<string, string>();
+  #mode: OpenMode;
 
   constructor(path: string, options: OpenOptions) {
     this.#path = path;
+    this.#mode = options.writing === undefined ? "read-only" : "read-write";
     this.#options = options;
     this.#policy = options.backingPolicy ?? defaultBackingPolicy(path);
   }
 
   open(): OpenChain {
     try {
-      const file = this.#openFile(this.#path);
-      this.#addLayers(file, determineFormat(file, this.#options.format));
-      return { layers: this.#layers, warnings: this.#warnings };
+      const { file, format } = this.#openImage();
+      this.#addLayers(file, format);
+      const writing = this.#mode === "read-only" ? undefined : this.#prepareWriting(file);
+      return { layers: this.#layers, writing, warnings: this.#warnings };
     } catch (error) {
       for (const file of this.#files) file.close();
       throw error;
     }
   }
 
+  /** Open the image itself. */
+  #openImage(): { file: LocalFile; format: FormatName } {
+    const file = this.#openFile(this.#path, this.#mode);
+    const format = determineFormat(file, this.#options.format);
+    if (this.#mode === "read-only" || isWritableFormat(format)) return { file, format };
+    this.#warnings.push(
+      `${this.#path}: warning: is shown read-only: writing ${format} images is not supported yet`,
+    );
+    this.#mode = "read-only";
+    for (const opened of this.#files.splice(0)) opened.close();
+    this.#seen.clear();
+    return { file: this.#openFile(this.#path, this.#mode), format };
+  }
+
   #addLayers(first: LocalFile, firstFormat: FormatName): void {
     let file = first;
     let format = firstFormat;
     for (;;) {
-      const layout = readLayout(format, file, {
-        tableCacheMax: tableCacheMax(this.#layers.length),
-      });
-      requireReadableLayout(layout, file.path);
-      this.#warnOfConditions(layout, file.path);
+      const layout = this.#readLayout(file, format);
       const dataFile = this.#openDataFile(layout, file.path);
       this.#layers.push({ file: file.share(), dataFile: dataFile?.share(), layout });
       const backing = backingFileOf(layout);
@@ -122,8 +154,42 @@ class ChainOpener {
     }
   }
 
-  #openFile(path: string): LocalFile {
-    const file = LocalFile.open(path, "read-only");
+  #readLayout(file: LocalFile, format: FormatName): FormatLayout {
+    const depth = this.#layers.length;
+    const isWritten = depth === 0 && this.#mode === "read-write";
+    const keepsL1 = !(isWritten && this.#options.writing?.policy.growable === true);
+    const options = { tableCacheMax: tableCacheMax(depth), keepsL1 };
+    const layout = readLayout(format, file, options);
+    requireReadableLayout(layout, file.path);
+    if (!isWritten) {
+      this.#warnOfConditions(layout, file.path);
+      return layout;
+    }
+    const repaired = repairBeforeWriting(layout, file);
+    if (repaired === undefined) return layout;
+    this.#warnings.push(`${file.path}: warning: ${repaired}`);
+    return readLayout(format, file, options);
+  }
+
+  #prepareWriting(file: LocalFile): SharedWriting {
+    const { writing } = this.#options;
+    const [top] = this.#layers;
+    assert(writing !== undefined && top !== undefined);
+    const format = prepareWriting(top.layout, file);
+    assert(format !== undefined, "formats that are only read are opened so");
+    this.#warnings.push(...lossesOf(top.layout).map((loss) => `${file.path}: warning: ${loss}`));
+    return {
+      lock: createAccessLock(writing.threads),
+      busy: createBusyRanges(writing.threads),
+      format,
+      policy: writing.policy,
+      // Only a stated format is beyond doubt whatever the first sector says.
+      guardsMagic: format.format === "raw" && this.#options.format === undefined,
+    };
+  }
+
+  #openFile(path: string, mode: OpenMode): LocalFile {
+    const file = LocalFile.open(path, mode);
     this.#files.push(file);
     const { dev, ino, rdev } = fs.fstatSync(file.fd);
     const identity = rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
@@ -132,19 +198,25 @@ class ChainOpener {
       throw new TsimgfsError("ELOOP", path, `is in its own backing chain, as ${other}`);
     }
     this.#seen.set(identity, path);
-    if (!this.#options.forceShare) lockForReading(file);
+    if (mode === "read-write") lockForWriting(file);
+    else if (!this.#options.forceShare) lockForReading(file);
     return file;
   }
 
   #openReferenced(imagePath: string, role: "backing file" | "data file", name: string): LocalFile {
     const path = permittedPath({ imagePath, role, name }, this.#policy);
     try {
-      return this.#openFile(path);
+      return this.#openFile(path, role === "data file" ? this.#dataFileMode() : "read-only");
     } catch (error) {
       if (!(error instanceof TsimgfsError)) throw error;
       const reason = `${error.reason} (${role} of ${imagePath})`;
       throw new TsimgfsError(error.code, path, reason, { cause: error });
     }
+  }
+
+  /** The data file of the image itself is written to as the image is. */
+  #dataFileMode(): OpenMode {
+    return this.#layers.length === 0 ? this.#mode : "read-only";
   }
 
   #openDataFile(layout: FormatLayout, imagePath: string): LocalFile | undefined {

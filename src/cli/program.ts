@@ -34,6 +34,14 @@ const COMMANDS: Readonly<
     summary: "show where the bytes of a disk are",
     load: async () => (await import("./commands/map.ts")).defineMap,
   },
+  create: {
+    summary: "make a new image",
+    load: async () => (await import("./commands/create.ts")).defineCreate,
+  },
+  check: {
+    summary: "find damage in an image, and repair it",
+    load: async () => (await import("./commands/check.ts")).defineCheck,
+  },
 };
 
 function packageVersion(): string {

@@ -1,6 +1,7 @@
 /** What the daemon is asked to do: plain data, passed to the background process as JSON. */
 
 import type { BackingPolicy } from "../block/referenced-file.ts";
+import type { WritePolicy } from "../block/write-policy.ts";
 import type { FormatName } from "../formats/driver.ts";
 import type { MountOptions } from "../fuse/mount-options.ts";
 
@@ -12,6 +13,8 @@ export interface DaemonConfig {
   readonly format: FormatName | undefined;
   readonly backingPolicy: BackingPolicy | undefined;
   readonly forceShare: boolean;
+  /** How devices are written to; undefined: the mount is read-only. */
+  readonly writing: WritePolicy | undefined;
   readonly threads: number;
   readonly mountOptions: MountOptions;
   readonly logFile: string | undefined;

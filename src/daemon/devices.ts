@@ -44,7 +44,11 @@ export function openDevices(config: DaemonConfig): OpenDevices {
   };
   try {
     const devices = config.images.map((image) => {
-      const chain = openChain(image, config);
+      const chain = openChain(image, {
+        ...config,
+        // The main thread is one more: it looks after what the others need.
+        writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
+      });
       chains.push(chain);
       return describe(image, chain);
     });
@@ -63,6 +67,7 @@ function describe(image: string, chain: OpenChain): DeviceDescription {
     name: deviceNameOf(image),
     imagePath: resolve(image),
     layers: chain.layers,
+    writing: chain.writing,
     allocatedSize: stats.isFile() ? stats.blocks * 512 : top.file.length,
     modifiedAt: stats.mtimeMs / 1000,
   };

@@ -27,16 +27,18 @@ export class InterimService {
   /**
    * Start to serve the session of `fd`; undefined where this user may not open /dev/fuse once more.
    *
-   * @param thread whose counters to use: of no other thread
+   * @param thread whose counters and locks to use: of no other thread
    */
   static start(
     { tree, ownership }: Served,
     { fd, thread, session }: { fd: number; thread: number; session: Session },
+    requestMaintenance: (device: number) => void,
   ): InterimService | undefined {
     const queue = cloneNonBlockingQueue(fd);
     if (queue === undefined) return undefined;
+    const resources = { clusterCache: new ClusterCache() };
     const server = {
-      tree: new Tree(tree, { clusterCache: new ClusterCache() }, thread),
+      tree: new Tree(tree, resources, { thread, requestMaintenance }),
       ownership,
     };
     const requests = new RequestServer(server, { fd: queue, dataMax: session.dataMax });

@@ -35,8 +35,10 @@ export interface Served {
   readonly ownership: Ownership;
 }
 
-/** What a thread tells the main thread before it starts to serve. */
-export type IoThreadMessage = "serving";
+/** What a thread tells the main thread: that it starts to serve, and that a device needs maintenance. */
+export type IoThreadMessage =
+  | { readonly kind: "serving" }
+  | { readonly kind: "maintain"; readonly device: number };
 
 /** Memory for the start of all threads of a mount. */
 export function createStartMemory(): SharedArrayBuffer {

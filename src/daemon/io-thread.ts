@@ -9,7 +9,11 @@ import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thre
 const data: IoThreadData = workerData;
 const { tree, ownership, fd, dataMax } = waitForStart(data);
 const resources = { clusterCache: new ClusterCache() };
-const server = { tree: new Tree(tree, resources, data.thread), ownership };
-const message: IoThreadMessage = "serving";
-parentPort?.postMessage(message);
+const say = (message: IoThreadMessage): void => parentPort?.postMessage(message);
+const thread = {
+  thread: data.thread,
+  requestMaintenance: (device: number): void => say({ kind: "maintain", device }),
+};
+const server = { tree: new Tree(tree, resources, thread), ownership };
+say({ kind: "serving" });
 serveRequests(server, { fd, dataMax });

@@ -3,7 +3,7 @@
 import type { Worker } from "node:worker_threads";
 import { cloneQueue, type Session } from "../fuse/session.ts";
 import { InterimService } from "./interim-service.ts";
-import { letGo, type Served, startIoThread } from "./io-thread-start.ts";
+import { type IoThreadMessage, letGo, type Served, startIoThread } from "./io-thread-start.ts";
 
 /** The first thread, which was started before the mount was made. */
 export interface FirstThread {
@@ -13,13 +13,16 @@ export interface FirstThread {
 
 export class IoThreads {
   readonly #start: SharedArrayBuffer;
+  readonly #maintain: (device: number) => void;
   readonly #first: Worker;
   readonly #workers: Worker[] = [];
   readonly #ends: Promise<void>[] = [];
   #allStarted: Promise<void> = Promise.resolve();
 
-  constructor({ worker, start }: FirstThread) {
+  /** @param maintain called when a thread asks for maintenance of a device */
+  constructor({ worker, start }: FirstThread, maintain: (device: number) => void) {
     this.#start = start;
+    this.#maintain = maintain;
     this.#first = worker;
     this.#add(worker);
   }
@@ -34,8 +37,13 @@ export class IoThreads {
     this.#first.postMessage(served);
     const fds = Array.from({ length: count }, (_, thread) => (thread === 0 ? fd : cloneQueue(fd)));
     letGo(this.#start, { fds, dataMax: session.dataMax });
-    const interim = InterimService.start(served, { fd, thread: count, session });
-    const firstServes = firstMessage(this.#first).finally(() => interim?.stop());
+    const main = { fd, thread: count, session };
+    // Not at once: a request is being served.
+    const requestMaintenance = (device: number): void => {
+      setImmediate(() => this.#maintain(device));
+    };
+    const interim = InterimService.start(served, main, requestMaintenance);
+    const firstServes = firstServing(this.#first).finally(() => interim?.stop());
     this.#allStarted = firstServes.then(() => this.#startOthers(count, served));
     // Whoever waits for the end handles a failure; until then it is not unhandled.
     this.#allStarted.catch(() => undefined);
@@ -62,6 +70,9 @@ export class IoThreads {
   }
 
   #add(worker: Worker): void {
+    worker.on("message", (message: IoThreadMessage) => {
+      if (message.kind === "maintain") this.#maintain(message.device);
+    });
     const end = endOf(worker);
     end.catch(() => undefined);
     this.#workers.push(worker);
@@ -69,8 +80,9 @@ export class IoThreads {
   }
 }
 
-function firstMessage(worker: Worker): Promise<void> {
+function firstServing(worker: Worker): Promise<void> {
   return new Promise((resolve, reject) => {
+    // Nothing is said before that.
     worker.once("message", () => resolve());
     worker.once("error", reject);
     worker.once("exit", (code) => reject(new Error(`an I/O thread ended with status ${code}`)));

@@ -14,6 +14,7 @@ import type { DaemonConfig } from "./config.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
 import type { Served } from "./io-thread-start.ts";
 import { type FirstThread, IoThreads } from "./io-threads.ts";
+import { Maintenance } from "./maintenance.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 import { redirectMessages } from "./standard-streams.ts";
 
@@ -34,7 +35,8 @@ export async function runDaemon(
   firstThread: FirstThread,
   onReady: (warnings: readonly string[]) => void,
 ): Promise<void> {
-  const threads = new IoThreads(firstThread);
+  let maintenance: Maintenance | undefined;
+  const threads = new IoThreads(firstThread, (device) => maintenance?.maintain(device));
   let devices: OpenDevices | undefined;
   let stopOnSignals: SignalStop | undefined;
   let mountpoint: Mountpoint;
@@ -47,11 +49,13 @@ export async function runDaemon(
     if (config.logFile !== undefined) redirectMessages(config.logFile, devices);
     // Memory that serving a request allocates must not wait for the very device that is served.
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+    maintenance = new Maintenance(devices.devices, config.threads);
     stopOnSignals = new SignalStop(mountpoint);
     await startServing(config, mountpoint, threads, describeServed(config, mountpoint, devices));
   } catch (error) {
     stopOnSignals?.forget();
     await threads.abandon();
+    maintenance?.close();
     devices?.close();
     throw error;
   }
@@ -63,8 +67,14 @@ export async function runDaemon(
     // Whoever asked for the mount has been interrupted, and did not get it.
     stopOnSignals.stop();
   }
-  await serveToTheEnd(threads, devices, mountpoint);
+  await serveToTheEnd(threads, mountpoint);
+  const isDurable = maintenance.close();
+  devices.close();
   stopOnSignals.forget();
+  if (!isDurable) {
+    const reason = "not all that was written could be made durable, or given back";
+    throw new TsimgfsError("EIO", config.mountpoint, reason);
+  }
 }
 
 function describeServed(
@@ -112,7 +122,7 @@ function fusermountOptions(config: DaemonConfig): string[] {
   const source =
     fsname ?? (config.images.length === 1 && image !== undefined ? resolve(image) : "tsimgfs");
   const options = [
-    "ro",
+    config.writing === undefined ? "ro" : "rw",
     "nosuid",
     "nodev",
     "default_permissions",
@@ -124,11 +134,7 @@ function fusermountOptions(config: DaemonConfig): string[] {
   return options;
 }
 
-async function serveToTheEnd(
-  threads: IoThreads,
-  devices: OpenDevices,
-  mountpoint: Mountpoint,
-): Promise<void> {
+async function serveToTheEnd(threads: IoThreads, mountpoint: Mountpoint): Promise<void> {
   try {
     await threads.ended();
   } catch (error) {
@@ -142,7 +148,6 @@ async function serveToTheEnd(
       process.kill(process.pid, "SIGKILL");
     }
   }
-  devices.close();
 }
 
 /** These unmount; what is still open is served until it is closed. */

@@ -1,8 +1,10 @@
 /** The formats that there are: probing, reading their metadata, and attaching to an open image. */
 
+import assert from "node:assert";
 import { FormatError, UsageError } from "../errors.ts";
-import type { Storage } from "../storage/storage.ts";
+import type { Storage, WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import type { AccessLock } from "../threads/access-lock.ts";
 import {
   type BackingReference,
   type DataFileReference,
@@ -19,9 +21,18 @@ import {
   requireReadable,
 } from "./qcow2/layout.ts";
 import { Qcow2Image } from "./qcow2/qcow2-image.ts";
+import {
+  attachQcow2Writer,
+  lossesOfQcow2,
+  prepareQcow2Writing,
+  type Qcow2Writing,
+} from "./qcow2/writer/attach.ts";
+import { repairQcow2BeforeWriting } from "./qcow2/writer/leftovers.ts";
 import { conditionsOfQed, probeQed, type QedLayout, readQedLayout } from "./qed/layout.ts";
 import { QedImage } from "./qed/qed-image.ts";
 import { RawImage, type RawLayout } from "./raw/raw-image.ts";
+import { RawWriter } from "./raw/raw-writer.ts";
+import type { FormatWriter } from "./writer.ts";
 
 /** All that one thread tells another to attach the same open image: plain data. */
 export type FormatLayout = RawLayout | Qcow2Layout | QedLayout;
@@ -42,24 +53,31 @@ export function probeFormat(storage: Storage): "qcow2" | "qed" | undefined {
   return undefined;
 }
 
+/** What is kept in memory of an image's tables. */
+export interface LayoutOptions {
+  /** Bytes that its table cache may take. */
+  readonly tableCacheMax: number;
+  /** The L1 table may be kept whole: it does not move. */
+  readonly keepsL1: boolean;
+}
+
 /**
  * Check and load the metadata of an image. Opens nothing that the image refers to.
  *
- * @param tableCacheMax bytes of memory that its table cache may take
  * @throws {FormatError | UnsupportedError | StorageError}
  */
 export function readLayout(
   format: FormatName,
   storage: Storage,
-  { tableCacheMax }: { tableCacheMax: number },
+  options: LayoutOptions,
 ): FormatLayout {
   switch (format) {
     case "raw":
       return { format };
     case "qcow2":
-      return readQcow2Layout(storage, tableCacheMax);
+      return readQcow2Layout(storage, options);
     case "qed":
-      return readQedLayout(storage, tableCacheMax);
+      return readQedLayout(storage, options.tableCacheMax);
   }
 }
 
@@ -108,6 +126,76 @@ export function attachImage(
     case "qed":
       return new QedImage(layout, files.storage);
   }
+}
+
+/** Formats that can be written to. */
+export function isWritableFormat(format: FormatName): boolean {
+  return format !== "qed";
+}
+
+/** What the first write to an image costs, for the user to know. */
+export function lossesOf(layout: FormatLayout): string[] {
+  return layout.format === "qcow2" ? lossesOfQcow2(layout) : [];
+}
+
+/**
+ * Repair what the last writer left behind, if he did not end orderly.
+ *
+ * @returns what was repaired, for the user to know; then the layout must be read again
+ * @throws {TsimgfsError} it cannot be repaired
+ */
+export function repairBeforeWriting(
+  layout: FormatLayout,
+  storage: WritableStorage,
+): string | undefined {
+  return layout.format === "qcow2" ? repairQcow2BeforeWriting(layout, storage) : undefined;
+}
+
+/** What the writers of an image share between threads: plain data for structured clone. */
+export type FormatWriting = Qcow2Writing | { readonly format: "raw" };
+
+/**
+ * Check that an image can be written to, and make what its writers share. `undefined`: the format can
+ * only be read.
+ *
+ * @throws {TsimgfsError} it must not be written to
+ */
+export function prepareWriting(
+  layout: FormatLayout,
+  storage: WritableStorage,
+): FormatWriting | undefined {
+  switch (layout.format) {
+    case "raw":
+      return { format: "raw" };
+    case "qcow2":
+      return prepareQcow2Writing(layout, storage);
+    case "qed":
+      return undefined;
+  }
+}
+
+/** What a writer works on, in one thread. */
+export interface WriterFiles {
+  readonly storage: WritableStorage;
+  /** The image file itself, unless there is an external data file. */
+  readonly dataStorage: WritableStorage;
+  readonly lock: AccessLock;
+  /** Host space of what is freed is given back. */
+  readonly punches: boolean;
+  readonly requestMaintenance: (() => void) | undefined;
+}
+
+/** The writer of an image in one thread. */
+export function attachWriter(
+  shared: FormatWriting,
+  image: FormatImage,
+  files: WriterFiles,
+): FormatWriter {
+  if (shared.format === "qcow2" && image instanceof Qcow2Image) {
+    return attachQcow2Writer(image, files, shared, files);
+  }
+  assert(image instanceof RawImage, `a writer of ${shared.format} for ${image.format}`);
+  return new RawWriter(image, files.storage, files.lock);
 }
 
 /**

@@ -70,6 +70,7 @@ export const INIT_FLAG = {
   parallelDirops: 18,
   maxPages: 22,
   explicitInvalData: 25,
+  handleKillprivV2: 28,
   initExt: 30,
   directIoAllowMmap: 36,
 } as const;
@@ -188,6 +189,48 @@ export const READ_IN = [
 ] as const satisfies readonly Field[];
 
 // biome-ignore format: a table reads in columns
+export const WRITE_IN = [
+  ["fh",           0, "u64", "file handle"],
+  ["offset",       8, "mask64", "bytes"],
+  ["size",        16, "u32", "bytes of data, which follow"],
+  ["write_flags", 20, "u32", ""],
+  ["lock_owner",  24, "mask64", ""],
+  ["flags",       32, "u32", "of open(2)"],
+  ["padding",     36, "u32", ""],
+] as const satisfies readonly Field[];
+
+// biome-ignore format: a table reads in columns
+export const WRITE_OUT = [
+  ["size",    0, "u32", "bytes written"],
+  ["padding", 4, "u32", ""],
+] as const satisfies readonly Field[];
+
+// biome-ignore format: a table reads in columns
+export const FALLOCATE_IN = [
+  ["fh",      0, "u64", "file handle"],
+  ["offset",  8, "mask64", "bytes"],
+  ["length", 16, "mask64", "bytes"],
+  ["mode",   24, "u32", "of fallocate(2)"],
+  ["padding", 28, "u32", ""],
+] as const satisfies readonly Field[];
+
+/** Modes of FALLOCATE that the kernel passes on. */
+export const FALLOCATE_MODE = { keepSize: 0x01, punchHole: 0x02, zeroRange: 0x10 } as const;
+
+// biome-ignore format: a table reads in columns
+export const SETATTR_IN = [
+  ["valid",  0, "u32", "SETATTR_VALID: which fields count"],
+  ["fh",     8, "u64", "file handle"],
+  ["size",  16, "mask64", "bytes"],
+  ["mode",  68, "u32", "permissions"],
+  ["uid",   76, "u32", ""],
+  ["gid",   80, "u32", ""],
+] as const satisfies readonly Field[];
+
+/** Bits of SETATTR_IN.valid; the times are others. */
+export const SETATTR_VALID = { mode: 1, uid: 2, gid: 4, size: 8 } as const;
+
+// biome-ignore format: a table reads in columns
 export const LSEEK_IN = [
   ["fh",      0, "u64", "file handle"],
   ["offset",  8, "mask64", "bytes, signed"],
@@ -255,6 +298,10 @@ export const REQUEST = {
   readFh: IN_HEADER_SIZE + offsetOf(READ_IN, "fh"),
   readOffset: IN_HEADER_SIZE + offsetOf(READ_IN, "offset"),
   readSize: IN_HEADER_SIZE + offsetOf(READ_IN, "size"),
+  writeOffset: IN_HEADER_SIZE + offsetOf(WRITE_IN, "offset"),
+  writeSize: IN_HEADER_SIZE + offsetOf(WRITE_IN, "size"),
+  writeOpenFlags: IN_HEADER_SIZE + offsetOf(WRITE_IN, "flags"),
+  writeData: IN_HEADER_SIZE + sizeOf(WRITE_IN),
   lseekOffset: IN_HEADER_SIZE + offsetOf(LSEEK_IN, "offset"),
   lseekWhence: IN_HEADER_SIZE + offsetOf(LSEEK_IN, "whence"),
 } as const;

@@ -21,7 +21,7 @@ import type { Request } from "./request.ts";
 export interface Ownership {
   readonly uid: number;
   readonly gid: number;
-  /** Permission bits that are taken away from 0500 and 0400, or from 0555 and 0444 if stated. */
+  /** Permission bits that are taken away from 0500, 0600 and 0400; if stated, from 0555, 0666 and 0444. */
   readonly umask: number | undefined;
 }
 
@@ -30,11 +30,11 @@ const ENTRY_VALID_SECONDS = 3600;
 
 const NANOSECONDS = 1e9;
 
-function modeOf(isDirectory: boolean, { umask }: Ownership): number {
+function modeOf({ isDirectory, isWritable }: NodeAttributes, { umask }: Ownership): number {
   const type = isDirectory ? S_IFDIR : S_IFREG;
-  // Without a umask only the owner may read: these are disks.
-  if (umask === undefined) return type | (isDirectory ? 0o500 : 0o400);
-  return type | ((isDirectory ? 0o555 : 0o444) & ~umask);
+  const mode = isDirectory ? 0o555 : isWritable ? 0o666 : 0o444;
+  // Without a umask only the owner may do anything: these are disks.
+  return type | (mode & ~(umask ?? 0o077));
 }
 
 function setAttr(
@@ -57,7 +57,7 @@ function setAttr(
       atimensec: nanoseconds,
       mtimensec: nanoseconds,
       ctimensec: nanoseconds,
-      mode: modeOf(attributes.isDirectory, ownership),
+      mode: modeOf(attributes, ownership),
       nlink: attributes.links,
       uid: ownership.uid,
       gid: ownership.gid,
@@ -106,7 +106,7 @@ export function putStatx(request: Request, node: TreeNode, ownership: Ownership)
     nlink: attributes.links,
     uid: ownership.uid,
     gid: ownership.gid,
-    mode: modeOf(attributes.isDirectory, ownership),
+    mode: modeOf(attributes, ownership),
     ino: attributes.nodeid,
     size: attributes.size,
     blocks: attributes.blocks,

@@ -3,6 +3,8 @@
 import { UsageError } from "../errors.ts";
 
 export interface MountOptions {
+  /** `ro` or `rw`, whichever comes last; undefined: neither. */
+  readonly readOnly: boolean | undefined;
   readonly allowOther: boolean;
   readonly nonempty: boolean;
   readonly uid: number | undefined;
@@ -47,12 +49,16 @@ function number(
 const ID_MAX = 0xffff_fffe;
 
 /** Options that exist only to say why there is no such thing. */
-const REFUSED = ["rw", "allow_root", "subtype"];
+const REFUSED = ["allow_root", "subtype"];
 
 const OPTIONS: Readonly<Record<string, Apply>> = {
-  ro: (_options, value, name) => noValue(name, value),
-  rw: () => {
-    throw new UsageError("-o rw", "writing is not supported yet; mounts are read-only");
+  ro: (options, value, name) => {
+    noValue(name, value);
+    options.readOnly = true;
+  },
+  rw: (options, value, name) => {
+    noValue(name, value);
+    options.readOnly = false;
   },
   allow_other: (options, value, name) => {
     noValue(name, value);
@@ -104,6 +110,7 @@ const OPTIONS: Readonly<Record<string, Apply>> = {
  */
 export function parseMountOptions(lists: readonly string[]): MountOptions {
   const options: Mutable<MountOptions> = {
+    readOnly: undefined,
     allowOther: false,
     nonempty: false,
     uid: undefined,

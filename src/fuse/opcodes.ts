@@ -5,12 +5,15 @@
  * ENOSYS is remembered by the kernel: it stands only where it never need ask again.
  */
 
+import fs from "node:fs";
 import { constants } from "node:os";
 import type { Field } from "../binary/struct.ts";
 import { sizeOf } from "../binary/struct.ts";
 import type { TreeNode } from "../tree/node.ts";
 import type { Tree } from "../tree/tree.ts";
 import {
+  FALLOCATE_IN,
+  FALLOCATE_MODE,
   FOPEN,
   GETXATTR_IN,
   GETXATTR_OUT,
@@ -25,14 +28,33 @@ import {
   REQUEST,
   SEEK_DATA,
   SEEK_HOLE,
+  SETATTR_IN,
+  SETATTR_VALID,
   STATFS_OUT,
+  WRITE_IN,
+  WRITE_OUT,
 } from "./abi.ts";
 import { type Ownership, putAttr, putEntry, putStatx } from "./attributes.ts";
 import { putDirectory } from "./read-directory.ts";
 import { NO_REPLY, type Request } from "./request.ts";
 
-const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, ENOTTY, ENXIO, ERANGE, EROFS } =
-  constants.errno;
+const {
+  EBADF,
+  EINVAL,
+  EISDIR,
+  ENODATA,
+  ENOENT,
+  ENOSPC,
+  ENOSYS,
+  ENOTDIR,
+  ENOTTY,
+  ENXIO,
+  EOPNOTSUPP,
+  EPERM,
+  ERANGE,
+  EROFS,
+} = constants.errno;
+const { O_ACCMODE, O_DSYNC, O_RDONLY } = { ...fs.constants, O_ACCMODE: 3 };
 
 /** What the handlers of a thread work on. */
 export interface Server {
@@ -54,8 +76,9 @@ const reply =
   () =>
     result;
 const OK = reply(0);
-/** The mount is read-only: the kernel refuses changes before it asks. */
-const READ_ONLY = reply(-EROFS);
+/** What there is follows from the images: nothing can be added, removed or renamed. */
+const NOT_PERMITTED = reply(-EPERM);
+const NOT_SUPPORTED = reply(-EOPNOTSUPP);
 const NEVER_AGAIN = reply(-ENOSYS);
 
 const NO_FIELDS: readonly Field[] = [];
@@ -70,25 +93,26 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
   [1,  row("LOOKUP",          NO_FIELDS,   lookup)],
   [2,  row("FORGET",          NO_FIELDS,   reply(NO_REPLY))],
   [3,  row("GETATTR",         NO_FIELDS,   getattr)],
-  [4,  row("SETATTR",         NO_FIELDS,   READ_ONLY)],
+  [4,  row("SETATTR",         SETATTR_IN,  setattr)],
   [5,  row("READLINK",        NO_FIELDS,   reply(-EINVAL))],
-  [6,  row("SYMLINK",         NO_FIELDS,   READ_ONLY)],
-  [8,  row("MKNOD",           NO_FIELDS,   READ_ONLY)],
-  [9,  row("MKDIR",           NO_FIELDS,   READ_ONLY)],
-  [10, row("UNLINK",          NO_FIELDS,   READ_ONLY)],
-  [11, row("RMDIR",           NO_FIELDS,   READ_ONLY)],
-  [12, row("RENAME",          NO_FIELDS,   READ_ONLY)],
-  [13, row("LINK",            NO_FIELDS,   READ_ONLY)],
+  [6,  row("SYMLINK",         NO_FIELDS,   NOT_PERMITTED)],
+  [8,  row("MKNOD",           NO_FIELDS,   NOT_PERMITTED)],
+  [9,  row("MKDIR",           NO_FIELDS,   NOT_PERMITTED)],
+  [10, row("UNLINK",          NO_FIELDS,   NOT_PERMITTED)],
+  [11, row("RMDIR",           NO_FIELDS,   NOT_PERMITTED)],
+  [12, row("RENAME",          NO_FIELDS,   NOT_PERMITTED)],
+  [13, row("LINK",            NO_FIELDS,   NOT_PERMITTED)],
   [14, row("OPEN",            OPEN_IN,     open)],
   [15, row("READ",            READ_IN,     read)],
-  [16, row("WRITE",           NO_FIELDS,   READ_ONLY)],
+  [16, row("WRITE",           WRITE_IN,    write)],
   [17, row("STATFS",          NO_FIELDS,   statfs)],
   [18, row("RELEASE",         RELEASE_IN,  release)],
-  [20, row("FSYNC",           NO_FIELDS,   OK)],
-  [21, row("SETXATTR",        NO_FIELDS,   READ_ONLY)],
+  [20, row("FSYNC",           NO_FIELDS,   fsync)],
+  [21, row("SETXATTR",        NO_FIELDS,   NOT_SUPPORTED)],
   [22, row("GETXATTR",        GETXATTR_IN, getxattr)],
   [23, row("LISTXATTR",       GETXATTR_IN, listxattr)],
-  [24, row("REMOVEXATTR",     NO_FIELDS,   READ_ONLY)],
+  [24, row("REMOVEXATTR",     NO_FIELDS,   NOT_SUPPORTED)],
+  // What was written is in the image's files already: close(2) has nothing to wait for.
   [25, row("FLUSH",           NO_FIELDS,   OK)],
   [27, row("OPENDIR",         NO_FIELDS,   opendir)],
   [28, row("READDIR",         READ_IN,     readdir)],
@@ -100,7 +124,7 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
   [33, row("SETLKW",          NO_FIELDS,   NEVER_AGAIN)],
   // With default_permissions the kernel decides.
   [34, row("ACCESS",          NO_FIELDS,   OK)],
-  [35, row("CREATE",          NO_FIELDS,   READ_ONLY)],
+  [35, row("CREATE",          NO_FIELDS,   NOT_PERMITTED)],
   // Requests are short: the one that is meant is answered soon, as if nothing had been said.
   [36, row("INTERRUPT",       NO_FIELDS,   reply(NO_REPLY))],
   [37, row("BMAP",            NO_FIELDS,   NEVER_AGAIN)],
@@ -110,17 +134,18 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
   [40, row("POLL",            NO_FIELDS,   NEVER_AGAIN)],
   [41, row("NOTIFY_REPLY",    NO_FIELDS,   reply(NO_REPLY))],
   [42, row("BATCH_FORGET",    NO_FIELDS,   reply(NO_REPLY))],
-  [43, row("FALLOCATE",       NO_FIELDS,   READ_ONLY)],
+  [43, row("FALLOCATE",       FALLOCATE_IN, fallocate)],
   [44, row("READDIRPLUS",     READ_IN,     readdirplus)],
-  [45, row("RENAME2",         NO_FIELDS,   READ_ONLY)],
+  [45, row("RENAME2",         NO_FIELDS,   NOT_PERMITTED)],
   [46, row("LSEEK",           LSEEK_IN,    lseek)],
-  [47, row("COPY_FILE_RANGE", NO_FIELDS,   READ_ONLY)],
+  // The kernel copies through its page cache then.
+  [47, row("COPY_FILE_RANGE", NO_FIELDS,   NEVER_AGAIN)],
   [48, row("SETUPMAPPING",    NO_FIELDS,   NEVER_AGAIN)],
   [49, row("REMOVEMAPPING",   NO_FIELDS,   NEVER_AGAIN)],
   [50, row("SYNCFS",          NO_FIELDS,   OK)],
-  [51, row("TMPFILE",         NO_FIELDS,   READ_ONLY)],
+  [51, row("TMPFILE",         NO_FIELDS,   NOT_PERMITTED)],
   [52, row("STATX",           NO_FIELDS,   statx)],
-  [53, row("COPY_FILE_RANGE_64", NO_FIELDS, READ_ONLY)],
+  [53, row("COPY_FILE_RANGE_64", NO_FIELDS, NEVER_AGAIN)],
 ]);
 
 /** What this version does not know, a newer kernel may do without. */
@@ -160,9 +185,11 @@ function open(server: Server, request: Request): number {
   if (node === undefined) return -ENOENT;
   if (node.kind === "directory") return -EISDIR;
   const { flags } = request.arguments(OPEN_IN);
+  const writes = (flags & O_ACCMODE) !== O_RDONLY;
+  if (writes && !node.isWritable) return -EROFS;
   const file = node.open({ direct: (flags & O_DIRECT) !== 0 });
-  // Nothing is ever dirty here: close(2) need not ask.
-  let openFlags: number = FOPEN.noFlush;
+  // A close(2) of who only reads need not ask; for others the kernel writes back what was mapped.
+  let openFlags: number = writes ? 0 : FOPEN.noFlush;
   if (file.directIo) openFlags |= FOPEN.directIo | FOPEN.parallelDirectWrites;
   if (file.keepCache) openFlags |= FOPEN.keepCache;
   request.clear(sizeOf(OPEN_OUT));
@@ -179,6 +206,65 @@ function read(server: Server, request: Request): number {
   const handle = request.u64(REQUEST.readFh);
   const offset = request.u64(REQUEST.readOffset);
   return node.read(handle, offset, length, request.output, OUT_HEADER_SIZE);
+}
+
+function write(server: Server, request: Request): number {
+  const node = server.tree.node(request.nodeid);
+  if (node === undefined) return -ENOENT;
+  if (node.kind === "directory") return -EISDIR;
+  if (!node.isWritable) return -EBADF;
+  const { input } = request;
+  const offset = request.u64(REQUEST.writeOffset);
+  const size = input.view.getUint32(REQUEST.writeSize, true);
+  if (size > input.length - REQUEST.writeData) return -EINVAL;
+  const count = node.write(offset, size, input, REQUEST.writeData);
+  if (count < 0) return -ENOSPC;
+  // O_SYNC is O_DSYNC and more.
+  if ((input.view.getUint32(REQUEST.writeOpenFlags, true) & O_DSYNC) !== 0) node.sync();
+  request.clear(sizeOf(WRITE_OUT));
+  request.set(WRITE_OUT, { size: count });
+  return sizeOf(WRITE_OUT);
+}
+
+function fsync(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node?.kind === "file" && node.isWritable) node.sync();
+  return 0;
+}
+
+function fallocate(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  if (node.kind === "directory") return -EISDIR;
+  if (!node.isWritable) return -EBADF;
+  const fields = request.arguments(FALLOCATE_IN);
+  const mode = fields.mode & ~FALLOCATE_MODE.keepSize;
+  const what =
+    mode === 0
+      ? "allocate"
+      : mode === FALLOCATE_MODE.punchHole
+        ? "punch"
+        : mode === FALLOCATE_MODE.zeroRange
+          ? "zero"
+          : undefined;
+  if (what === undefined) return -EOPNOTSUPP;
+  const done = node.allocateRange(Number(fields.offset), Number(fields.length), what);
+  return done ? 0 : -ENOSPC;
+}
+
+/** Sizes as the device allows; times are the image's, and silently stay so; owners and modes stay. */
+function setattr(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  const { valid, size } = request.arguments(SETATTR_IN);
+  const owns = SETATTR_VALID.mode | SETATTR_VALID.uid | SETATTR_VALID.gid;
+  if ((valid & owns) !== 0) return -EPERM;
+  if ((valid & SETATTR_VALID.size) !== 0) {
+    if (node.kind === "directory") return -EISDIR;
+    if (!node.isWritable) return -EROFS;
+    if (!node.setSize(Number(size))) return -EPERM;
+  }
+  return putAttr(request, node, server.ownership);
 }
 
 function statfs(server: Server, request: Request): number {

@@ -5,7 +5,8 @@ import { constants } from "node:os";
 import { StorageError } from "../errors.ts";
 import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import { errno, fallocate, fdatasync, ftruncate, lseek, pread, pwrite } from "../syscalls/libc.ts";
-import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import type { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import type { HostRun, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
@@ -19,9 +20,6 @@ const { EINTR, ENODEV, ENOSYS, ENXIO, EOPNOTSUPP } = constants.errno;
 const FALLOC_FL_KEEP_SIZE = 0x01;
 const FALLOC_FL_PUNCH_HOLE = 0x02;
 const FALLOC_FL_ZERO_RANGE = 0x10;
-
-/** Zeros are written in pieces of this many bytes where the host knows no better way. */
-const ZEROS_SIZE = 1024 * 1024;
 
 /** What another thread needs to use the same open file: plain data for structured clone. */
 export interface SharedFile {
@@ -139,9 +137,8 @@ export class LocalFile implements WritableStorage {
     const mode = space === "release" ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
     if (this.#fallocate(mode | FALLOC_FL_KEEP_SIZE, offset, count)) return;
     if (space === "keep" && this.#isHole(offset, count)) return;
-    const zeros = NativeBuffer.allocate(Math.min(count, ZEROS_SIZE));
     for (let done = 0; done < count; done += ZEROS_SIZE) {
-      this.writeAt(zeros, 0, Math.min(count - done, ZEROS_SIZE), offset + done);
+      this.writeAt(ZEROS, 0, Math.min(count - done, ZEROS_SIZE), offset + done);
     }
   }
 

@@ -3,14 +3,38 @@
  * plain stores; whoever shows them adds them up. A sum may lag by the requests under way.
  */
 
-export const COUNTERS = ["reads", "read-bytes", "read-errors", "seeks", "opens"] as const;
+export const COUNTERS = [
+  "reads",
+  "read-bytes",
+  "read-errors",
+  "seeks",
+  "opens",
+  "writes",
+  "write-bytes",
+  "write-errors",
+  "zeroed-ranges",
+  "zeroed-bytes",
+  "flushes",
+] as const;
 export type CounterName = (typeof COUNTERS)[number];
 
 /** Index of each counter among those of a thread and device. */
-export const COUNTER = { reads: 0, readBytes: 1, readErrors: 2, seeks: 3, opens: 4 } as const;
+export const COUNTER = {
+  reads: 0,
+  readBytes: 1,
+  readErrors: 2,
+  seeks: 3,
+  opens: 4,
+  writes: 5,
+  writeBytes: 6,
+  writeErrors: 7,
+  zeroedRanges: 8,
+  zeroedBytes: 9,
+  flushes: 10,
+} as const;
 
 /** Counters of one thread and device: one cache line more than needed keeps threads apart. */
-const STRIDE = 16;
+const STRIDE = 24;
 
 /** Memory for the counters of all threads and devices. */
 export function createCounters(threads: number, devices: number): SharedArrayBuffer {
@@ -31,12 +55,14 @@ export function sumCounters(
   memory: SharedArrayBuffer,
   { device, devices }: { device: number; devices: number },
 ): Record<CounterName, number> {
-  const sums = { reads: 0, "read-bytes": 0, "read-errors": 0, seeks: 0, opens: 0 };
   const all = new Float64Array(memory);
-  for (let base = device * STRIDE; base < all.length; base += devices * STRIDE) {
-    COUNTERS.forEach((name, index) => {
-      sums[name] += all[base + index] ?? 0;
-    });
-  }
-  return sums;
+  const sums = COUNTERS.map((name, index): [CounterName, number] => {
+    let sum = 0;
+    for (let base = device * STRIDE; base < all.length; base += devices * STRIDE) {
+      sum += all[base + index] ?? 0;
+    }
+    return [name, sum];
+  });
+  // One pair for each name.
+  return Object.fromEntries(sums) as Record<CounterName, number>;
 }

@@ -103,6 +103,52 @@ export class TableCache {
     return Atomics.load(this.words, this.#versionWord) === this.#version;
   }
 
+  /**
+   * Bring what is cached of a part of the file up to date, after the file was written to. Whoever looks
+   * slices up meanwhile must be kept out: one that is being read from the file would be of before.
+   *
+   * @param source.bytes[start] on: the new bytes of the file at `offset`; words of 4 bytes
+   */
+  update(source: NativeBuffer, start: number, length: number, offset: number): void {
+    let done = 0;
+    while (done < length) {
+      const inSlice = (offset + done) % this.sliceSize;
+      const count = Math.min(length - done, this.sliceSize - inSlice);
+      if (this.#locate(offset + done - inSlice)) {
+        const bytes = source.bytes.subarray(start + done, start + done + count);
+        this.#change(this.base * 4 + inSlice, bytes);
+      }
+      done += count;
+    }
+  }
+
+  /** Forget what is cached of a part of the file: whole slices. As for `update`, keep others out. */
+  invalidate(offset: number, length: number): void {
+    for (let done = 0; done < length; done += this.sliceSize) {
+      if (!this.#locate(offset + done)) continue;
+      const at = this.#versionWord - VERSION;
+      this.#mutex.lock();
+      Atomics.store(this.words, at + KEY_HI, NO_KEY);
+      Atomics.add(this.words, this.#versionWord, 2);
+      this.#mutex.unlock();
+    }
+  }
+
+  /** As `lookup`, without reading the file: false if the slice is not here. */
+  #locate(offset: number): boolean {
+    const key = offset / this.sliceSize;
+    return this.#find(key % this.#sets, key | 0, Math.floor(key / TWO_TO_32));
+  }
+
+  /** Change bytes of the slice that was found last. */
+  #change(at: number, bytes: Uint8Array): void {
+    this.#mutex.lock();
+    Atomics.add(this.words, this.#versionWord, 1);
+    this.#bytes.set(bytes, at);
+    Atomics.add(this.words, this.#versionWord, 1);
+    this.#mutex.unlock();
+  }
+
   #find(set: number, lo: number, hi: number): boolean {
     const words = this.words;
     for (let way = 0; way < WAYS; way++) {

@@ -1,5 +1,6 @@
 /** What a mount consists of, as plain data: each I/O thread makes its own tree from it. */
 
+import type { SharedWriting } from "../block/disk.ts";
 import type { SharedLayer } from "../block/open-chain.ts";
 import { STATS_FILE_WORDS } from "./stats-file.ts";
 
@@ -10,10 +11,20 @@ export interface DeviceDescription {
   /** The image, an absolute path. */
   readonly imagePath: string;
   readonly layers: readonly SharedLayer[];
-  /** Bytes that the image's file occupies. */
+  /** undefined: the device is read-only. */
+  readonly writing: SharedWriting | undefined;
+  /** Bytes that the image's file occupies, at the time of the mount. */
   readonly allocatedSize: number;
-  /** Seconds since the epoch. */
+  /** Seconds since the epoch, at the time of the mount. */
   readonly modifiedAt: number;
+}
+
+/** What one thread brings along to serve a mount. */
+export interface TreeThread {
+  /** A number that no other thread uses: of its counters and locks. */
+  readonly thread: number;
+  /** Asks the main thread to look after a device. */
+  readonly requestMaintenance: ((device: number) => void) | undefined;
 }
 
 /** A whole mount: plain data for all threads. */

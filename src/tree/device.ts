@@ -1,10 +1,9 @@
 /** A device: a disk image as a flat file. */
 
-import type { BackingChain } from "../block/backing-chain.ts";
-import { BlockStatusWalker } from "../block/block-status.ts";
+import type { Disk } from "../block/disk.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { COUNTER } from "../threads/counters.ts";
-import type { Capacity, FileNode, NodeAttributes, OpenFile } from "./node.ts";
+import type { Capacity, FileNode, NodeAttributes, OpenFile, RangeChange } from "./node.ts";
 
 /** The unit of st_blocks, bytes. */
 const STAT_BLOCK_SIZE = 512;
@@ -13,20 +12,29 @@ const PREFERRED_READ = 1024 * 1024;
 /** Block size for statfs of images that have no clusters. */
 const PAGE_SIZE = 4096;
 /** Size and times of a read-only device never change; what it occupies hardly does. */
-const ATTRIBUTES_VALID_SECONDS = 60;
+const READ_ONLY_VALID_SECONDS = 60;
+/** What a device occupies that is written to changes all the time. */
+const WRITABLE_VALID_SECONDS = 1;
 
-/** What a device is, apart from its chain. */
-export interface DeviceProperties {
-  readonly nodeid: number;
-  /** Bytes. */
-  readonly virtualSize: number;
-  readonly clusterSize: number;
-  /** Attaches to the image when the device is first used: snapshots may be many. */
-  readonly attach: () => BackingChain;
-  /** Bytes that the image's files occupy. */
+/** What the files of an image say on the host. */
+export interface HostState {
+  /** Bytes that they occupy. */
   readonly allocatedSize: number;
   /** Seconds since the epoch. */
   readonly modifiedAt: number;
+}
+
+/** What a device is, apart from its disk. */
+export interface DeviceProperties {
+  readonly nodeid: number;
+  /** Bytes; of a disk that can grow, at first. */
+  readonly virtualSize: number;
+  readonly clusterSize: number;
+  readonly isWritable: boolean;
+  readonly isGrowable: boolean;
+  /** Attaches to the image when the device is first used: snapshots may be many. */
+  readonly attach: () => Disk;
+  readonly hostState: () => HostState;
   /** Extended attributes; made when they are asked for. */
   readonly xattrs: () => ReadonlyMap<string, string>;
   /** This thread's counters. */
@@ -36,38 +44,44 @@ export interface DeviceProperties {
 export class Device implements FileNode {
   readonly kind = "file";
   readonly nodeid: number;
+  readonly isWritable: boolean;
   readonly #properties: DeviceProperties;
   readonly #counters: Float64Array;
-  readonly #size: number;
-  #chain: BackingChain | undefined;
-  #walker: BlockStatusWalker | undefined;
+  #attached: Disk | undefined;
+  /** Bytes; looked up again where the disk can grow. */
+  #size: number;
 
   constructor(properties: DeviceProperties) {
     this.nodeid = properties.nodeid;
+    this.isWritable = properties.isWritable;
     this.#properties = properties;
     this.#counters = properties.counters;
     this.#size = properties.virtualSize;
   }
 
   attributes(): NodeAttributes {
-    // Tools look for holes only where a file occupies less than its size.
-    const blocks = Math.floor(
-      Math.min(this.#properties.allocatedSize, this.#size) / STAT_BLOCK_SIZE,
-    );
+    const { isWritable, hostState } = this.#properties;
+    const { allocatedSize, modifiedAt } = hostState();
+    const size = this.#currentSize();
     return {
       nodeid: this.nodeid,
       isDirectory: false,
-      size: this.#size,
-      blocks,
+      isWritable,
+      size,
+      // Tools look for holes only where a file occupies less than its size.
+      blocks: Math.floor(Math.min(allocatedSize, size) / STAT_BLOCK_SIZE),
       blockSize: PREFERRED_READ,
-      modifiedAt: this.#properties.modifiedAt,
+      modifiedAt,
       links: 1,
-      validSeconds: ATTRIBUTES_VALID_SECONDS,
+      validSeconds: isWritable ? WRITABLE_VALID_SECONDS : READ_ONLY_VALID_SECONDS,
     };
   }
 
   capacity(): Capacity {
-    return { blockSize: Math.max(this.#properties.clusterSize, PAGE_SIZE), size: this.#size };
+    return {
+      blockSize: Math.max(this.#properties.clusterSize, PAGE_SIZE),
+      size: this.#currentSize(),
+    };
   }
 
   xattrs(): ReadonlyMap<string, string> {
@@ -76,7 +90,7 @@ export class Device implements FileNode {
 
   open({ direct }: { direct: boolean }): OpenFile {
     this.#count(COUNTER.opens, 1);
-    // The image is locked: nobody changes it, so what the kernel has cached stays true.
+    // The image is locked: nobody changes it but through here, so what the kernel has cached stays true.
     return { handle: 0, directIo: direct, keepCache: !direct };
   }
 
@@ -91,12 +105,11 @@ export class Device implements FileNode {
     target: NativeBuffer,
     start: number,
   ): number {
-    const count = Math.max(0, Math.min(length, this.#size - offset));
+    const count = Math.max(0, Math.min(length, this.#currentSize() - offset));
     this.#count(COUNTER.reads, 1);
     if (count === 0) return 0;
     try {
-      this.#chain ??= this.#properties.attach();
-      this.#chain.read(offset, count, target, start);
+      this.#disk().read(offset, count, target, start);
     } catch (error) {
       this.#count(COUNTER.readErrors, 1);
       throw error;
@@ -105,14 +118,74 @@ export class Device implements FileNode {
     return count;
   }
 
+  write(offset: number, length: number, source: NativeBuffer, start: number): number {
+    this.#count(COUNTER.writes, 1);
+    let count = length;
+    try {
+      if (offset + length > this.#currentSize() && !this.#growTo(offset + length)) {
+        count = this.#size - offset;
+        if (count <= 0) return length === 0 ? 0 : -1;
+      }
+      this.#disk().write(offset, count, source, start);
+    } catch (error) {
+      this.#count(COUNTER.writeErrors, 1);
+      throw error;
+    }
+    this.#count(COUNTER.writeBytes, count);
+    return count;
+  }
+
+  allocateRange(offset: number, length: number, what: RangeChange): boolean {
+    if (what === "allocate") {
+      if (offset + length > this.#currentSize() && !this.#growTo(offset + length)) return false;
+      this.#disk().preallocate(offset, length);
+      return true;
+    }
+    const count = Math.min(length, this.#currentSize() - offset);
+    if (count <= 0) return true;
+    this.#disk().writeZeroes(offset, count, { unmap: what === "punch" });
+    this.#count(COUNTER.zeroedRanges, 1);
+    this.#count(COUNTER.zeroedBytes, count);
+    return true;
+  }
+
+  sync(): void {
+    this.#count(COUNTER.flushes, 1);
+    this.#disk().flush();
+  }
+
+  setSize(size: number): boolean {
+    if (size === this.#currentSize()) return true;
+    if (!this.#properties.isGrowable) return false;
+    this.#disk().resize(size);
+    return true;
+  }
+
   seek(offset: number, what: "data" | "hole"): number {
     this.#count(COUNTER.seeks, 1);
-    if (offset >= this.#size) return -1;
-    this.#chain ??= this.#properties.attach();
-    this.#walker ??= new BlockStatusWalker(this.#chain);
-    const found = this.#walker.seek(offset, what);
+    const size = this.#currentSize();
+    if (offset >= size) return -1;
+    const found = this.#disk().seek(offset, what);
     // The end of the file is a hole, and not data.
-    return what === "data" && found >= this.#size ? -1 : found;
+    return what === "data" && found >= size ? -1 : found;
+  }
+
+  #disk(): Disk {
+    this.#attached ??= this.#properties.attach();
+    return this.#attached;
+  }
+
+  /** Bytes, now: another thread may have changed the size. */
+  #currentSize(): number {
+    if (this.#properties.isGrowable) this.#size = this.#disk().currentSize();
+    return this.#size;
+  }
+
+  #growTo(size: number): boolean {
+    if (!this.#properties.isGrowable) return false;
+    this.#disk().resize(size);
+    this.#size = this.#disk().currentSize();
+    return true;
   }
 
   #count(counter: number, amount: number): void {

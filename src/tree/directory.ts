@@ -42,6 +42,7 @@ export class Directory implements DirectoryNode {
     return {
       nodeid: this.nodeid,
       isDirectory: true,
+      isWritable: false,
       size: 0,
       blocks: 0,
       blockSize: BLOCK_SIZE,

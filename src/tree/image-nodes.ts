@@ -1,17 +1,23 @@
 /** What the tree shows of one image: its device, its statistics, its snapshots. */
 
+import fs from "node:fs";
 import { TWO_TO_32 } from "../binary/words.ts";
-import { attachChain, type BackingChain } from "../block/backing-chain.ts";
+import { attachDisk } from "../block/attach-disk.ts";
+import type { BackingChain } from "../block/backing-chain.ts";
+import type { Disk } from "../block/disk.ts";
 import { CorruptionError } from "../errors.ts";
 import type { ThreadResources } from "../formats/driver.ts";
 import { threadCounters } from "../threads/counters.ts";
-import type { DeviceDescription, TreeDescription } from "./description.ts";
-import { Device } from "./device.ts";
+import type { DeviceDescription, TreeDescription, TreeThread } from "./description.ts";
+import { Device, type DeviceProperties, type HostState } from "./device.ts";
 import { Directory } from "./directory.ts";
 import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode } from "./node.ts";
 import { renderStats } from "./render-stats.ts";
 import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
+
+/** The unit of st_blocks, bytes. */
+const STAT_BLOCK_SIZE = 512;
 
 const NO_XATTRS: ReadonlyMap<string, string> = new Map();
 
@@ -22,6 +28,7 @@ export class ImageNodes {
   readonly #tree: TreeDescription;
   readonly #description: DeviceDescription;
   readonly #index: number;
+  readonly #disk: Disk;
   readonly #chain: BackingChain;
   readonly #counters: Float64Array;
   /** Virtual sizes of the snapshots, bytes; read when they are first asked for. */
@@ -31,14 +38,19 @@ export class ImageNodes {
   constructor(
     tree: TreeDescription,
     resources: ThreadResources,
-    { thread, index }: { thread: number; index: number },
+    { thread, requestMaintenance }: TreeThread,
+    index: number,
   ) {
     const description = tree.devices[index];
     if (description === undefined) throw new RangeError(`device ${index}`);
     this.#tree = tree;
     this.#description = description;
     this.#index = index;
-    this.#chain = attachChain(description.layers, resources);
+    this.#disk = attachDisk(description, resources, {
+      slot: thread,
+      requestMaintenance: requestMaintenance && (() => requestMaintenance(index)),
+    });
+    this.#chain = this.#disk.chain;
     const devices = tree.devices.length;
     this.#counters = threadCounters(tree.counters, { thread, device: index, devices });
   }
@@ -60,7 +72,12 @@ export class ImageNodes {
   }
 
   device(nodeid: number): Device {
-    return this.#makeDevice(nodeid, this.#chain.virtualSize, () => this.#chain);
+    const { writing } = this.#description;
+    return this.#makeDevice(nodeid, this.#chain.virtualSize, {
+      isWritable: writing !== undefined,
+      isGrowable: writing?.policy.growable ?? false,
+      attach: () => this.#disk,
+    });
   }
 
   /** The device of a snapshot, by its place in the image's table; undefined if there is none. */
@@ -77,7 +94,11 @@ export class ImageNodes {
     return device;
   }
 
-  #makeDevice(nodeid: number, virtualSize: number, attach: () => BackingChain): Device {
+  #makeDevice(
+    nodeid: number,
+    virtualSize: number,
+    use: Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach">,
+  ): Device {
     const description = this.#description;
     const { clusterSize } = this.#chain.image;
     const { daemonPid } = this.#tree;
@@ -85,9 +106,8 @@ export class ImageNodes {
       nodeid,
       virtualSize,
       clusterSize,
-      attach,
-      allocatedSize: description.allocatedSize,
-      modifiedAt: description.modifiedAt,
+      ...use,
+      hostState: () => hostState(description),
       xattrs: () => deviceXattrs(description, { virtualSize, clusterSize, daemonPid }),
       counters: this.#counters,
     });
@@ -101,7 +121,11 @@ export class ImageNodes {
     const virtualSize = this.#snapshotSizes[number];
     if (virtualSize === undefined) return undefined;
     const nodeid = (this.#index + 1) * TWO_TO_32 + number;
-    return this.#makeDevice(nodeid, virtualSize, () => openSnapshot(this.#chain, number));
+    return this.#makeDevice(nodeid, virtualSize, {
+      isWritable: false,
+      isGrowable: false,
+      attach: () => openSnapshot(this.#disk, number),
+    });
   }
 
   #snapshotDirectory(nodeid: number, parent: DirectoryNode): Directory {
@@ -133,13 +157,24 @@ export class ImageNodes {
   }
 }
 
-function openSnapshot(chain: BackingChain, number: number): BackingChain {
+/** What the image's file says: now, if it is written to. */
+function hostState(description: DeviceDescription): HostState {
+  const [top] = description.layers;
+  if (description.writing === undefined || top === undefined) return description;
+  const stats = fs.fstatSync((top.dataFile ?? top.file).fd);
+  const allocatedSize = stats.isFile() ? stats.blocks * STAT_BLOCK_SIZE : top.file.length;
+  return { allocatedSize, modifiedAt: stats.mtimeMs / 1000 };
+}
+
+function openSnapshot(disk: Disk, number: number): Disk {
   try {
-    return chain.openSnapshot(number);
+    return disk.openSnapshot(number);
   } catch (cause) {
     // The image is open: a bad snapshot is an I/O error of whoever reads it.
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new CorruptionError(chain.image.storage.path, `snapshot ${number}: ${reason}`, { cause });
+    throw new CorruptionError(disk.chain.image.storage.path, `snapshot ${number}: ${reason}`, {
+      cause,
+    });
   }
 }
 

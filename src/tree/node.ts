@@ -6,6 +6,7 @@ import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 export interface NodeAttributes {
   readonly nodeid: number;
   readonly isDirectory: boolean;
+  readonly isWritable: boolean;
   readonly size: number;
   /** Units of 512 bytes. */
   readonly blocks: number;
@@ -35,9 +36,12 @@ export interface OpenFile {
   readonly keepCache: boolean;
 }
 
+export type RangeChange = "punch" | "zero" | "allocate";
+
 export interface FileNode {
   readonly kind: "file";
   readonly nodeid: number;
+  readonly isWritable: boolean;
   attributes(): NodeAttributes;
   capacity(): Capacity;
   /** Extended attributes: name and value. */
@@ -50,6 +54,23 @@ export interface FileNode {
    * @returns bytes read; less than `length` only at the end of the file
    */
   read(handle: number, offset: number, length: number, target: NativeBuffer, start: number): number;
+  /**
+   * Write from `source.bytes[start]` on.
+   *
+   * @returns bytes written, less than `length` only at the end of the device; -1: past the end
+   */
+  write(offset: number, length: number, source: NativeBuffer, start: number): number;
+  /**
+   * Change what a range takes on the host: `punch` and `zero` let it read as zeros, the latter keeping
+   * its space; `allocate` gives it space.
+   *
+   * @returns false: it reaches past the end (only `allocate` is refused that)
+   */
+  allocateRange(offset: number, length: number, what: RangeChange): boolean;
+  /** Make durable what was written. */
+  sync(): void;
+  /** Set the size. Returns false if that is not allowed. */
+  setSize(size: number): boolean;
   /**
    * SEEK_DATA and SEEK_HOLE.
    *

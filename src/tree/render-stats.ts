@@ -25,7 +25,7 @@ export function renderStats(
     "virtual-size": image.virtualSize,
     "cluster-size": image.clusterSize,
     "backing-filename": image.backingFile?.name,
-    "read-only": true,
+    "read-only": description.writing === undefined,
     "daemon-pid": context.daemonPid,
     "backing-chain": chain.images.map((layer) => ({
       filename: layer.storage.path,

@@ -3,6 +3,7 @@
  * opened, and kept in an anonymous file: any thread can then read it by its handle.
  */
 
+import assert from "node:assert";
 import fs from "node:fs";
 import { TsimgfsError } from "../errors.ts";
 import { errnoCode } from "../syscalls/errno-names.ts";
@@ -21,6 +22,7 @@ export const STATS_FILE_WORDS = 2;
 export class StatsFile implements FileNode {
   readonly kind = "file";
   readonly nodeid: number;
+  readonly isWritable = false;
   readonly #render: () => string;
   readonly #shared: Int32Array;
 
@@ -38,6 +40,7 @@ export class StatsFile implements FileNode {
     return {
       nodeid: this.nodeid,
       isDirectory: false,
+      isWritable: false,
       size,
       blocks: 0,
       blockSize: BLOCK_SIZE,
@@ -80,6 +83,22 @@ export class StatsFile implements FileNode {
     const count = pread(handle, target.address + start, length, offset);
     if (count < 0) throw failed("read");
     return count;
+  }
+
+  write(): never {
+    assert.fail("a statistics file is read-only");
+  }
+
+  allocateRange(): never {
+    assert.fail("a statistics file is read-only");
+  }
+
+  sync(): void {
+    // Nothing is ever written.
+  }
+
+  setSize(): boolean {
+    return false;
   }
 
   seek(offset: number, what: "data" | "hole"): number {

@@ -10,7 +10,7 @@
 
 import { TWO_TO_32 } from "../binary/words.ts";
 import type { ThreadResources } from "../formats/driver.ts";
-import type { TreeDescription } from "./description.ts";
+import type { TreeDescription, TreeThread } from "./description.ts";
 import { Directory } from "./directory.ts";
 import { ImageNodes } from "./image-nodes.ts";
 import type { DirectoryEntry, TreeNode } from "./node.ts";
@@ -24,10 +24,9 @@ export class Tree {
   readonly #nodes: TreeNode[] = [];
   readonly #images: ImageNodes[];
 
-  /** @param thread the number of the thread that uses this tree: its counters */
-  constructor(description: TreeDescription, resources: ThreadResources, thread: number) {
+  constructor(description: TreeDescription, resources: ThreadResources, thread: TreeThread) {
     this.#images = description.devices.map((_, index) => {
-      return new ImageNodes(description, resources, { thread, index });
+      return new ImageNodes(description, resources, thread, index);
     });
     this.root = description.rootIsDevice ? this.#deviceAsRoot() : this.#rootDirectory(description);
     this.#nodes[ROOT_NODEID] = this.root;

@@ -1,7 +1,8 @@
 /** `tsimgfs map`: where the bytes of a disk are, in the fields and the form of qemu-img map. */
 
 import type { Command } from "commander";
-import { attachChain, type BackingChain } from "../../block/backing-chain.ts";
+import { attachChain } from "../../block/attach-disk.ts";
+import type { BackingChain } from "../../block/backing-chain.ts";
 import { BlockStatus, BlockStatusWalker } from "../../block/block-status.ts";
 import { closeChain, openChain } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";

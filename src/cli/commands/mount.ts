@@ -1,19 +1,36 @@
 /** `tsimgfs mount`: show images as flat raw devices. */
 
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
+import {
+  DETECT_ZEROES,
+  type DetectZeroes,
+  DISCARD,
+  type Discard,
+  type WritePolicy,
+} from "../../block/write-policy.ts";
 import type { DaemonConfig } from "../../daemon/config.ts";
 import { createStartMemory, IO_THREADS_MAX, startIoThread } from "../../daemon/io-thread-start.ts";
 import type { PendingDaemon } from "../../daemon/launch.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { parseMountOptions } from "../../fuse/mount-options.ts";
-import { backingPolicyOption, forceShareOption, formatOption, numberOption } from "../options.ts";
+import {
+  backingPolicyOption,
+  forceShareOption,
+  formatOption,
+  numberOption,
+  oneOf,
+} from "../options.ts";
 import { printMessage } from "../print.ts";
 
 const THREADS_DEFAULT = 4;
 
 interface MountCommandOptions {
+  readonly readOnly?: boolean;
+  readonly detectZeroes: DetectZeroes;
+  readonly discard: Discard;
+  readonly growable?: boolean;
   readonly foreground?: boolean;
   readonly format?: FormatName;
   readonly options?: readonly string[];
@@ -31,12 +48,12 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
     )
     .usage("[options] <image...> <mountpoint>")
     .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
-    .option("-r, --read-only", "read only; so far, mounts always are")
+    .option("-r, --read-only", "read only: the images may be in use by other readers")
     .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts")
     .addOption(formatOption("--format <name>"))
     .option(
       "-o, --options <list>",
-      "ro, allow_other, uid=, gid=, umask=, fsname=, nonempty, max_read=, read_ahead_kb=",
+      "ro, rw, allow_other, uid=, gid=, umask=, fsname=, nonempty, max_read=, read_ahead_kb=",
       (value: string, all: readonly string[] = []) => [...all, value],
     )
     .option(
@@ -45,6 +62,23 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
       numberOption("--threads", 1, IO_THREADS_MAX),
       THREADS_DEFAULT,
     )
+    .addOption(
+      new Option(
+        "--detect-zeroes <mode>",
+        "off, on or unmap: whether zeros that are written become zero clusters",
+      )
+        .default("on")
+        .argParser(oneOf("--detect-zeroes", DETECT_ZEROES)),
+    )
+    .addOption(
+      new Option(
+        "--discard <mode>",
+        "unmap or ignore: whether space that is not needed goes back to the host",
+      )
+        .default("unmap")
+        .argParser(oneOf("--discard", DISCARD)),
+    )
+    .option("--growable", "let truncate, and writes past the end, change the size of the disks")
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .option("--log-file <file>", "append the daemon's messages to this file")
@@ -55,6 +89,25 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
     .action((paths: readonly string[], options: MountCommandOptions) =>
       mount(paths, options, daemon),
     );
+}
+
+/** How the devices are written to; undefined: they are read-only. */
+function writePolicy(
+  options: MountCommandOptions,
+  { readOnly }: { readOnly: boolean | undefined },
+): WritePolicy | undefined {
+  if (options.readOnly === true && readOnly === false) {
+    throw new UsageError("mount", "-r and -o rw contradict each other");
+  }
+  if (options.readOnly === true || readOnly === true) return undefined;
+  if (options.forceShare === true) {
+    throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
+  }
+  const { detectZeroes, discard, growable = false } = options;
+  if (detectZeroes === "unmap" && discard === "ignore") {
+    throw new UsageError("--detect-zeroes unmap", "contradicts --discard ignore");
+  }
+  return { detectZeroes, discard, growable };
 }
 
 async function mount(
@@ -70,14 +123,16 @@ async function mount(
       "needs an image and a mount point: tsimgfs mount IMAGE... MOUNTPOINT",
     );
   }
+  const mountOptions = parseMountOptions(options.options ?? []);
   const config: DaemonConfig = {
     images,
     mountpoint,
     format: options.format,
     backingPolicy: options.backingPolicy,
     forceShare: options.forceShare ?? false,
+    writing: writePolicy(options, mountOptions),
     threads: options.threads,
-    mountOptions: parseMountOptions(options.options ?? []),
+    mountOptions,
     logFile: options.logFile,
   };
   if (options.foreground === true) {

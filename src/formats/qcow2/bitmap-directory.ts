@@ -1,7 +1,7 @@
 /** The directory of persistent dirty bitmaps. Source: qcow2 specification, "Bitmaps". */
 
-import { decode, type Field, sizeOf } from "../../binary/struct.ts";
-import { FormatError } from "../../errors.ts";
+import { type Decoded, decode, type Field, sizeOf } from "../../binary/struct.ts";
+import { FormatError, hex } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { BitmapsExtension } from "./header-extensions.ts";
@@ -24,6 +24,8 @@ const FLAG_AUTO = 2;
 const GRANULARITY_BITS_MAX = 63;
 /** The specification's limit, bytes. */
 const NAME_SIZE_MAX = 1023;
+/** QEMU's limit of a bitmap's table. */
+const TABLE_ENTRIES_MAX = 2 ** 27;
 /** Our limit, bytes: descriptions are made in memory, and real directories have a few hundred. */
 const DIRECTORY_SIZE_MAX = 16 * 1024 * 1024;
 
@@ -34,19 +36,73 @@ export interface BitmapInfo {
   readonly flags: readonly ("in-use" | "auto")[];
 }
 
+/** One entry as it is in the directory, and its name. */
+interface DirectoryEntry {
+  readonly entry: Decoded<typeof ENTRY>;
+  readonly name: Uint8Array;
+}
+
+/** Where a bitmap's table is. */
+export interface BitmapTable {
+  /** Host offset, bytes. */
+  readonly offset: number;
+  readonly entries: number;
+}
+
 /**
  * Read the directory.
  *
  * @throws {FormatError} it is too large, or an entry reaches past it
  */
 export function readBitmapDirectory(extension: BitmapsExtension, storage: Storage): BitmapInfo[] {
+  return readEntries(extension, storage).map(({ entry, name }) => {
+    const flags: ("in-use" | "auto")[] = [];
+    if ((entry.flags & FLAG_IN_USE) !== 0) flags.push("in-use");
+    if ((entry.flags & FLAG_AUTO) !== 0) flags.push("auto");
+    return {
+      name: Buffer.from(name).toString(),
+      granularity: 2 ** entry.granularity_bits,
+      flags,
+    };
+  });
+}
+
+/**
+ * Where the tables of all bitmaps are.
+ *
+ * @param clusterSize bytes: tables start on its multiples
+ * @throws {FormatError} as `readBitmapDirectory`; a table is too large, or at an impossible offset
+ */
+export function readBitmapTables(
+  extension: BitmapsExtension,
+  storage: Storage,
+  clusterSize: number,
+): BitmapTable[] {
+  return readEntries(extension, storage).map(({ entry }, index) => {
+    const offset = entry.bitmap_table_offset;
+    const entries = entry.bitmap_table_size;
+    if (
+      offset === 0n ||
+      offset % BigInt(clusterSize) !== 0n ||
+      offset > Number.MAX_SAFE_INTEGER ||
+      entries === 0 ||
+      entries > TABLE_ENTRIES_MAX
+    ) {
+      const reason = `bitmap ${index}: a table of ${entries} entries at ${hex(offset)} is impossible`;
+      throw new FormatError(storage.path, reason, { offset: extension.directoryOffset });
+    }
+    return { offset: Number(offset), entries };
+  });
+}
+
+function readEntries(extension: BitmapsExtension, storage: Storage): DirectoryEntry[] {
   if (extension.directorySize > DIRECTORY_SIZE_MAX) {
     const reason = `the bitmap directory has ${extension.directorySize} bytes, the limit is ${DIRECTORY_SIZE_MAX}`;
     throw new FormatError(storage.path, reason, { offset: extension.directoryOffset });
   }
   const directory = NativeBuffer.allocate(extension.directorySize);
   storage.readAt(directory, 0, extension.directorySize, extension.directoryOffset);
-  const bitmaps: BitmapInfo[] = [];
+  const entries: DirectoryEntry[] = [];
   let at = 0;
   for (let index = 0; index < extension.count; index++) {
     const left = extension.directorySize - at;
@@ -63,15 +119,8 @@ export function readBitmapDirectory(extension: BitmapsExtension, storage: Storag
       });
     }
     const nameAt = at + sizeOf(ENTRY) + entry.extra_data_size;
-    const flags: ("in-use" | "auto")[] = [];
-    if ((entry.flags & FLAG_IN_USE) !== 0) flags.push("in-use");
-    if ((entry.flags & FLAG_AUTO) !== 0) flags.push("auto");
-    bitmaps.push({
-      name: Buffer.from(directory.bytes.subarray(nameAt, nameAt + entry.name_size)).toString(),
-      granularity: 2 ** entry.granularity_bits,
-      flags,
-    });
+    entries.push({ entry, name: directory.bytes.subarray(nameAt, nameAt + entry.name_size) });
     at += Math.ceil(size / 8) * 8;
   }
-  return bitmaps;
+  return entries;
 }

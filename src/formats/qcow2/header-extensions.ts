@@ -1,6 +1,6 @@
 /** Header extensions of qcow2: what follows the header in cluster 0. Source: "Header extensions". */
 
-import { decode, type Field, sizeOf } from "../../binary/struct.ts";
+import { type Decoded, decode, type Field, sizeOf } from "../../binary/struct.ts";
 import { FormatError, hex } from "../../errors.ts";
 import { decodeChecked } from "../decode-checked.ts";
 import type { FeatureName } from "./features.ts";
@@ -42,6 +42,12 @@ const BITMAPS = [
   ["bitmap_directory_offset", 16, "u64", "host offset, cluster aligned"],
 ] as const satisfies readonly Field[];
 
+// biome-ignore format: a table reads in columns
+const CRYPTO_HEADER = [
+  ["offset", 0, "u64", "host offset of the LUKS header, cluster aligned"],
+  ["length", 8, "u64", "bytes, with the key material"],
+] as const satisfies readonly Field[];
+
 export interface BitmapsExtension {
   readonly count: number;
   readonly directorySize: number;
@@ -53,7 +59,11 @@ export interface HeaderExtensions {
   readonly featureNames: readonly FeatureName[];
   readonly dataFileName: string | undefined;
   readonly bitmaps: BitmapsExtension | undefined;
+  /** Where the LUKS header is, if there is one. */
+  readonly cryptoHeader: CryptoHeaderExtension | undefined;
 }
+
+export type CryptoHeaderExtension = Decoded<typeof CRYPTO_HEADER>;
 
 /** Where the extensions are, and what the header says that they depend on. */
 export interface ExtensionContext {
@@ -81,6 +91,7 @@ export function readHeaderExtensions(
   let featureNames: FeatureName[] = [];
   let dataFileName: string | undefined;
   let bitmaps: BitmapsExtension | undefined;
+  let cryptoHeader: CryptoHeaderExtension | undefined;
   let offset = start;
   while (offset < end) {
     const data = offset + sizeOf(EXTENSION);
@@ -113,6 +124,7 @@ export function readHeaderExtensions(
           const reason = "a crypto header extension in an image that is not encrypted with LUKS";
           throw new FormatError(path, reason, { offset });
         }
+        cryptoHeader = readCryptoHeader(bytes, cluster.length, path, offset);
         break;
       case TYPE.bitmaps:
         if (length !== sizeOf(BITMAPS)) {
@@ -127,7 +139,29 @@ export function readHeaderExtensions(
     }
     offset = data + Math.ceil(length / 8) * 8;
   }
-  return { backingFormat, featureNames, dataFileName, bitmaps };
+  return { backingFormat, featureNames, dataFileName, bitmaps, cryptoHeader };
+}
+
+function readCryptoHeader(
+  bytes: Uint8Array,
+  clusterSize: number,
+  path: string,
+  offset: number,
+): CryptoHeaderExtension {
+  if (bytes.length !== sizeOf(CRYPTO_HEADER)) {
+    const reason = `crypto header extension: ${bytes.length} bytes, not ${sizeOf(CRYPTO_HEADER)}`;
+    throw new FormatError(path, reason, { offset });
+  }
+  const header = decodeChecked(CRYPTO_HEADER, bytes, "be", {
+    path,
+    fileOffset: offset,
+    what: "crypto header extension",
+  });
+  if (header.offset % clusterSize !== 0) {
+    const reason = `crypto header offset ${hex(header.offset)} is not a multiple of ${hex(clusterSize)}`;
+    throw new FormatError(path, reason, { offset });
+  }
+  return header;
 }
 
 function limitLength(

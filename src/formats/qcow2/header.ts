@@ -43,8 +43,8 @@ const CLUSTER_BITS_MAX = 21;
 const EXTENDED_L2_CLUSTER_BITS_MIN = 14;
 const REFCOUNT_ORDER_MAX = 6;
 /** QEMU's limits, bytes and entries. */
-const L1_SIZE_MAX = 32 * 1024 * 1024;
-const REFCOUNT_TABLE_SIZE_MAX = 8 * 1024 * 1024;
+export const L1_SIZE_MAX = 32 * 1024 * 1024;
+export const REFCOUNT_TABLE_SIZE_MAX = 8 * 1024 * 1024;
 export const SNAPSHOTS_MAX = 65536;
 const BACKING_FILE_SIZE_MAX = 1023;
 const SECTOR_SIZE = 512;

@@ -24,7 +24,7 @@ import {
   readHeader,
 } from "./header.ts";
 import { type HeaderExtensions, readHeaderExtensions } from "./header-extensions.ts";
-import { indexSnapshotTable } from "./snapshot-table.ts";
+import { indexSnapshotTable, type SnapshotTableIndex } from "./snapshot-table.ts";
 
 /** Bytes of the file that hold any header. */
 const HEADER_READ_SIZE = 4096;
@@ -46,8 +46,7 @@ export interface Qcow2Layout extends Geometry {
   /** These entries as they are on disk; undefined: too many to keep, they are cached like L2 tables. */
   readonly l1: SharedArrayBuffer | undefined;
   readonly tableCache: SharedTableCache;
-  /** Where each entry of the snapshot table starts in it, bytes: a Float64Array. */
-  readonly snapshotOffsets: SharedArrayBuffer;
+  readonly snapshotTable: SnapshotTableIndex;
 }
 
 /** True if `head` starts with the magic of qcow2, of any version. */
@@ -60,9 +59,13 @@ export function probeQcow2(head: Uint8Array): boolean {
  * Read and check the header, its extensions and the L1 table.
  *
  * @param tableCacheMax bytes of the table cache, at the most
+ * @param keepsL1 the L1 table may be kept whole
  * @throws {FormatError | UnsupportedError | StorageError}
  */
-export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2Layout {
+export function readQcow2Layout(
+  storage: Storage,
+  { tableCacheMax, keepsL1 }: { tableCacheMax: number; keepsL1: boolean },
+): Qcow2Layout {
   const path = storage.path;
   const head = NativeBuffer.allocate(HEADER_READ_SIZE);
   storage.readAt(head, 0, HEADER_READ_SIZE, 0);
@@ -96,9 +99,9 @@ export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2L
         ? undefined
         : { name: backingName, format: extensions.backingFormat },
     dataFile: readDataFileReference(header, extensions, path),
-    snapshotOffsets: indexSnapshotTable({ header, virtualSize: geometry.virtualSize }, storage),
+    snapshotTable: indexSnapshotTable({ header, virtualSize: geometry.virtualSize }, storage),
     l1Entries,
-    l1: readL1(storage, header, l1Entries),
+    l1: readL1(storage, header, l1Entries, keepsL1 ? L1_KEPT_MAX : 0),
     tableCache: createTableCache(
       Math.min(TABLE_SLICE_MAX, clusterSize),
       // The tables that map the whole disk, and some for refcounts and snapshots.
@@ -107,7 +110,12 @@ export function readQcow2Layout(storage: Storage, tableCacheMax: number): Qcow2L
   };
 }
 
-function checkFeatures(header: Header, extensions: HeaderExtensions, path: string): void {
+/**
+ * Refuse incompatible features that are not known, by the names that the image has for them.
+ *
+ * @throws {UnsupportedError}
+ */
+export function checkFeatures(header: Header, extensions: HeaderExtensions, path: string): void {
   const unknown = header.incompatible_features & ~INCOMPATIBLE_KNOWN;
   if (unknown === 0n) return;
   const names = namesOfBits(unknown, FEATURE_KIND.incompatible, extensions.featureNames);
@@ -127,13 +135,18 @@ function readDataFileReference(
   return { name, raw: (header.autoclear_features & AUTOCLEAR.rawExternalData) !== 0n };
 }
 
-function readL1(storage: Storage, header: Header, entries: number): SharedArrayBuffer | undefined {
+function readL1(
+  storage: Storage,
+  header: Header,
+  entries: number,
+  keptMax: number,
+): SharedArrayBuffer | undefined {
   const offset = header.l1_table_offset;
   if (entries > 0 && offset >= storage.length) {
     const reason = `L1 table offset ${hex(offset)} is past the end of the file, ${hex(storage.length)}`;
     throw new FormatError(storage.path, reason, { offset });
   }
-  if (entries * 8 > L1_KEPT_MAX) return undefined;
+  if (entries * 8 > keptMax) return undefined;
   const l1 = new SharedArrayBuffer(entries * 8);
   if (entries > 0) storage.readAt(new NativeBuffer(l1), 0, entries * 8, offset);
   return l1;

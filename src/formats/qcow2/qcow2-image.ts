@@ -69,7 +69,7 @@ export class Qcow2Image implements FormatImage {
   readonly format = "qcow2";
   readonly storage: Storage;
   readonly dataStorage: Storage;
-  readonly virtualSize: number;
+  virtualSize: number;
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
   readonly layout: Qcow2Layout;
@@ -77,7 +77,7 @@ export class Qcow2Image implements FormatImage {
 
   readonly #resources: ThreadResources;
   readonly #compressed: CompressedClusters;
-  readonly #l1: L1Table;
+  #l1: L1Table;
   /** Guest bytes that one L2 table covers. */
   readonly #l2Coverage: number;
   readonly #entryBytes: number;
@@ -129,6 +129,20 @@ export class Qcow2Image implements FormatImage {
     this.#version = layout.header.version;
     this.#hasDataFile = layout.dataFile !== undefined;
     this.#extendedL2 = layout.extendedL2;
+  }
+
+  /**
+   * Take over a size and a place of the L1 table that a writer has changed.
+   *
+   * @param l1Offset bytes
+   * @param l1Size entries in the file
+   */
+  adopt(virtualSize: number, l1Offset: number, l1Size: number): void {
+    this.virtualSize = virtualSize;
+    // A table that is kept does not move.
+    if (this.#l1.words !== undefined) return;
+    const entries = Math.min(Math.ceil(virtualSize / this.#l2Coverage), l1Size);
+    this.#l1 = { offset: l1Offset, entries, words: undefined };
   }
 
   mayHaveHostHoles(): boolean {
@@ -190,7 +204,7 @@ export class Qcow2Image implements FormatImage {
   }
 
   #snapshotAt(index: number): Qcow2Snapshot {
-    const offset = new Float64Array(this.layout.snapshotOffsets)[index];
+    const offset = new Float64Array(this.layout.snapshotTable.offsets)[index];
     assert(offset !== undefined, `snapshot ${index}`);
     const [snapshot] = readSnapshotTable(this.layout, this.storage, { index, offset });
     assert(snapshot !== undefined, `snapshot ${index}`);

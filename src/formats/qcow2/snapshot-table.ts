@@ -10,7 +10,7 @@ import type { Qcow2Layout } from "./layout.ts";
 
 /** One entry: this, then the extra data, the id, the name, and padding to 8 bytes. */
 // biome-ignore format: a table reads in columns
-const ENTRY = [
+export const SNAPSHOT_ENTRY = [
   ["l1_table_offset",  0, "u64",    "host offset of the snapshot's L1 table"],
   ["l1_size",          8, "u32",    "its entries"],
   ["id_str_size",     12, "u16",    "bytes of the id"],
@@ -23,15 +23,15 @@ const ENTRY = [
 ] as const satisfies readonly Field[];
 
 // biome-ignore format: a table reads in columns
-const EXTRA = [
+export const SNAPSHOT_EXTRA = [
   ["vm_state_size_large", 0, "u64",    "bytes of VM state"],
   ["disk_size",           8, "u64",    "virtual size at the time, bytes"],
   ["icount",             16, "mask64", "instruction count, all ones: none"],
 ] as const satisfies readonly Field[];
 
 /** QEMU's limits, bytes. */
-const TABLE_SIZE_MAX = 64 * 1024 * 1024;
-const EXTRA_SIZE_MAX = 1024;
+export const SNAPSHOT_TABLE_SIZE_MAX = 64 * 1024 * 1024;
+export const SNAPSHOT_EXTRA_SIZE_MAX = 1024;
 /** What QEMU keeps of an id and a name, bytes. */
 const ID_MAX = 127;
 const NAME_MAX = 255;
@@ -47,6 +47,16 @@ export interface Qcow2Snapshot extends SnapshotInfo {
   readonly l1Entries: number;
   /** Byte offset of its entry in the table. */
   readonly entryOffset: number;
+  /** Bytes of its entry, padding included. */
+  readonly entrySize: number;
+}
+
+/** Where the entries of a snapshot table are. */
+export interface SnapshotTableIndex {
+  /** Byte offset of each entry within the table: a Float64Array. */
+  readonly offsets: SharedArrayBuffer;
+  /** Bytes of the whole table. */
+  readonly size: number;
 }
 
 /** What reading the table depends on. */
@@ -55,18 +65,19 @@ type TableLocation = Pick<Qcow2Layout, "header" | "virtualSize">;
 /**
  * Check the whole table, which finds where each entry starts.
  *
- * @returns byte offsets within the table, as Float64Array
  * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
  */
-export function indexSnapshotTable(location: TableLocation, storage: Storage): SharedArrayBuffer {
+export function indexSnapshotTable(location: TableLocation, storage: Storage): SnapshotTableIndex {
   const { nb_snapshots } = location.header;
   const memory = new SharedArrayBuffer(nb_snapshots * Float64Array.BYTES_PER_ELEMENT);
   const offsets = new Float64Array(memory);
   let index = 0;
-  for (const { entryOffset } of readSnapshotTable(location, storage)) {
+  let size = 0;
+  for (const { entryOffset, entrySize } of readSnapshotTable(location, storage)) {
     offsets[index++] = entryOffset;
+    size = entryOffset + entrySize;
   }
-  return memory;
+  return { offsets: memory, size };
 }
 
 /**
@@ -89,13 +100,13 @@ export function* readSnapshotTable(
   for (let index = from.index; index < nb_snapshots; index++) {
     const site = { offset: snapshots_offset + offset };
     const limited = (size: number): number => {
-      if (offset + size > TABLE_SIZE_MAX) {
-        const reason = `snapshot table exceeds ${TABLE_SIZE_MAX} bytes at entry ${index}`;
+      if (offset + size > SNAPSHOT_TABLE_SIZE_MAX) {
+        const reason = `snapshot table exceeds ${SNAPSHOT_TABLE_SIZE_MAX} bytes at entry ${index}`;
         throw new FormatError(storage.path, reason, site);
       }
       return size;
     };
-    limited(sizeOf(ENTRY));
+    limited(sizeOf(SNAPSHOT_ENTRY));
     // Entries that fill less than half of the window are moved to its start by reading them again.
     if (windowLength === 0 || offset + WINDOW_SIZE / 2 > windowStart + windowLength) {
       windowStart = offset;
@@ -104,13 +115,13 @@ export function* readSnapshotTable(
     }
     const at = offset - windowStart;
     const place = { path: storage.path, fileOffset: site.offset, what: `snapshot ${index}` };
-    const entry = decodeChecked(ENTRY, window.bytes, "be", { ...place, start: at });
-    if (entry.extra_data_size > EXTRA_SIZE_MAX) {
-      const reason = `snapshot ${index} has ${entry.extra_data_size} bytes of extra data, the limit is ${EXTRA_SIZE_MAX}`;
+    const entry = decodeChecked(SNAPSHOT_ENTRY, window.bytes, "be", { ...place, start: at });
+    if (entry.extra_data_size > SNAPSHOT_EXTRA_SIZE_MAX) {
+      const reason = `snapshot ${index} has ${entry.extra_data_size} bytes of extra data, the limit is ${SNAPSHOT_EXTRA_SIZE_MAX}`;
       throw new FormatError(storage.path, reason, site);
     }
-    const extraAt = at + sizeOf(ENTRY);
-    const extra = decodeChecked(EXTRA, window.bytes, "be", {
+    const extraAt = at + sizeOf(SNAPSHOT_ENTRY);
+    const extra = decodeChecked(SNAPSHOT_EXTRA, window.bytes, "be", {
       ...place,
       start: extraAt,
       length: entry.extra_data_size,
@@ -119,25 +130,28 @@ export function* readSnapshotTable(
     const nameAt = idAt + entry.id_str_size;
     const size = limited(nameAt - at + entry.name_size);
     const diskSize =
-      entry.extra_data_size >= sizeOf(EXTRA, "disk_size") ? extra.disk_size : layout.virtualSize;
+      entry.extra_data_size >= sizeOf(SNAPSHOT_EXTRA, "disk_size")
+        ? extra.disk_size
+        : layout.virtualSize;
     yield {
       id: text(window.bytes, idAt, Math.min(entry.id_str_size, ID_MAX)),
       name: text(window.bytes, nameAt, Math.min(entry.name_size, NAME_MAX)),
       vmStateSize:
-        entry.extra_data_size >= sizeOf(EXTRA, "vm_state_size_large")
+        entry.extra_data_size >= sizeOf(SNAPSHOT_EXTRA, "vm_state_size_large")
           ? extra.vm_state_size_large
           : entry.vm_state_size,
       seconds: entry.date_sec,
       nanoseconds: entry.date_nsec,
       vmClock: entry.vm_clock_nsec,
       instructionCount:
-        entry.extra_data_size >= sizeOf(EXTRA, "icount") && extra.icount !== NO_ICOUNT
+        entry.extra_data_size >= sizeOf(SNAPSHOT_EXTRA, "icount") && extra.icount !== NO_ICOUNT
           ? extra.icount
           : undefined,
       virtualSize: diskSize - (diskSize % SECTOR_SIZE),
       l1TableOffset: entry.l1_table_offset,
       l1Entries: entry.l1_size,
       entryOffset: offset,
+      entrySize: Math.ceil(size / 8) * 8,
     };
     offset += Math.ceil(size / 8) * 8;
   }

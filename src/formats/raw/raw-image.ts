@@ -18,19 +18,28 @@ export interface RawLayout {
   readonly format: "raw";
 }
 
+/** As QEMU: a file that ends within a sector is shown up to the end of the sector, zero padded. */
+function wholeSectors(length: number): number {
+  return Math.ceil(length / SECTOR_SIZE) * SECTOR_SIZE;
+}
+
 export class RawImage implements FormatImage {
   readonly format = "raw";
   readonly storage: Storage;
   readonly dataStorage: Storage;
-  readonly virtualSize: number;
+  virtualSize: number;
   readonly clusterSize = SECTOR_SIZE;
   readonly backingFile = undefined;
 
   constructor(storage: Storage) {
     this.storage = storage;
     this.dataStorage = storage;
-    // As QEMU: a file that ends within a sector is shown up to the end of the sector, zero padded.
-    this.virtualSize = Math.ceil(storage.length / SECTOR_SIZE) * SECTOR_SIZE;
+    this.virtualSize = wholeSectors(storage.length);
+  }
+
+  /** Take over another length of the file. */
+  adopt(length: number): void {
+    this.virtualSize = wholeSectors(length);
   }
 
   mapExtent(guestOffset: number, maxLength: number, out: Extent): void {

@@ -1,0 +1,63 @@
+/** Attaching to the images that `openChain` opened, maybe in another thread. */
+
+import type { ThreadResources } from "../formats/driver.ts";
+import { attachImage } from "../formats/formats.ts";
+import { LocalFile, type SharedFile } from "../storage/local-file.ts";
+import type { WritableStorage } from "../storage/storage.ts";
+import { BackingChain } from "./backing-chain.ts";
+import { Disk, type DiskThread, type SharedWriting, type WritableFiles } from "./disk.ts";
+import type { SharedLayer } from "./open-chain.ts";
+
+/** How a file of an image becomes one that a thread uses; tests put others in its place. */
+export type AttachFile = (file: SharedFile) => WritableStorage;
+
+const attachLocalFile: AttachFile = (file) => new LocalFile(file);
+
+/** The images of a chain, and the files of the first one. */
+function attach(
+  layers: readonly SharedLayer[],
+  resources: ThreadResources,
+  attachFile: AttachFile,
+): {
+  chain: BackingChain;
+  files: WritableFiles;
+} {
+  const [top, ...below] = layers.map(({ file, dataFile, layout }) => {
+    const storage = attachFile(file);
+    const dataStorage = dataFile && attachFile(dataFile);
+    return {
+      image: attachImage(layout, { storage, dataStorage }, resources),
+      files: { storage, dataStorage },
+    };
+  });
+  if (top === undefined) throw new RangeError("a chain has at least one image");
+  return {
+    chain: new BackingChain([top.image, ...below.map(({ image }) => image)]),
+    files: top.files,
+  };
+}
+
+/** A chain to read from. */
+export function attachChain(
+  layers: readonly SharedLayer[],
+  resources: ThreadResources,
+): BackingChain {
+  return attach(layers, resources, attachLocalFile).chain;
+}
+
+/**
+ * A disk to read from, and to write to if `writing` says how.
+ *
+ * @param thread of no other disk of the same image
+ */
+export function attachDisk(
+  { layers, writing }: { layers: readonly SharedLayer[]; writing: SharedWriting | undefined },
+  resources: ThreadResources,
+  thread: DiskThread,
+  attachFile: AttachFile = attachLocalFile,
+): Disk {
+  const { chain, files } = attach(layers, resources, attachFile);
+  return writing === undefined
+    ? Disk.readOnly(chain)
+    : Disk.writable(chain, files, writing, thread);
+}

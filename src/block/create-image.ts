@@ -1,0 +1,239 @@
+/**
+ * New images: what they refer to is found and looked at first, so that what cannot be done is refused
+ * before any file is touched.
+ */
+
+import fs from "node:fs";
+import { resolve } from "node:path";
+import { type Errno, StorageError, UsageError } from "../errors.ts";
+import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import type { FormatName } from "../formats/driver.ts";
+import { probeFormat } from "../formats/formats.ts";
+import { imageLength, type PlannedQcow2, planQcow2, writeQcow2 } from "../formats/qcow2/create.ts";
+import type { Qcow2CreateOptions } from "../formats/qcow2/create-check.ts";
+import {
+  createRaw,
+  type RawPreallocation,
+  requireLength,
+  SECTOR_SIZE,
+} from "../formats/raw/create.ts";
+import { lockForWriting } from "../storage/image-lock.ts";
+import { LocalFile } from "../storage/local-file.ts";
+import { attachChain } from "./attach-disk.ts";
+import { closeChain, openChain } from "./open-chain.ts";
+import {
+  type BackingPolicy,
+  permittedPath,
+  protocolOf,
+  resolveReference,
+} from "./referenced-file.ts";
+
+/** The backing file of a new image: relative names start at the image's directory. */
+export interface NewBacking {
+  readonly name: string;
+  readonly format: FormatName;
+  /** False: it is named in the image and not looked at; it need not exist. */
+  readonly open: boolean;
+  /** What the backing file in turn may refer to. */
+  readonly policy: BackingPolicy | undefined;
+}
+
+/** An image as the user wants it. */
+export interface CreateRequest {
+  readonly path: string;
+  /** Bytes; undefined: as large as the backing file. */
+  readonly size: number | undefined;
+  readonly backing: NewBacking | undefined;
+  readonly format:
+    | { readonly name: "raw"; readonly preallocation: RawPreallocation }
+    | {
+        readonly name: "qcow2";
+        readonly options: Omit<Qcow2CreateOptions, "virtualSize" | "backingFile">;
+      };
+}
+
+/** A request that can be carried out. */
+export interface PlannedImage {
+  readonly path: string;
+  /** Bytes, as wanted: the disk is rounded up to whole sectors. */
+  readonly size: number;
+  readonly virtualSize: number;
+  readonly dataFilePath: string | undefined;
+  readonly qcow2: PlannedQcow2 | undefined;
+  readonly rawPreallocation: RawPreallocation;
+  /** What the user should know, one line each: `FILE: reason`. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Check a request, and look at the backing file. No file is changed.
+ *
+ * @throws {TsimgfsError}
+ */
+export function planImage(request: CreateRequest): PlannedImage {
+  const { path, backing, format } = request;
+  if (format.name === "raw" && backing !== undefined) {
+    throw new UsageError(path, "raw images have no backing files");
+  }
+  const below = lookAtBacking(path, backing);
+  const size = request.size ?? below.virtualSize;
+  if (size === undefined) throw new UsageError(path, "its size must be stated");
+  const virtualSize = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
+  if (!Number.isSafeInteger(virtualSize)) {
+    throw new UsageError(path, `size ${size} is above the limit of 2^53 - ${SECTOR_SIZE} bytes`);
+  }
+  const plan = { path, size, virtualSize, warnings: below.warnings };
+  if (format.name === "raw") {
+    const { preallocation } = format;
+    return { ...plan, dataFilePath: undefined, qcow2: undefined, rawPreallocation: preallocation };
+  }
+  const { dataFile } = format.options;
+  const dataFilePath =
+    dataFile && permittedPath({ imagePath: path, role: "data file", name: dataFile.name }, "any");
+  refuseSameFile(path, dataFilePath, below.paths);
+  const backingFile = backing && { name: backing.name, format: backing.format };
+  const qcow2 = planQcow2({ ...format.options, virtualSize, backingFile }, path);
+  return { ...plan, dataFilePath, qcow2, rawPreallocation: "off" };
+}
+
+/** What is below a new image: nothing, or the backing file and all that it needs in turn. */
+interface Below {
+  readonly virtualSize: number | undefined;
+  readonly paths: readonly string[];
+  readonly warnings: readonly string[];
+}
+
+function lookAtBacking(path: string, backing: NewBacking | undefined): Below {
+  if (backing === undefined) return { virtualSize: undefined, paths: [], warnings: [] };
+  const { name, format, open, policy } = backing;
+  if (!open) {
+    const paths = protocolOf(name) === undefined ? [resolveReference(path, name)] : [];
+    return { virtualSize: undefined, paths, warnings: [] };
+  }
+  const backingPath = permittedPath({ imagePath: path, role: "backing file", name }, "any");
+  // Before it is opened: where the image does not exist yet, that would only say "no such file".
+  refuseSameFile(path, undefined, [backingPath]);
+  // Without locks, as QEMU: an overlay may be made of a disk that a running guest writes to.
+  const chain = openChain(backingPath, { format, backingPolicy: policy, forceShare: true });
+  try {
+    const { images, virtualSize } = attachChain(chain.layers, { clusterCache: new ClusterCache() });
+    const paths = images.flatMap(({ storage, dataStorage }) => [storage.path, dataStorage.path]);
+    const warnings = [...chain.warnings];
+    const found = images[0] && format === "raw" ? probeFormat(images[0].storage) : undefined;
+    if (found !== undefined) {
+      warnings.push(`${backingPath}: warning: is used as raw, but looks like ${found}`);
+    }
+    return { virtualSize, paths, warnings };
+  } finally {
+    closeChain(chain);
+  }
+}
+
+/** What a file is known by: its inode or device, or its path while it does not exist. */
+function identityOf(path: string): string {
+  try {
+    const { dev, ino, rdev } = fs.statSync(path);
+    return rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
+  } catch {
+    return resolve(path);
+  }
+}
+
+/** Refuse to write to a file that is read, or to one file as two. */
+function refuseSameFile(
+  path: string,
+  dataFilePath: string | undefined,
+  below: readonly string[],
+): void {
+  const read = new Set(below.map(identityOf));
+  const image = identityOf(path);
+  if (read.has(image)) throw new UsageError(path, "is in its own backing chain");
+  if (dataFilePath === undefined) return;
+  const data = identityOf(dataFilePath);
+  if (data === image) throw new UsageError(path, "its data file is the image itself");
+  if (read.has(data)) {
+    throw new UsageError(path, `its data file ${dataFilePath} is in its backing chain`);
+  }
+}
+
+/**
+ * Carry out a plan. If that fails, no new file is left; one that was there is as it was, unless the host
+ * ran out of space on the way: then it is empty.
+ *
+ * @throws {StorageError} EAGAIN: somebody uses the file that is there; EFBIG, ENOSPC, …
+ */
+export function createImage(plan: PlannedImage): void {
+  const { path, dataFilePath, qcow2, virtualSize, rawPreallocation } = plan;
+  const files = new OutputFiles();
+  try {
+    const dataStorage = dataFilePath === undefined ? undefined : files.open(dataFilePath);
+    const storage = files.open(path);
+    requireLength(storage, qcow2 === undefined ? virtualSize : imageLength(qcow2));
+    if (dataStorage !== undefined) requireLength(dataStorage, virtualSize);
+    files.beginWriting();
+    if (qcow2 !== undefined) writeQcow2(qcow2, { storage, dataStorage });
+    else createRaw(storage, { virtualSize, preallocation: rawPreallocation });
+    files.close();
+  } catch (error) {
+    files.discard();
+    throw error;
+  }
+}
+
+/** A file that is being written: whether it was there before decides what a failure leaves. */
+interface OutputFile {
+  readonly file: LocalFile;
+  readonly isNew: boolean;
+}
+
+class OutputFiles {
+  readonly #files: OutputFile[] = [];
+  #writing = false;
+
+  /** Open a file, or make one, and lock it. What it contains stays for now. */
+  open(path: string): LocalFile {
+    const isNew = !fs.existsSync(path);
+    const file = createFile(path);
+    this.#files.push({ file, isNew });
+    lockForWriting(file);
+    return file;
+  }
+
+  /** From now on the old contents are lost. */
+  beginWriting(): void {
+    this.#writing = true;
+  }
+
+  close(): void {
+    for (const { file } of this.#files) file.close();
+  }
+
+  /** Remove what is new; what was there before is left as it is, or empty if it was written to. */
+  discard(): void {
+    for (const { file, isNew } of this.#files) {
+      try {
+        if (isNew) fs.rmSync(fs.realpathSync(file.path));
+        else if (this.#writing && file.resizable) file.setLength(0);
+      } catch {
+        // The error that led here is the one to report.
+      }
+      file.close();
+    }
+  }
+}
+
+function createFile(path: string): LocalFile {
+  try {
+    return LocalFile.create(path);
+  } catch (cause) {
+    const reason = cause instanceof StorageError ? CREATE_REASONS[cause.code] : undefined;
+    if (!(cause instanceof StorageError) || reason === undefined) throw cause;
+    throw new StorageError(cause.code, path, reason, { cause });
+  }
+}
+
+/** What these errors mean where a file is made. */
+const CREATE_REASONS: Readonly<Partial<Record<Errno, string>>> = {
+  ENOENT: "there is no such directory",
+  EISDIR: "is a directory",
+};

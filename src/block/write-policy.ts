@@ -1,0 +1,16 @@
+/** How an image is written to: what the user chose, as plain data. */
+
+/** Zeros that are written become zero clusters; with `unmap`, for sure without a place on the host. */
+export const DETECT_ZEROES = ["off", "on", "unmap"] as const;
+export type DetectZeroes = (typeof DETECT_ZEROES)[number];
+
+/** What becomes of space on the host that is not needed any more. */
+export const DISCARD = ["ignore", "unmap"] as const;
+export type Discard = (typeof DISCARD)[number];
+
+export interface WritePolicy {
+  readonly detectZeroes: DetectZeroes;
+  readonly discard: Discard;
+  /** The size may change: by truncate, and by writes past the end. */
+  readonly growable: boolean;
+}

@@ -1,0 +1,189 @@
+/** `tsimgfs create`: a new image, with the options of qemu-img create. */
+
+import { type Command, Option } from "commander";
+import {
+  type CreateRequest,
+  createImage,
+  type PlannedImage,
+  planImage,
+} from "../../block/create-image.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { printable, UsageError } from "../../errors.ts";
+import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
+import { PREALLOCATIONS } from "../../formats/qcow2/create-check.ts";
+import { RAW_PREALLOCATIONS } from "../../formats/raw/create.ts";
+import {
+  asksForHelp,
+  CREATE_FORMATS,
+  type CreateFormat,
+  CreateOptions,
+  optionsHelp,
+  parseSize,
+} from "../create-options.ts";
+import { backingPolicyOption, oneOf } from "../options.ts";
+import { print, printMessage } from "../print.ts";
+
+interface CreateCommandOptions {
+  readonly format: CreateFormat;
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  readonly backingUnsafe?: boolean;
+  readonly backingPolicy?: BackingPolicy;
+  readonly options?: readonly string[];
+  readonly quiet?: boolean;
+}
+
+const DEFAULT = { clusterSize: 65536, refcountBits: 16, compat: "1.1" } as const;
+const COMPAT_VERSIONS = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 } as const;
+const COMPATS = ["0.10", "v2", "1.1", "v3"] as const;
+
+export function defineCreate(command: Command): void {
+  command
+    .description("Make a new image, as qemu-img create does. What is at IMAGE is overwritten.")
+    .usage("[options] <image> [size]")
+    .argument("[image]")
+    .argument("[size]", "bytes, or with a suffix k, M, G, T, P; default: as the backing file")
+    .addOption(
+      new Option("-f, --format <name>", "raw or qcow2")
+        .default("raw")
+        .argParser(oneOf<CreateFormat>("--format", CREATE_FORMATS)),
+    )
+    .option(
+      "-b, --backing <file>",
+      "the backing file; relative names start at the image's directory",
+    )
+    .addOption(
+      new Option(
+        "-F, --backing-format <name>",
+        "what the backing file is: raw, qcow2 or qed",
+      ).argParser(oneOf<FormatName>("--backing-format", FORMAT_NAMES)),
+    )
+    .option("-u, --backing-unsafe", "do not open the backing file, which need not exist")
+    .addOption(backingPolicyOption())
+    .option(
+      "-o, --options <list>",
+      "NAME=VALUE,...: options of the format; -o help lists them",
+      (value: string, all: readonly string[] = []) => [...all, value],
+    )
+    .option("-q, --quiet", "print nothing")
+    .addHelpText(
+      "after",
+      "\nExample:\n  tsimgfs create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
+    )
+    .action(create);
+}
+
+function create(
+  path: string | undefined,
+  sizeText: string | undefined,
+  options: CreateCommandOptions,
+): void {
+  const lists = options.options ?? [];
+  if (asksForHelp(lists)) {
+    print(optionsHelp(options.format));
+    return;
+  }
+  if (path === undefined) throw new UsageError("create", "needs the name of the image");
+  const list = new CreateOptions(options.format, lists);
+  const request: CreateRequest = {
+    path,
+    size: requestedSize(path, sizeText, list),
+    backing: requestedBacking(path, options, list),
+    format: requestedFormat(path, options.format, list),
+  };
+  const plan = planImage(request);
+  plan.warnings.forEach(printMessage);
+  if (options.quiet !== true) print(`${formattingLine(plan, request, list)}\n`);
+  createImage(plan);
+}
+
+function requestedSize(
+  path: string,
+  sizeText: string | undefined,
+  list: CreateOptions,
+): number | undefined {
+  const option = list.size("size");
+  if (sizeText === undefined) return option;
+  if (option !== undefined) throw new UsageError(path, "its size is stated twice");
+  const size = parseSize(sizeText);
+  if (size !== undefined) return size;
+  throw new UsageError(path, `${sizeText} is not a size, such as 512, 64k or 1.5G`);
+}
+
+function requestedBacking(
+  path: string,
+  options: CreateCommandOptions,
+  list: CreateOptions,
+): CreateRequest["backing"] {
+  const name = options.backing ?? list.text("backing_file");
+  const format = options.backingFormat ?? list.word("backing_fmt", FORMAT_NAMES);
+  if (name === undefined) {
+    if (format === undefined) return undefined;
+    throw new UsageError(path, "the format of a backing file is stated, but no backing file");
+  }
+  if (name === "") throw new UsageError(path, "the name of the backing file is empty");
+  if (format === undefined) {
+    throw new UsageError(path, `the format of the backing file ${name} must be stated (-F)`);
+  }
+  return { name, format, open: options.backingUnsafe !== true, policy: options.backingPolicy };
+}
+
+function requestedFormat(
+  path: string,
+  name: CreateFormat,
+  list: CreateOptions,
+): CreateRequest["format"] {
+  if (name === "raw") {
+    return { name, preallocation: list.word("preallocation", RAW_PREALLOCATIONS) ?? "off" };
+  }
+  const dataFileName = list.text("data_file");
+  const raw = list.bool("data_file_raw") ?? false;
+  if (dataFileName === "") throw new UsageError(path, "the name of the data file is empty");
+  if (raw && dataFileName === undefined) {
+    throw new UsageError(path, "data_file_raw needs a data file (-o data_file)");
+  }
+  return {
+    name,
+    options: {
+      version: COMPAT_VERSIONS[list.word("compat", COMPATS) ?? DEFAULT.compat],
+      clusterSize: list.size("cluster_size") ?? DEFAULT.clusterSize,
+      refcountBits: list.number("refcount_bits") ?? DEFAULT.refcountBits,
+      extendedL2: list.bool("extended_l2") ?? false,
+      lazyRefcounts: list.bool("lazy_refcounts") ?? false,
+      compressionType: list.word("compression_type", ["zlib", "zstd"]) ?? "zlib",
+      preallocation: list.word("preallocation", PREALLOCATIONS) ?? "off",
+      dataFile: dataFileName === undefined ? undefined : { name: dataFileName, raw },
+    },
+  };
+}
+
+/** `Formatting 'x.qcow2', fmt=qcow2 cluster_size=65536 …`: what qemu-img prints, in its order. */
+function formattingLine(plan: PlannedImage, request: CreateRequest, list: CreateOptions): string {
+  const { format, backing } = request;
+  const values: [name: string, value: string | number | boolean | undefined][] =
+    format.name === "raw"
+      ? [
+          ["size", plan.size],
+          ["preallocation", list.text("preallocation")],
+        ]
+      : [
+          ["cluster_size", format.options.clusterSize],
+          ["extended_l2", format.options.extendedL2],
+          ["preallocation", list.text("preallocation")],
+          ["compression_type", format.options.compressionType],
+          ["size", plan.size],
+          ["compat", list.text("compat")],
+          ["backing_file", backing?.name],
+          ["backing_fmt", backing?.format],
+          ["data_file", list.text("data_file")],
+          ["data_file_raw", list.bool("data_file_raw")],
+          ["lazy_refcounts", format.options.lazyRefcounts],
+          ["refcount_bits", format.options.refcountBits],
+        ];
+  const words = values.flatMap(([name, value]) => {
+    if (value === undefined) return [];
+    const text = typeof value === "boolean" ? (value ? "on" : "off") : String(value);
+    return [`${name}=${text.replaceAll(",", ",,")}`];
+  });
+  return printable(`Formatting '${request.path}', fmt=${format.name} ${words.join(" ")}`);
+}

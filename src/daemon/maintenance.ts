@@ -1,0 +1,78 @@
+/**
+ * What the main thread does for disks that are written to: reservations are made before an I/O thread has
+ * to wait for one, and what was freed is given back, also if nobody calls fsync. At the end it closes
+ * the disks orderly.
+ */
+
+import { attachDisk } from "../block/attach-disk.ts";
+import type { Disk } from "../block/disk.ts";
+import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import { writeLine } from "../trace.ts";
+import type { DeviceDescription } from "../tree/description.ts";
+
+/** How long freed space waits for somebody's fsync, ms. */
+const FREE_AFTER_MS = 5000;
+
+export class Maintenance {
+  readonly #devices: readonly DeviceDescription[];
+  readonly #slot: number;
+  readonly #disks = new Map<number, Disk>();
+  readonly #timer: NodeJS.Timeout;
+
+  /** @param slot this thread's number among those that use the disks */
+  constructor(devices: readonly DeviceDescription[], slot: number) {
+    this.#devices = devices;
+    this.#slot = slot;
+    this.#timer = setInterval(() => this.#freeAll(), FREE_AFTER_MS);
+    this.#timer.unref();
+  }
+
+  /** An I/O thread asks for it. */
+  maintain(device: number): void {
+    attempt(() => this.#disk(device)?.maintain());
+  }
+
+  /**
+   * Close all disks; no other thread uses them any more. Returns whether all of it is durable: what is
+   * not has been told.
+   */
+  close(): boolean {
+    clearInterval(this.#timer);
+    return this.#devices
+      .map((_, device) => attempt(() => this.#disk(device)?.close()))
+      .every((isDone) => isDone);
+  }
+
+  #freeAll(): void {
+    for (const disk of this.#disks.values()) {
+      if (!disk.hasFrees()) continue;
+      attempt(() => {
+        disk.flush();
+        disk.maintain();
+      });
+    }
+  }
+
+  #disk(device: number): Disk | undefined {
+    const description = this.#devices[device];
+    if (description?.writing === undefined) return undefined;
+    const known = this.#disks.get(device);
+    if (known !== undefined) return known;
+    const resources = { clusterCache: new ClusterCache() };
+    const thread = { slot: this.#slot, requestMaintenance: undefined };
+    const disk = attachDisk(description, resources, thread);
+    this.#disks.set(device, disk);
+    return disk;
+  }
+}
+
+/** A failure is told, and is no reason to end: an I/O thread that needs it tries it itself. */
+function attempt(action: () => void): boolean {
+  try {
+    action();
+    return true;
+  } catch (error) {
+    writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
+    return false;
+  }
+}

@@ -1,0 +1,84 @@
+/** Host clusters for what a repair writes anew: nothing refers to them, and the old refcounts agree. */
+
+import { StorageError } from "../../../errors.ts";
+import type { WritableStorage } from "../../../storage/storage.ts";
+import type { Analysis } from "./analysis.ts";
+import { BLOCK_FAULT } from "./refcount-table.ts";
+
+export class FreeClusters {
+  readonly #analysis: Analysis;
+  readonly #storage: WritableStorage;
+  /** No cluster below it is free. */
+  #hint = 1;
+  /** The first cluster behind the file, and behind all that was appended. */
+  #end: number;
+  #oldBlocks: ReadonlySet<number> | undefined;
+
+  constructor(analysis: Analysis, storage: WritableStorage) {
+    this.#analysis = analysis;
+    this.#storage = storage;
+    this.#end = analysis.references.counts.clusters;
+  }
+
+  /**
+   * Take `count` adjacent clusters: each has one reference from now on.
+   *
+   * @returns the first one
+   * @throws {StorageError} ENOSPC: the image is on a device that has no room
+   */
+  take(count: number): number {
+    const first = this.#find(count);
+    for (let cluster = first; cluster < first + count; cluster++) {
+      this.#analysis.references.counts.add(cluster, 1);
+    }
+    return first;
+  }
+
+  #find(count: number): number {
+    const { references, table, findings } = this.#analysis;
+    const { counts } = references;
+    const isFree = (cluster: number): boolean =>
+      counts.get(cluster) === 0 && table.get(cluster) === 0;
+    const found = this.#findRun(count, this.#hint, isFree);
+    if (found !== undefined) {
+      if (count === 1) this.#hint = found + 1;
+      return found;
+    }
+    if (this.#storage.resizable) {
+      const first = this.#end;
+      this.#end += count;
+      return first;
+    }
+    // A device does not grow: leaked clusters do, unless references to them may be lost.
+    this.#oldBlocks ??= this.#damagedBlocks();
+    const isLeaked = (cluster: number): boolean =>
+      counts.get(cluster) === 0 && this.#oldBlocks?.has(cluster) === false;
+    const leaked =
+      findings.count("reference") === 0 ? this.#findRun(count, 1, isLeaked) : undefined;
+    if (leaked !== undefined) return leaked;
+    throw new StorageError("ENOSPC", this.#storage.path, "no room for new refcount structures");
+  }
+
+  #findRun(count: number, start: number, isFree: (cluster: number) => boolean): number | undefined {
+    const limit = Math.floor(this.#analysis.image.length / this.#analysis.image.layout.clusterSize);
+    let run = 0;
+    for (let cluster = start; cluster < limit; cluster++) {
+      run = isFree(cluster) ? run + 1 : 0;
+      if (run === count) return cluster - count + 1;
+    }
+    return undefined;
+  }
+
+  /** Clusters of blocks that nothing counts, since their entries are damaged: they are still in force. */
+  #damagedBlocks(): Set<number> {
+    const { table, image } = this.#analysis;
+    const clusters = new Set<number>();
+    for (const [block, fault] of table.faults.entries()) {
+      if (fault === BLOCK_FAULT.none) continue;
+      const first = table.blockOffset(block) / image.layout.clusterSize;
+      clusters.add(Math.floor(first));
+      clusters.add(Math.ceil(first));
+    }
+    return clusters;
+  }
+}

@@ -1,0 +1,141 @@
+/** Opening a qcow2 image for writing: what threads share, and the writer of each thread. */
+
+import { CorruptionError, hex, TsimgfsError } from "../../../errors.ts";
+import type { WritableStorage } from "../../../storage/storage.ts";
+import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import type { AccessLock } from "../../../threads/access-lock.ts";
+import { INCOMPATIBLE } from "../features.ts";
+import type { Qcow2Layout } from "../layout.ts";
+import type { Qcow2Image } from "../qcow2-image.ts";
+import { COPIED_HI, entryHostOffset } from "../table-entry.ts";
+import { ClusterAllocator } from "./cluster-allocator.ts";
+import { HeaderWriter } from "./header-writer.ts";
+import { createMetadataSet, MetadataMap, metadataRanges } from "./metadata-map.ts";
+import { Qcow2Writer } from "./qcow2-writer.ts";
+import { RefcountStore } from "./refcount-store.ts";
+import { createSharedState, SharedState } from "./shared-state.ts";
+
+/** L1 entries are read in pieces of this many bytes. */
+const L1_PIECE = 65536;
+
+/** What the writers of all threads share: plain data for structured clone. */
+export interface Qcow2Writing {
+  readonly format: "qcow2";
+  readonly state: SharedArrayBuffer;
+  readonly metadata: SharedArrayBuffer;
+}
+
+/** What is lost by the first write. */
+export function lossesOfQcow2({ extensions }: Qcow2Layout): string[] {
+  if (extensions.bitmaps === undefined) return [];
+  return ["its persistent bitmaps are not kept up: the first write makes them invalid"];
+}
+
+/** What an image is written with. */
+export interface WriterOptions {
+  readonly lock: AccessLock;
+  /** Host space of what is freed is given back. */
+  readonly punches: boolean;
+  /** Asks for a call of `maintain` in another thread; undefined: the caller of the writer does it. */
+  readonly requestMaintenance: (() => void) | undefined;
+}
+
+/**
+ * Look where the metadata of an image is, and refuse what must not be written to.
+ *
+ * @throws {TsimgfsError} EACCES: marked corrupt
+ * @throws {CorruptionError} tables lie upon each other
+ */
+export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorage): Qcow2Writing {
+  const { header } = layout;
+  if ((header.incompatible_features & INCOMPATIBLE.corrupt) !== 0n) {
+    const reason = "is marked corrupt: repair it with tsimgfs check -r all, or read it with -r";
+    throw new TsimgfsError("EACCES", storage.path, reason);
+  }
+  const memory = createSharedState(header, layout.virtualSize);
+  const state = new SharedState(memory);
+  const refcounts = new RefcountStore(
+    layout,
+    storage,
+    state,
+    new HeaderWriter(storage, header.version),
+  );
+  const blocks: number[] = [];
+  for (let block = 0; block < refcounts.tableEntries; block++) {
+    const offset = refcounts.blockOffset(block);
+    if (offset !== 0) blocks.push(offset / layout.clusterSize);
+  }
+  const l2Tables = [...readL2Offsets(layout, storage)];
+  const metadata = createMetadataSet(blocks.length * 2 + l2Tables.length + layout.l1Entries / 4);
+  const map = new MetadataMap(metadata);
+  map.ranges = metadataRanges(layout, state);
+  const refuse = (what: string, cluster: number): never => {
+    const reason = `${what} at ${hex(cluster * layout.clusterSize)} lies on other metadata: see tsimgfs check, or read the image with -r`;
+    throw new CorruptionError(storage.path, reason);
+  };
+  for (const block of blocks) {
+    if (map.overlapOfRanges(block, 1) !== undefined || !map.add(block)) {
+      refuse("the refcount block", block);
+    }
+  }
+  for (const { cluster, copied } of l2Tables) {
+    const isNew = map.add(cluster);
+    if (copied && (map.overlapOfRanges(cluster, 1) !== undefined || !isNew)) {
+      refuse("the L2 table", cluster);
+    }
+  }
+  return { format: "qcow2", state: memory, metadata };
+}
+
+/** The clusters that active L1 entries refer to; those that are not aligned are left out. */
+function* readL2Offsets(
+  layout: Qcow2Layout,
+  storage: WritableStorage,
+): Generator<{ cluster: number; copied: boolean }> {
+  const piece = NativeBuffer.allocate(L1_PIECE);
+  const length = layout.l1Entries * 8;
+  for (let at = 0; at < length; at += L1_PIECE) {
+    const count = Math.min(L1_PIECE, length - at);
+    storage.readAt(piece, 0, count, layout.header.l1_table_offset + at);
+    for (let entry = 0; entry < count; entry += 8) {
+      const hi = piece.view.getUint32(entry);
+      const offset = entryHostOffset(hi, piece.view.getUint32(entry + 4));
+      if (offset === 0 || offset % layout.clusterSize !== 0) continue;
+      yield { cluster: offset / layout.clusterSize, copied: (hi & COPIED_HI) !== 0 };
+    }
+  }
+}
+
+/** The writer of one thread. */
+export function attachQcow2Writer(
+  image: Qcow2Image,
+  files: { storage: WritableStorage; dataStorage: WritableStorage },
+  shared: Qcow2Writing,
+  { lock, punches, requestMaintenance }: WriterOptions,
+): Qcow2Writer {
+  const { layout, tableCache } = image;
+  const state = new SharedState(shared.state);
+  const metadata = new MetadataMap(shared.metadata);
+  const headerWriter = new HeaderWriter(files.storage, layout.header.version);
+  const allocator = new ClusterAllocator({
+    layout,
+    storage: files.storage,
+    state,
+    lock,
+    metadata,
+    headerWriter,
+    punches,
+    requestMaintenance,
+  });
+  return new Qcow2Writer({
+    layout,
+    image,
+    lock,
+    ...files,
+    state,
+    tableCache,
+    allocator,
+    metadata,
+    headerWriter,
+  });
+}

@@ -1,0 +1,83 @@
+/**
+ * Changes of header fields in place, each within one sector, so that it happens whole or not at all.
+ * What the header holds beyond that, known or not, stays as it is byte for byte.
+ */
+
+import { encode, offsetOf, sizeOf } from "../../../binary/struct.ts";
+import type { WritableStorage } from "../../../storage/storage.ts";
+import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { AUTOCLEAR, INCOMPATIBLE } from "../features.ts";
+import { HEADER } from "../header.ts";
+
+const FEATURES_START = offsetOf(HEADER, "incompatible_features");
+const FEATURES_LENGTH = sizeOf(HEADER, "autoclear_features") - FEATURES_START;
+const INCOMPATIBLE_AT = 0;
+const AUTOCLEAR_AT = offsetOf(HEADER, "autoclear_features") - FEATURES_START;
+
+type FieldName = (typeof HEADER)[number][0];
+
+export class HeaderWriter {
+  readonly #storage: WritableStorage;
+  readonly #version: number;
+  readonly #buffer = NativeBuffer.allocate(sizeOf(HEADER));
+
+  constructor(storage: WritableStorage, version: number) {
+    this.#storage = storage;
+    this.#version = version;
+  }
+
+  /** Clear all autoclear bits but those that this writer maintains. Returns whether any was set. */
+  clearUnmaintained(): boolean {
+    const features = this.#readFeatures();
+    if (features === undefined) return false;
+    const autoclear = features.getBigUint64(AUTOCLEAR_AT);
+    const maintained = autoclear & AUTOCLEAR.rawExternalData;
+    if (autoclear === maintained) return false;
+    features.setBigUint64(AUTOCLEAR_AT, maintained);
+    this.#storage.writeAt(this.#buffer, 0, FEATURES_LENGTH, FEATURES_START);
+    return true;
+  }
+
+  /** Set or clear an incompatible bit; version 2 has none, and stays as it is. */
+  setIncompatible(bit: "dirty" | "corrupt", value: boolean): void {
+    const features = this.#readFeatures();
+    if (features === undefined) return;
+    const old = features.getBigUint64(INCOMPATIBLE_AT);
+    const mask = INCOMPATIBLE[bit];
+    features.setBigUint64(INCOMPATIBLE_AT, value ? old | mask : old & ~mask);
+    this.#storage.writeAt(this.#buffer, 0, FEATURES_LENGTH, FEATURES_START);
+  }
+
+  /** Switch to another refcount table, which is durable. Two fields side by side, in one write. */
+  setRefcountTable(offset: number, clusters: number): void {
+    this.#write("refcount_table_offset", "refcount_table_clusters", {
+      refcount_table_offset: offset,
+      refcount_table_clusters: clusters,
+    });
+  }
+
+  /** Switch to another L1 table, which is durable. */
+  setL1Table(offset: number, entries: number): void {
+    this.#write("l1_size", "l1_table_offset", { l1_size: entries, l1_table_offset: offset });
+  }
+
+  setVirtualSize(size: number): void {
+    this.#write("size", "size", { size });
+  }
+
+  #write(
+    first: FieldName,
+    last: FieldName,
+    values: Readonly<Partial<Record<FieldName, number>>>,
+  ): void {
+    const start = offsetOf(HEADER, first);
+    encode(HEADER, values, this.#buffer.bytes, "be");
+    this.#storage.writeAt(this.#buffer, start, sizeOf(HEADER, last) - start, start);
+  }
+
+  #readFeatures(): DataView | undefined {
+    if (this.#version < 3) return undefined;
+    this.#storage.readAt(this.#buffer, 0, FEATURES_LENGTH, FEATURES_START);
+    return this.#buffer.view;
+  }
+}

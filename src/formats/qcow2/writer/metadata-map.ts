@@ -1,0 +1,133 @@
+/**
+ * Where the metadata of an image is, so that data is never written over it: a table that says so is
+ * damaged or hostile. The header, the L1 table, the refcount table and the snapshot table are ranges;
+ * active L2 tables and refcount blocks are clusters in a hash set that all threads share:
+ *
+ *     word 0          clusters in the set
+ *     double 1 + n    cluster index + 1, or 0
+ *
+ * It is filled at open and added to under the exclusive lock. Source: QEMU's overlap checks,
+ * main-header, active-l1, active-l2, refcount-table, refcount-block, snapshot-table.
+ */
+
+import type { Qcow2Layout } from "../layout.ts";
+import { NUMBER, type SharedState } from "./shared-state.ts";
+
+const COUNT = 0;
+const FIRST = 1;
+/** Beyond this share of its places the set takes no more: lookups would get long. */
+const LOAD_MAX = 0.75;
+/** 2^32 divided by the golden ratio: multiples of it spread over the upper bits. */
+const GOLDEN_RATIO = 0x9e37_79b1;
+
+export function createMetadataSet(expected: number): SharedArrayBuffer {
+  const places = 2 ** Math.ceil(Math.log2(Math.max(expected, 1) * 2 + 512));
+  return new SharedArrayBuffer((FIRST + places) * Float64Array.BYTES_PER_ELEMENT);
+}
+
+/** A range of host clusters that holds one table. */
+export interface MetadataRange {
+  readonly name: string;
+  readonly firstCluster: number;
+  readonly clusters: number;
+}
+
+/** The header and the tables that the header names, where they are now. */
+export function metadataRanges(layout: Qcow2Layout, state: SharedState): MetadataRange[] {
+  const { clusterSize, header } = layout;
+  const range = (name: string, offset: number, bytes: number): MetadataRange => ({
+    name,
+    firstCluster: offset / clusterSize,
+    clusters: Math.ceil(bytes / clusterSize),
+  });
+  const refcountTable = state.get(NUMBER.refcountTableOffset);
+  const ranges = [
+    range("the header", 0, clusterSize),
+    range("the L1 table", state.get(NUMBER.l1Offset), state.get(NUMBER.l1Size) * 8),
+    range(
+      "the refcount table",
+      refcountTable,
+      state.get(NUMBER.refcountTableClusters) * clusterSize,
+    ),
+  ];
+  if (header.nb_snapshots > 0) {
+    ranges.push(range("the snapshot table", header.snapshots_offset, layout.snapshotTable.size));
+  }
+  return ranges;
+}
+
+export class MetadataMap {
+  readonly #table: Float64Array;
+  readonly #places: number;
+  readonly #shift: number;
+  /** The tables that are ranges; replaced when one moves. */
+  ranges: readonly MetadataRange[] = [];
+
+  constructor(memory: SharedArrayBuffer) {
+    this.#table = new Float64Array(memory);
+    this.#places = this.#table.length - FIRST;
+    this.#shift = 32 - Math.log2(this.#places);
+  }
+
+  /** Note a cluster; false if it was noted before. */
+  add(cluster: number): boolean {
+    const count = this.#table[COUNT] ?? 0;
+    const place = this.#find(cluster);
+    if (this.#table[place] === cluster + 1) return false;
+    if (count >= this.#places * LOAD_MAX) return true;
+    this.#table[place] = cluster + 1;
+    this.#table[COUNT] = count + 1;
+    return true;
+  }
+
+  /** Forget a cluster. What follows in its chain is put again. */
+  remove(cluster: number): void {
+    const table = this.#table;
+    let place = this.#find(cluster);
+    if (table[place] !== cluster + 1) return;
+    table[place] = 0;
+    table[COUNT] = (table[COUNT] ?? 0) - 1;
+    for (;;) {
+      place = FIRST + ((place - FIRST + 1) % this.#places);
+      const moved = table[place] ?? 0;
+      if (moved === 0) return;
+      table[place] = 0;
+      table[this.#find(moved - 1)] = moved;
+    }
+  }
+
+  /** What `clusters` clusters from `firstCluster` on would overwrite, or undefined. */
+  overlap(firstCluster: number, clusters: number): string | undefined {
+    const range = this.overlapOfRanges(firstCluster, clusters);
+    if (range !== undefined) return range;
+    for (let cluster = firstCluster; cluster < firstCluster + clusters; cluster++) {
+      if (this.#table[this.#find(cluster)] === cluster + 1) return "an L2 table or refcount block";
+    }
+    return undefined;
+  }
+
+  /** As `overlap`, without L2 tables and refcount blocks. */
+  overlapOfRanges(firstCluster: number, clusters: number): string | undefined {
+    for (let index = 0; index < this.ranges.length; index++) {
+      const range = this.ranges[index];
+      if (
+        range !== undefined &&
+        firstCluster < range.firstCluster + range.clusters &&
+        range.firstCluster < firstCluster + clusters
+      ) {
+        return range.name;
+      }
+    }
+    return undefined;
+  }
+
+  /** Where a cluster is in the set, or where it would be put. */
+  #find(cluster: number): number {
+    const table = this.#table;
+    let place = FIRST + (Math.imul(cluster | 0, GOLDEN_RATIO) >>> this.#shift);
+    while (table[place] !== 0 && table[place] !== cluster + 1) {
+      place = FIRST + ((place - FIRST + 1) % this.#places);
+    }
+    return place;
+  }
+}

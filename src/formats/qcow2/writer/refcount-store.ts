@@ -1,0 +1,323 @@
+/**
+ * Refcounts on disk: looking for free clusters, raising, lowering, and the refcount table's growth. All
+ * of it under the structure mutex; nothing is kept in memory, the host's page cache is near enough.
+ * Source: qcow2 specification, "Host cluster management".
+ */
+
+import { joinHalves, SAFE_HI_MAX, TWO_TO_32 } from "../../../binary/words.ts";
+import { CorruptionError, hex, StorageError } from "../../../errors.ts";
+import type { WritableStorage } from "../../../storage/storage.ts";
+import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { REFCOUNT_TABLE_SIZE_MAX } from "../header.ts";
+import type { Qcow2Layout } from "../layout.ts";
+import { readRefcount, writeRefcount } from "../refcount-entry.ts";
+import type { HeaderWriter } from "./header-writer.ts";
+import { NUMBER, type SharedState } from "./shared-state.ts";
+
+/** Refcount blocks are looked through in pieces of this many bytes. */
+const SCAN_SIZE = 65536;
+
+/** Host offsets of clusters have 56 bits in the format, and 53 in a Number. */
+const HOST_OFFSET_MAX = 2 ** 53;
+
+/** A run of host clusters. */
+export interface ClusterRun {
+  readonly first: number;
+  readonly count: number;
+}
+
+export class RefcountStore {
+  /** Clusters that one refcount block counts. */
+  readonly entriesPerBlock: number;
+  readonly #bits: number;
+  readonly #clusterSize: number;
+  readonly #storage: WritableStorage;
+  readonly #state: SharedState;
+  readonly #headerWriter: HeaderWriter;
+  readonly #entry = NativeBuffer.allocate(8);
+  readonly #piece: NativeBuffer;
+
+  constructor(
+    layout: Qcow2Layout,
+    storage: WritableStorage,
+    state: SharedState,
+    headerWriter: HeaderWriter,
+  ) {
+    this.#bits = layout.refcountBits;
+    this.#clusterSize = layout.clusterSize;
+    this.entriesPerBlock = (layout.clusterSize * 8) / layout.refcountBits;
+    this.#storage = storage;
+    this.#state = state;
+    this.#headerWriter = headerWriter;
+    this.#piece = NativeBuffer.allocate(Math.min(SCAN_SIZE, layout.clusterSize));
+  }
+
+  /** Entries of the refcount table. */
+  get tableEntries(): number {
+    return (this.#state.get(NUMBER.refcountTableClusters) * this.#clusterSize) / 8;
+  }
+
+  /**
+   * Host offset of a refcount block, 0 if there is none.
+   *
+   * @throws {CorruptionError} it is not aligned
+   */
+  blockOffset(block: number): number {
+    if (block >= this.tableEntries) return 0;
+    const at = this.#state.get(NUMBER.refcountTableOffset) + block * 8;
+    this.#storage.readAt(this.#entry, 0, 8, at);
+    const hi = this.#entry.view.getUint32(0);
+    const lo = this.#entry.view.getUint32(4) & 0xffff_fe00;
+    const offset = hi > SAFE_HI_MAX ? Number.POSITIVE_INFINITY : joinHalves(hi, lo >>> 0);
+    if (offset % this.#clusterSize !== 0) {
+      const reason = `refcount block offset ${hex(offset)} is not a multiple of the cluster size ${hex(this.#clusterSize)}`;
+      throw new CorruptionError(this.#storage.path, reason, { offset: at });
+    }
+    return offset;
+  }
+
+  /**
+   * Find clusters whose refcount is 0, the lowest first. Where there is no refcount block, or none yet,
+   * all are free.
+   *
+   * @param from first cluster to look at
+   * @param wanted clusters
+   * @param runsMax runs of adjacent clusters; none reaches past a refcount block
+   * @throws {StorageError} ENOSPC: the block device is full; EFBIG: the format's end
+   */
+  findFree(from: number, wanted: number, runsMax: number): ClusterRun[] {
+    const runs: ClusterRun[] = [];
+    const end = this.#clusterLimit();
+    let left = wanted;
+    let cluster = from;
+    while (left > 0 && runs.length < runsMax && cluster < end) {
+      const block = Math.floor(cluster / this.entriesPerBlock);
+      // Whoever needs more than the table counts first makes a larger one.
+      if (block >= this.tableEntries) break;
+      const blockEnd = Math.min((block + 1) * this.entriesPerBlock, end);
+      const offset = this.blockOffset(block);
+      if (offset === 0) {
+        const count = Math.min(left, blockEnd - cluster);
+        runs.push({ first: cluster, count });
+        left -= count;
+        cluster += count;
+        continue;
+      }
+      const first = this.#seek(cluster, blockEnd, offset, true);
+      if (first < blockEnd) {
+        const used = this.#seek(first, Math.min(blockEnd, first + left), offset, false);
+        runs.push({ first, count: used - first });
+        left -= used - first;
+        cluster = used;
+      } else cluster = blockEnd;
+    }
+    if (runs.length === 0 && cluster >= end) {
+      const code = this.#storage.resizable ? "EFBIG" : "ENOSPC";
+      throw new StorageError(code, this.#storage.path, "no free clusters are left");
+    }
+    return runs;
+  }
+
+  /** The first cluster from `from` on whose refcount is 0 (or is not), or `end`; within one block. */
+  #seek(from: number, end: number, blockOffset: number, free: boolean): number {
+    const bits = this.#bits;
+    const blockStart = Math.floor(from / this.entriesPerBlock) * this.entriesPerBlock;
+    const perPiece = (this.#piece.length * 8) / bits;
+    let cluster = from;
+    while (cluster < end) {
+      const inBlock = cluster - blockStart;
+      const pieceStart = inBlock - (inBlock % perPiece);
+      const bytes = (pieceStart * bits) / 8;
+      this.#storage.readAt(this.#piece, 0, this.#piece.length, blockOffset + bytes);
+      const pieceEnd = Math.min(end, blockStart + pieceStart + perPiece);
+      for (; cluster < pieceEnd; cluster++) {
+        const value = readRefcount(this.#piece.view, cluster - blockStart - pieceStart, bits);
+        if ((value === 0) === free) return cluster;
+      }
+    }
+    return end;
+  }
+
+  /** The refcount of one cluster. */
+  read(cluster: number): number {
+    const block = Math.floor(cluster / this.entriesPerBlock);
+    const offset = this.blockOffset(block);
+    if (offset === 0) return 0;
+    const index = cluster % this.entriesPerBlock;
+    const at = Math.floor((index * this.#bits) / 8);
+    this.#storage.readAt(this.#entry, 0, Math.max(1, this.#bits / 8), offset + at);
+    return readRefcount(
+      this.#entry.view,
+      this.#bits < 8 ? index % (8 / this.#bits) : 0,
+      this.#bits,
+    );
+  }
+
+  /**
+   * Change the refcounts of a run of clusters whose blocks exist.
+   *
+   * @param change gets a cluster and its refcount, and returns the new one
+   */
+  change(run: ClusterRun, change: (cluster: number, refcount: number) => number): void {
+    const bits = this.#bits;
+    const perPiece = (this.#piece.length * 8) / bits;
+    const end = run.first + run.count;
+    let cluster = run.first;
+    while (cluster < end) {
+      const block = Math.floor(cluster / this.entriesPerBlock);
+      const blockOffset = this.blockOffset(block);
+      const inBlock = cluster - block * this.entriesPerBlock;
+      const pieceStart = inBlock - (inBlock % perPiece);
+      const pieceEnd = Math.min(
+        end,
+        block * this.entriesPerBlock + Math.min(pieceStart + perPiece, this.entriesPerBlock),
+      );
+      if (blockOffset === 0) {
+        // Reads as 0 throughout; only the caller knows what that means.
+        for (; cluster < pieceEnd; cluster++) change(cluster, 0);
+        continue;
+      }
+      const place = blockOffset + (pieceStart * bits) / 8;
+      this.#storage.readAt(this.#piece, 0, this.#piece.length, place);
+      const firstByte = Math.floor(((inBlock - pieceStart) * bits) / 8);
+      for (; cluster < pieceEnd; cluster++) {
+        const index = cluster - block * this.entriesPerBlock - pieceStart;
+        const refcount = readRefcount(this.#piece.view, index, bits);
+        writeRefcount(this.#piece.view, index, bits, change(cluster, refcount));
+      }
+      const lastIndex = pieceEnd - block * this.entriesPerBlock - pieceStart;
+      const lastByte = Math.ceil((lastIndex * bits) / 8);
+      this.#storage.writeAt(this.#piece, firstByte, lastByte - firstByte, place + firstByte);
+    }
+  }
+
+  /** Write a new refcount block at cluster `at`, which counts a run of clusters once. */
+  writeNewBlock(at: number, ones: ClusterRun): void {
+    const block = NativeBuffer.allocate(this.#clusterSize);
+    for (let index = 0; index < ones.count; index++) {
+      const entry = (ones.first + index) % this.entriesPerBlock;
+      writeRefcount(block.view, entry, this.#bits, 1);
+    }
+    this.#storage.writeAt(block, 0, this.#clusterSize, at * this.#clusterSize);
+  }
+
+  /** Let the refcount table refer to a block. Its content must be durable. */
+  linkBlock(block: number, cluster: number): void {
+    putOffset(this.#entry.view, 0, cluster * this.#clusterSize);
+    const at = this.#state.get(NUMBER.refcountTableOffset) + block * 8;
+    this.#storage.writeAt(this.#entry, 0, 8, at);
+  }
+
+  /**
+   * Make a larger refcount table, in a new area behind all that the old one counts, with the blocks that
+   * count the area itself; when all that is durable, let the header refer to it.
+   *
+   * @returns the clusters of the new table, of its blocks, and of the old table, which are still counted
+   * @throws {StorageError} EFBIG: the table would exceed QEMU's limit
+   */
+  growTable(): { table: ClusterRun; blocks: ClusterRun; oldTable: ClusterRun } {
+    const clusterSize = this.#clusterSize;
+    const oldEntries = this.tableEntries;
+    const oldTable = {
+      first: this.#state.get(NUMBER.refcountTableOffset) / clusterSize,
+      count: this.#state.get(NUMBER.refcountTableClusters),
+    };
+    const first = oldEntries * this.entriesPerBlock;
+    const tableClusters = Math.min(oldTable.count * 2, REFCOUNT_TABLE_SIZE_MAX / clusterSize);
+    let blocks = 1;
+    while (blocks * this.entriesPerBlock < tableClusters + blocks) blocks++;
+    const end = first + tableClusters + blocks;
+    const fits = oldEntries + blocks <= (tableClusters * clusterSize) / 8;
+    if (tableClusters <= oldTable.count || !fits || end > this.#clusterLimit()) {
+      throw new StorageError("EFBIG", this.#storage.path, "the refcount table is full");
+    }
+    if (this.#storage.resizable && this.#storage.currentLength() < end * clusterSize) {
+      this.#storage.setLength(end * clusterSize);
+    }
+    const table = NativeBuffer.allocate(tableClusters * clusterSize);
+    const oldOffset = oldTable.first * clusterSize;
+    this.#storage.readAt(table, 0, oldTable.count * clusterSize, oldOffset);
+    for (let index = 0; index < blocks; index++) {
+      const cluster = first + tableClusters + index;
+      putOffset(table.view, (oldEntries + index) * 8, cluster * clusterSize);
+      const start = first + index * this.entriesPerBlock;
+      const count = Math.min(end - start, this.entriesPerBlock);
+      this.writeNewBlock(cluster, { first: start, count });
+    }
+    this.#storage.writeAt(table, 0, table.length, first * clusterSize);
+    this.#storage.sync();
+    this.#headerWriter.setRefcountTable(first * clusterSize, tableClusters);
+    this.#storage.sync();
+    return {
+      table: { first, count: tableClusters },
+      blocks: { first: first + tableClusters, count: blocks },
+      oldTable,
+    };
+  }
+
+  /**
+   * Allocate adjacent clusters behind all that is in use, with refcount blocks of their own; durably.
+   *
+   * @returns the first one, and the clusters of the blocks; undefined: the refcount table is too small
+   */
+  allocateArea(clusters: number): { first: number; blocks: ClusterRun } | undefined {
+    const clusterSize = this.#clusterSize;
+    let block = Math.floor(this.lastUsed() / this.entriesPerBlock) + 1;
+    while (block < this.tableEntries && this.blockOffset(block) !== 0) block++;
+    const first = block * this.entriesPerBlock;
+    let blocks = 1;
+    while (blocks * this.entriesPerBlock < clusters + blocks) blocks++;
+    if (block + blocks > this.tableEntries) return undefined;
+    const end = first + clusters + blocks;
+    if (end > this.#clusterLimit()) {
+      throw new StorageError("ENOSPC", this.#storage.path, "no free clusters are left");
+    }
+    if (this.#storage.resizable && this.#storage.currentLength() < end * clusterSize) {
+      this.#storage.setLength(end * clusterSize);
+    }
+    this.#storage.zeroAt(first * clusterSize, clusters * clusterSize, "release");
+    for (let index = 0; index < blocks; index++) {
+      const start = first + index * this.entriesPerBlock;
+      const count = Math.min(end - start, this.entriesPerBlock);
+      this.writeNewBlock(first + clusters + index, { first: start, count });
+    }
+    this.#storage.sync();
+    for (let index = 0; index < blocks; index++) {
+      this.linkBlock(block + index, first + clusters + index);
+    }
+    this.#storage.sync();
+    return { first, blocks: { first: first + clusters, count: blocks } };
+  }
+
+  /** The last cluster whose refcount is not 0, or -1. */
+  lastUsed(): number {
+    for (let block = this.tableEntries - 1; block >= 0; block--) {
+      const offset = this.blockOffset(block);
+      if (offset === 0) continue;
+      const first = block * this.entriesPerBlock;
+      let last = -1;
+      let cluster = first;
+      const end = first + this.entriesPerBlock;
+      while (cluster < end) {
+        const used = this.#seek(cluster, end, offset, false);
+        if (used === end) break;
+        cluster = this.#seek(used, end, offset, true);
+        last = cluster - 1;
+      }
+      if (last >= 0) return last;
+    }
+    return -1;
+  }
+
+  /** Clusters that the file can have. */
+  #clusterLimit(): number {
+    const bytes = this.#storage.resizable ? HOST_OFFSET_MAX : this.#storage.length;
+    return Math.floor(bytes / this.#clusterSize);
+  }
+}
+
+/** A big-endian host offset. */
+function putOffset(view: DataView, at: number, offset: number): void {
+  view.setUint32(at, Math.floor(offset / TWO_TO_32));
+  view.setUint32(at + 4, offset % TWO_TO_32);
+}

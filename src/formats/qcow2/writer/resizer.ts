@@ -1,0 +1,61 @@
+/** Changing the size of a qcow2 disk, and the place of its L1 table. Source: FORMATS 1.12. */
+
+import { TsimgfsError } from "../../../errors.ts";
+import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { L1_SIZE_MAX } from "../header.ts";
+import { NUMBER } from "./shared-state.ts";
+import type { Qcow2WriterContext } from "./writer-context.ts";
+
+/**
+ * Make the L1 table long enough for a size: a larger copy at another place, which the header refers to
+ * when it is durable. No table may change meanwhile.
+ *
+ * @throws {TsimgfsError} EFBIG: the format cannot have that size
+ */
+export function growL1Table(context: Qcow2WriterContext, virtualSize: number): void {
+  const { layout, state, storage, allocator } = context;
+  const { clusterSize, l2Entries } = layout;
+  const needed = Math.ceil(virtualSize / (clusterSize * l2Entries));
+  const oldSize = state.get(NUMBER.l1Size);
+  if (needed <= oldSize) return;
+  if (needed * 8 > L1_SIZE_MAX) {
+    const reason = `a size of ${virtualSize} needs an L1 table of more than ${L1_SIZE_MAX} bytes`;
+    throw new TsimgfsError("EFBIG", storage.path, reason);
+  }
+  const clusters = Math.ceil((needed * 8) / clusterSize);
+  const first = allocator.allocateArea(clusters);
+  const offset = first * clusterSize;
+  const oldOffset = state.get(NUMBER.l1Offset);
+  // Zeroed: what lies past the entries that there were refers to nothing.
+  const table = NativeBuffer.allocate(clusters * clusterSize);
+  storage.readAt(table, 0, oldSize * 8, oldOffset);
+  storage.writeAt(table, 0, table.length, offset);
+  allocator.sync();
+  context.headerWriter.setL1Table(offset, needed);
+  allocator.sync();
+  context.lock.lockExclusive();
+  try {
+    context.tableCache.invalidate(offset, clusters * clusterSize);
+    state.set(NUMBER.l1Offset, offset);
+    state.set(NUMBER.l1Size, needed);
+    allocator.free(oldOffset / clusterSize, Math.ceil((oldSize * 8) / clusterSize));
+    allocator.publishFrees();
+    context.lock.bumpGeneration();
+  } finally {
+    context.lock.unlockExclusive();
+  }
+}
+
+/** Write a new size to the header, durably, and let all threads know. */
+export function setVirtualSize(context: Qcow2WriterContext, virtualSize: number): void {
+  const { state, allocator, lock } = context;
+  context.headerWriter.setVirtualSize(virtualSize);
+  allocator.sync();
+  lock.lockExclusive();
+  try {
+    state.set(NUMBER.virtualSize, virtualSize);
+    lock.bumpGeneration();
+  } finally {
+    lock.unlockExclusive();
+  }
+}

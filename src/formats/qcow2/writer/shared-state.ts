@@ -1,0 +1,133 @@
+/**
+ * What the threads that write to a qcow2 image share: one block of memory.
+ *
+ * Words, by Atomics:
+ *     CORRUPT          1: the image was found corrupt, nothing is written any more
+ *     SYNC_FAILED      1: the host could not make something durable; from then on nothing is freed
+ *     BEGUN            1: unknown autoclear bits are cleared
+ *     DIRTY            1: the dirty bit was set by us, and is cleared at the end
+ *     LEAKS            1: something failed half-way: some clusters may be leaked
+ *     WANTED           1: the main thread was asked to maintain the image
+ *     STRUCTURE_MUTEX  whoever changes refcounts or the header
+ *     FREES_HEAD, FREES_TAIL, FREES_DURABLE   counts of the queue of frees, modulo 2^32
+ *
+ * Doubles; the sizes and the reservation under the exclusive lock of the image, the refcount table and
+ * the hint under the structure mutex:
+ *     the size, the L1 table, the refcount table, the hint, counts of the reservation
+ *     RESERVED         extents of reserved clusters: first cluster, count
+ *     FREES            a ring of extents that lose one reference each: first cluster, count
+ *
+ * Bits, one for each L1 entry: in the range of its L2 table something was zeroed.
+ */
+
+import type { Header } from "../header.ts";
+
+/** Extents that are reserved at once, at the most. */
+export const RESERVED_MAX = 256;
+/** Extents that wait to be freed, at the most. */
+export const FREES_MAX = 16384;
+
+export const WORD = {
+  corrupt: 0,
+  syncFailed: 1,
+  begun: 2,
+  dirty: 3,
+  leaks: 4,
+  wanted: 5,
+  structureMutex: 6,
+  freesHead: 7,
+  freesTail: 8,
+  freesDurable: 9,
+} as const;
+const WORDS = 16;
+
+export const NUMBER = {
+  virtualSize: 0,
+  l1Offset: 1,
+  /** Entries of the L1 table in the file. */
+  l1Size: 2,
+  refcountTableOffset: 3,
+  refcountTableClusters: 4,
+  /** No cluster below this one is free. */
+  freeHint: 5,
+  /** Reserved extents. */
+  reservedExtents: 6,
+  /** Reserved clusters, in all extents. */
+  reservedClusters: 7,
+  /** Clusters that the last reservation had. */
+  lastReservation: 8,
+  /** Clusters that this session has taken from reservations. */
+  taken: 9,
+} as const;
+const NUMBERS = 16;
+
+export class SharedState {
+  readonly words: Int32Array;
+  readonly numbers: Float64Array;
+  readonly reserved: Float64Array;
+  readonly frees: Float64Array;
+  readonly #zeroed: Int32Array;
+
+  constructor(memory: SharedArrayBuffer) {
+    let at = 0;
+    this.words = new Int32Array(memory, at, WORDS);
+    at += WORDS * Int32Array.BYTES_PER_ELEMENT;
+    const doubles = (count: number): Float64Array => {
+      const array = new Float64Array(memory, at, count);
+      at += count * Float64Array.BYTES_PER_ELEMENT;
+      return array;
+    };
+    this.numbers = doubles(NUMBERS);
+    this.reserved = doubles(RESERVED_MAX * 2);
+    this.frees = doubles(FREES_MAX * 2);
+    this.#zeroed = new Int32Array(memory, at);
+  }
+
+  /** Something was zeroed in the range of an L2 table: perhaps it says nothing else any more. */
+  noteZeroed(l1Index: number): void {
+    const word = Math.floor(l1Index / 32);
+    if (word < this.#zeroed.length) Atomics.or(this.#zeroed, word, 1 << (l1Index % 32));
+  }
+
+  /** The indexes that `noteZeroed` was told. */
+  *zeroedTables(): Generator<number> {
+    for (let word = 0; word < this.#zeroed.length; word++) {
+      const bits = this.#zeroed[word] ?? 0;
+      for (let bit = 0; bits !== 0 && bit < 32; bit++) {
+        if (((bits >>> bit) & 1) !== 0) yield word * 32 + bit;
+      }
+    }
+  }
+
+  get(number: number): number {
+    return this.numbers[number] ?? 0;
+  }
+
+  set(number: number, value: number): void {
+    this.numbers[number] = value;
+  }
+
+  isSet(word: number): boolean {
+    return Atomics.load(this.words, word) !== 0;
+  }
+
+  raise(word: number): void {
+    Atomics.store(this.words, word, 1);
+  }
+}
+
+/** Memory for the state of one image, filled from its header. */
+export function createSharedState(header: Header, virtualSize: number): SharedArrayBuffer {
+  const memory = new SharedArrayBuffer(
+    WORDS * Int32Array.BYTES_PER_ELEMENT +
+      (NUMBERS + RESERVED_MAX * 2 + FREES_MAX * 2) * Float64Array.BYTES_PER_ELEMENT +
+      Math.ceil(header.l1_size / 32) * Int32Array.BYTES_PER_ELEMENT,
+  );
+  const state = new SharedState(memory);
+  state.set(NUMBER.virtualSize, virtualSize);
+  state.set(NUMBER.l1Offset, header.l1_table_offset);
+  state.set(NUMBER.l1Size, header.l1_size);
+  state.set(NUMBER.refcountTableOffset, header.refcount_table_offset);
+  state.set(NUMBER.refcountTableClusters, header.refcount_table_clusters);
+  return memory;
+}

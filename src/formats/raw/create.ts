@@ -1,0 +1,99 @@
+/** New raw images; and what new images of all formats need of a file: emptied, and with space of its own. */
+
+import { StorageError } from "../../errors.ts";
+import type { WritableStorage } from "../../storage/storage.ts";
+import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+
+/** off: sparse. falloc: the host sets space aside. full: zeros are written. The words are QEMU's. */
+export const RAW_PREALLOCATIONS = ["off", "falloc", "full"] as const;
+export type RawPreallocation = (typeof RAW_PREALLOCATIONS)[number];
+
+/** The unit of a disk, bytes. */
+export const SECTOR_SIZE = 512;
+
+/** Zeros are written in pieces of this many bytes. */
+const ZEROS_SIZE = 1024 * 1024;
+
+export interface RawCreateOptions {
+  /** Bytes, whole sectors. */
+  readonly virtualSize: number;
+  readonly preallocation: RawPreallocation;
+}
+
+/**
+ * Make `storage` a raw image, durably. Its old contents are lost; of a block device, the first sector
+ * only, as with QEMU: that is where another format would be recognised.
+ *
+ * @throws {StorageError} ENOSPC, …
+ */
+export function createRaw(
+  storage: WritableStorage,
+  { virtualSize, preallocation }: RawCreateOptions,
+): void {
+  emptyStorage(storage, virtualSize, { zeros: Math.min(SECTOR_SIZE, virtualSize) });
+  if (preallocation !== "off") allocateStart(storage, virtualSize, preallocation);
+  storage.sync();
+}
+
+/**
+ * Check that a file can be as long as a new image needs it. Nothing is changed.
+ *
+ * @throws {StorageError} ENOSPC: a device that is too small; EFBIG: the host has no such files
+ */
+export function requireLength(storage: WritableStorage, length: number): void {
+  const current = storage.currentLength();
+  if (length <= current) return;
+  if (!storage.resizable) {
+    const reason = `the image needs ${length} bytes, the device has ${current}`;
+    throw new StorageError("ENOSPC", storage.path, reason);
+  }
+  try {
+    storage.setLength(length);
+  } catch (cause) {
+    if (!(cause instanceof StorageError) || cause.code !== "EFBIG") throw cause;
+    const reason = `the host's file system has no files of ${length} bytes`;
+    throw new StorageError("EFBIG", storage.path, reason, { cause });
+  }
+  storage.setLength(current);
+}
+
+/**
+ * Empty a file and give it `length` bytes that read as zeros. A block device keeps its length.
+ *
+ * @param zeros how many bytes of a block device are to read as zeros afterwards
+ * @throws {StorageError}
+ */
+export function emptyStorage(
+  storage: WritableStorage,
+  length: number,
+  { zeros }: { zeros: number },
+): void {
+  if (storage.resizable) {
+    storage.setLength(0);
+    storage.setLength(length);
+  } else {
+    storage.zeroAt(0, zeros, "release");
+  }
+}
+
+/**
+ * Let the host allocate the first `length` bytes of an emptied file, which read as zeros before and after.
+ *
+ * @throws {StorageError} ENOSPC
+ */
+export function allocateStart(
+  storage: WritableStorage,
+  length: number,
+  preallocation: "falloc" | "full",
+): void {
+  if (length === 0) return;
+  if (preallocation === "falloc") {
+    storage.preallocate(0, length);
+    // Not every host has fallocate(2); all of them have zeros.
+    if (storage.allocatedSize() >= length) return;
+  }
+  const zeros = NativeBuffer.allocate(Math.min(length, ZEROS_SIZE));
+  for (let offset = 0; offset < length; offset += ZEROS_SIZE) {
+    storage.writeAt(zeros, 0, Math.min(ZEROS_SIZE, length - offset), offset);
+  }
+}

@@ -1,0 +1,102 @@
+/** Changing a raw image: every byte has its place already. */
+
+import assert from "node:assert";
+import type { WritableStorage } from "../../storage/storage.ts";
+import type { AccessLock } from "../../threads/access-lock.ts";
+import type { FormatWriter, HostPlace, WritePlan, ZeroProgress, ZeroSpace } from "../writer.ts";
+import { ALLOCATION } from "../writer.ts";
+import type { RawImage } from "./raw-image.ts";
+
+export class RawWriter implements FormatWriter {
+  /** Zeroing less than a byte is not asked for. */
+  readonly unit = 1;
+  readonly clusterSize: number;
+  readonly #image: RawImage;
+  readonly #storage: WritableStorage;
+
+  readonly #lock: AccessLock;
+  #generation = 0;
+
+  constructor(image: RawImage, storage: WritableStorage, lock: AccessLock) {
+    this.#lock = lock;
+    this.#image = image;
+    this.#storage = storage;
+    this.clusterSize = image.clusterSize;
+  }
+
+  begin(): void {
+    // Nothing depends on what is written.
+  }
+
+  mapInPlace(guestOffset: number, maxLength: number, out: HostPlace): number {
+    out.hostOffset = guestOffset;
+    return Math.min(maxLength, this.#image.virtualSize - guestOffset);
+  }
+
+  allocate(): never {
+    assert.fail("raw images are all in place");
+  }
+
+  link(): never {
+    assert.fail("raw images are all in place");
+  }
+
+  abandon(): never {
+    assert.fail("raw images are all in place");
+  }
+
+  zero(
+    guestOffset: number,
+    length: number,
+    space: ZeroSpace,
+    _backed: number,
+    _plan: WritePlan,
+    out: ZeroProgress,
+  ): void {
+    this.#storage.zeroAt(guestOffset, length, space);
+    out.need = ALLOCATION.inPlace;
+    out.mustWrite = false;
+    out.done = length;
+  }
+
+  growTables(): void {
+    // There are none.
+  }
+
+  setVirtualSize(virtualSize: number): void {
+    this.#storage.setLength(virtualSize);
+    this.#lock.lockExclusive();
+    this.#lock.bumpGeneration();
+    this.#lock.unlockExclusive();
+  }
+
+  pretendSize(): void {
+    // Nothing of what is new need be prepared: the host's files grow by zeros.
+  }
+
+  reserve(): never {
+    assert.fail("raw images are all in place");
+  }
+
+  flush(): void {
+    this.#storage.sync();
+  }
+
+  maintain(): void {
+    // Nothing is reserved, nothing is freed late.
+  }
+
+  hasFrees(): boolean {
+    return false;
+  }
+
+  close(): void {
+    this.#storage.sync();
+  }
+
+  refresh(generation: number): void {
+    if (generation === this.#generation) return;
+    this.#generation = generation;
+    this.#image.adopt(this.#storage.currentLength());
+  }
+}

@@ -1,0 +1,143 @@
+/**
+ * The interface between format drivers and the block layer for changing an image. A driver says where
+ * bytes go and how its tables change; the block layer fills, copies, locks and waits for the disk. That
+ * gives every format the same order (DESIGN, P3):
+ *
+ *     reserve     clusters are counted as used, durably, before anything refers to them
+ *     allocate    picks some of them for a range of the disk
+ *     (block)     writes head, data and tail there; waits until it is durable where older data would be lost
+ *     link        lets the tables refer to them; what they referred to before is freed late
+ */
+
+/** What must happen before a range can be written. */
+export const ALLOCATION = {
+  /** The plan says where: fill it, then `link`. */
+  planned: 0,
+  /** It is in place by now: nothing to allocate. */
+  inPlace: 1,
+  /** No clusters are left: `reserve` without the lock, then ask again. */
+  needsReservation: 2,
+  /** A mapping table was copied, as the plan says: make that durable, `link`, then ask again. */
+  copiedTable: 3,
+  /** Too much waits to be freed: `flush` and `maintain` without the lock, then ask again. */
+  needsBarrier: 4,
+} as const;
+export type Allocation = (typeof ALLOCATION)[keyof typeof ALLOCATION];
+
+/** Where a part of a write goes. Made once and overwritten: hot paths make no garbage. */
+export class WritePlan {
+  /** The guest range that the tables will say is here: whole units, all of which must be filled. */
+  coverStart = 0;
+  coverEnd = 0;
+  /** Host offset of `coverStart` in the data storage. */
+  hostOffset = 0;
+  /** The host bytes are zeros, durably: only what is not zero must be written. */
+  fresh = false;
+  /** Of a copied table: the table that it replaces. */
+  replaces = 0;
+}
+
+/** Where bytes are that can be written without changing a table. */
+export class HostPlace {
+  hostOffset = 0;
+}
+
+/** What becomes of the host clusters of a range that is zeroed. */
+export type ZeroSpace = "release" | "keep";
+
+/** How zeroing went: bytes of the disk that are done now, or what must happen first. */
+export class ZeroProgress {
+  need: Allocation = ALLOCATION.inPlace;
+  /** Bytes from the start of the range on; 0 with a need. */
+  done = 0;
+  /** True: these bytes cannot become zeros by a change of tables; zeros must be written. */
+  mustWrite = false;
+}
+
+export interface FormatWriter {
+  /** Bytes that one table entry (or bit) decides about: less than that cannot be zeroed by tables. */
+  readonly unit: number;
+  /** Bytes: of the cluster, which COW copies at most. */
+  readonly clusterSize: number;
+
+  /**
+   * Announce the first change: features that this writer does not maintain are cleared, durably. Cheap
+   * when it was done before. Without the lock.
+   *
+   * @throws {CorruptionError} the image was found corrupt: nothing is written any more
+   */
+  begin(): void;
+
+  /**
+   * Bytes from `guestOffset` on that can be written where they are. Under the shared lock.
+   *
+   * @param out where
+   * @returns 0 if tables must change first
+   */
+  mapInPlace(guestOffset: number, maxLength: number, out: HostPlace): number;
+
+  /**
+   * Choose a place for the start of a range. Under the exclusive lock, as all that follows.
+   *
+   * @param plan overwritten where the result says so
+   */
+  allocate(guestOffset: number, length: number, plan: WritePlan): Allocation;
+
+  /** Let the tables refer to what was planned and filled. */
+  link(plan: WritePlan): void;
+
+  /** Filling failed: what was planned is free again (and may hold rubbish). */
+  abandon(plan: WritePlan): void;
+
+  /**
+   * Make the start of a range read as zeros by a change of tables.
+   *
+   * @param guestOffset a multiple of `unit`
+   * @param length of whole units, or up to the end of the disk
+   * @param backed bytes from `guestOffset` on that show the backing file where nothing is allocated
+   * @param plan overwritten if a table was copied
+   */
+  zero(
+    guestOffset: number,
+    length: number,
+    space: ZeroSpace,
+    backed: number,
+    plan: WritePlan,
+    out: ZeroProgress,
+  ): void;
+
+  /**
+   * Make tables long enough for a size; the disk stays as it is. Without the lock, but no other thread may
+   * change tables meanwhile.
+   *
+   * @throws {TsimgfsError} EFBIG: more than the format can say
+   */
+  growTables(virtualSize: number): void;
+
+  /** Let the image have another size, durably, and all threads know. Without the lock. */
+  setVirtualSize(virtualSize: number): void;
+
+  /** Let this thread alone take the disk for larger (undefined: no more), to prepare what is new. */
+  pretendSize(virtualSize: number | undefined): void;
+
+  /** Make clusters available. Without the lock: it waits for the disk. */
+  reserve(): void;
+
+  /** Make everything durable that was written before. Without the lock. */
+  flush(): void;
+
+  /** Prepare reservations and free what can be freed by now. Without the lock. */
+  maintain(): void;
+
+  /** Clusters wait to be freed: a `flush` and `maintain` would do it. */
+  hasFrees(): boolean;
+
+  /** End orderly: give back what was reserved and free what is to be freed. Without the lock. */
+  close(): void;
+
+  /**
+   * Take over structural changes that another thread made, if the generation is another one than the
+   * last. Under the lock.
+   */
+  refresh(generation: number): void;
+}
