@@ -8,32 +8,33 @@
 
 import assert from "node:assert";
 import { TsimgfsError } from "../errors.ts";
-import { type FormatImage, NO_OFFSET } from "../formats/driver.ts";
+import type { FormatImage } from "../formats/driver.ts";
 import { MAGIC_SECTOR_SIZE, magicOf } from "../formats/image-magic.ts";
 import {
   ALLOCATION,
   type Allocation,
   type FormatWriter,
   HostPlace,
-  WritePlan,
-  ZeroProgress,
   type ZeroSpace,
 } from "../formats/writer.ts";
-import type { HostRun, WritableStorage } from "../storage/storage.ts";
+import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import type { AccessLock } from "../threads/access-lock.ts";
 import type { BusyRanges } from "../threads/busy-ranges.ts";
+import type { Mutex } from "../threads/mutex.ts";
 import type { BackingChain } from "./backing-chain.ts";
-import { BlockStatus, BlockStatusWalker } from "./block-status.ts";
+import { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
+import { ZeroLookup } from "./zero-lookup.ts";
+import { ZeroRanges } from "./zero-ranges.ts";
 
 /** Zeros are looked for in pieces of this many bytes where a format has no unit. */
 const DETECT_UNIT = 4096;
 /** Zeros from this many bytes on are no bytes that are written, but a hole. */
 const HOLE_MIN = 64 * 1024;
-/** Bytes at both ends of a cluster that are looked at first for anything but zeros. */
-const PEEK_SIZE = 4096;
+/** Bytes of scratch memory at least. */
+const SCRATCH_MIN = 4096;
 /** Sizes of disks are multiples of this, bytes. */
 const SECTOR_SIZE = 512;
 /** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
@@ -60,21 +61,15 @@ export class DiskWriter {
   readonly #image: FormatImage;
   readonly #writer: FormatWriter;
   readonly #dataStorage: WritableStorage;
-  readonly #lock: AccessLock;
-  readonly #busy: BusyRanges;
+  readonly #resizing: Mutex;
+  readonly #changes: TableChanges;
   readonly #policy: WritePolicy;
   readonly #guardsMagic: boolean;
-  readonly #walker: BlockStatusWalker;
-  readonly #status = new BlockStatus();
-  readonly #hostRun: HostRun = { isData: true, length: 0 };
-  readonly #plan = new WritePlan();
+  readonly #zeros: ZeroLookup;
+  readonly #zeroRanges: ZeroRanges;
   readonly #place = new HostPlace();
-  readonly #zeroProgress = new ZeroProgress();
   /** A cluster: head, data and tail of a small write, and what surrounds zeros. */
   #scratch: NativeBuffer | undefined;
-  /** The slot of another thread whose change must end first, and how often it had ended one. */
-  #waitSlot = -1;
-  #waitReleases = 0;
   /** Bytes of the write that the plan covers. */
   #planned = 0;
 
@@ -83,11 +78,17 @@ export class DiskWriter {
     this.#image = context.chain.image;
     this.#writer = context.writer;
     this.#dataStorage = context.dataStorage;
-    this.#lock = context.lock;
-    this.#busy = context.busy;
+    this.#resizing = context.lock.resizing;
+    this.#changes = new TableChanges(context.writer, context.lock, context.busy);
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
-    this.#walker = new BlockStatusWalker(context.chain);
+    this.#zeros = new ZeroLookup(context.chain);
+    this.#zeroRanges = new ZeroRanges(
+      context.chain,
+      context.writer,
+      this.#changes,
+      (guestOffset, length) => this.#writeRange(guestOffset, length, SOURCE.zeros, ZEROS, 0),
+    );
   }
 
   /** As Disk.write. */
@@ -129,7 +130,7 @@ export class DiskWriter {
   #writeGuarded(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
     const sector = this.#scratchBuffer();
     const count = Math.min(MAGIC_SECTOR_SIZE, this.#image.virtualSize);
-    this.#lock.lockExclusive();
+    this.#changes.lockExclusive();
     try {
       this.#chain.read(0, count, sector, 0);
       sector.bytes.set(source.bytes.subarray(start, start + length), guestOffset);
@@ -140,7 +141,7 @@ export class DiskWriter {
       }
       this.#dataStorage.writeAt(source, start, length, guestOffset);
     } finally {
-      this.#lock.unlockExclusive();
+      this.#changes.unlockExclusive();
     }
   }
 
@@ -153,14 +154,14 @@ export class DiskWriter {
     start: number,
   ): void {
     if (from === to) return;
-    if (zero) this.#writeZeroes(guestOffset + from, to - from, this.#releasedSpace());
+    if (zero) this.#zeroRanges.zero(guestOffset + from, to - from, this.#releasedSpace());
     else this.#writeRange(guestOffset + from, to - from, SOURCE.buffer, source, start + from);
   }
 
   /** As Disk.writeZeroes. */
   writeZeroes(guestOffset: number, length: number, unmap: boolean): void {
     this.#writer.begin();
-    this.#writeZeroes(guestOffset, length, unmap ? this.#releasedSpace() : "keep");
+    this.#zeroRanges.zero(guestOffset, length, unmap ? this.#releasedSpace() : "keep");
   }
 
   /** As Disk.preallocate. */
@@ -186,32 +187,29 @@ export class DiskWriter {
       throw new TsimgfsError("EFBIG", this.#image.storage.path, `a size of ${size} is too large`);
     }
     this.#writer.begin();
-    this.#lock.resizing.lock();
+    this.#resizing.lock();
     try {
-      this.#lock.lockShared();
-      this.#writer.refresh(this.#lock.generation);
+      this.#changes.lockShared();
       const old = this.#image.virtualSize;
-      this.#lock.unlockShared();
+      this.#changes.unlockShared();
       if (rounded > old) this.#grow(old, rounded);
       else if (rounded < old) {
         // What is cut off must not come back when the disk grows again.
-        this.#writeZeroes(rounded, old - rounded, this.#releasedSpace());
+        this.#zeroRanges.zero(rounded, old - rounded, this.#releasedSpace());
         this.#writer.flush();
         this.#writer.setVirtualSize(rounded);
       }
     } finally {
-      this.#lock.resizing.unlock();
+      this.#resizing.unlock();
     }
   }
 
   #grow(old: number, size: number): void {
-    this.#claimAll();
+    this.#changes.claimAll();
     try {
       this.#writer.growTables(size);
     } finally {
-      this.#lock.lockExclusive();
-      this.#busy.release();
-      this.#lock.unlockExclusive();
+      this.#changes.releaseAll();
     }
     // What the last cluster and a longer backing file have past the old end would become visible.
     const { clusterSize } = this.#writer;
@@ -220,7 +218,7 @@ export class DiskWriter {
     this.#writer.pretendSize(size);
     try {
       const end = Math.min(hidden, size);
-      if (end > old) this.#writeZeroes(old, end - old, this.#releasedSpace());
+      if (end > old) this.#zeroRanges.zero(old, end - old, this.#releasedSpace());
       this.#writer.flush();
       this.#writer.setVirtualSize(size);
     } finally {
@@ -228,27 +226,14 @@ export class DiskWriter {
     }
   }
 
-  /** Keep all other threads from changing tables. */
-  #claimAll(): void {
-    for (;;) {
-      this.#lock.lockExclusive();
-      const isBusy = this.#isBusy(0, Number.MAX_SAFE_INTEGER);
-      if (!isBusy) this.#busy.claim(0, Number.MAX_SAFE_INTEGER);
-      this.#lock.unlockExclusive();
-      if (!isBusy) return;
-      this.#busy.waitForRelease(this.#waitSlot, this.#waitReleases);
-    }
-  }
-
   #preallocateInPlace(guestOffset: number, length: number): number {
-    this.#lock.lockShared();
+    this.#changes.lockShared();
     try {
-      this.#writer.refresh(this.#lock.generation);
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
       if (count > 0) this.#dataStorage.preallocate(this.#place.hostOffset, count);
       return count;
     } finally {
-      this.#lock.unlockShared();
+      this.#changes.unlockShared();
     }
   }
 
@@ -283,14 +268,13 @@ export class DiskWriter {
     source: NativeBuffer,
     start: number,
   ): number {
-    this.#lock.lockShared();
+    this.#changes.lockShared();
     try {
-      this.#writer.refresh(this.#lock.generation);
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
       if (count > 0) this.#put(kind, source, start, count, this.#place.hostOffset);
       return count;
     } finally {
-      this.#lock.unlockShared();
+      this.#changes.unlockShared();
     }
   }
 
@@ -329,12 +313,11 @@ export class DiskWriter {
     source: NativeBuffer,
     start: number,
   ): number {
-    const plan = this.#plan;
+    const { plan } = this.#changes;
     let need: Allocation;
-    this.#lock.lockExclusive();
+    this.#changes.lockExclusive();
     try {
-      this.#writer.refresh(this.#lock.generation);
-      if (this.#isBusy(guestOffset, guestOffset + length)) need = ALLOCATION.inPlace;
+      if (this.#changes.isBusy(guestOffset, guestOffset + length)) need = ALLOCATION.inPlace;
       else need = this.#writer.allocate(guestOffset, length, plan);
       if (need === ALLOCATION.planned) {
         this.#planned = Math.min(guestOffset + length, plan.coverEnd) - guestOffset;
@@ -342,64 +325,15 @@ export class DiskWriter {
           this.#writer.link(plan);
           return this.#planned;
         }
-        this.#busy.claim(plan.coverStart, plan.coverEnd);
+        this.#changes.claimPlan();
       } else if (need === ALLOCATION.copiedTable) {
-        this.#busy.claim(plan.coverStart, plan.coverEnd);
+        this.#changes.claimPlan();
       }
     } finally {
-      this.#lock.unlockExclusive();
+      this.#changes.unlockExclusive();
     }
-    this.#provide(need);
+    this.#changes.provide(need);
     return need === ALLOCATION.planned ? this.#planned : 0;
-  }
-
-  /** Do what a change of tables needs first, without the lock. */
-  #provide(need: Allocation): void {
-    switch (need) {
-      case ALLOCATION.planned:
-      case ALLOCATION.copiedTable:
-        this.#linkDurably();
-        break;
-      case ALLOCATION.needsReservation:
-        this.#writer.reserve();
-        break;
-      case ALLOCATION.needsBarrier:
-        this.#writer.flush();
-        this.#writer.maintain();
-        break;
-      case ALLOCATION.inPlace:
-        if (this.#waitSlot >= 0) this.#busy.waitForRelease(this.#waitSlot, this.#waitReleases);
-        break;
-    }
-  }
-
-  /** What the plan covers, and this thread has claimed, is linked when it is durable. */
-  #linkDurably(): void {
-    let durable = false;
-    try {
-      this.#writer.flush();
-      durable = true;
-    } finally {
-      this.#lock.lockExclusive();
-      try {
-        this.#writer.refresh(this.#lock.generation);
-        if (durable) this.#writer.link(this.#plan);
-        else this.#writer.abandon(this.#plan);
-      } finally {
-        this.#busy.release();
-        this.#lock.unlockExclusive();
-      }
-    }
-  }
-
-  /** Whether another thread is about to change the clusters of a range; notes which. */
-  #isBusy(start: number, end: number): boolean {
-    const size = this.#writer.clusterSize;
-    const first = start - (start % size);
-    this.#waitSlot = this.#busy.findOverlap(first, Math.ceil(end / size) * size);
-    if (this.#waitSlot < 0) return false;
-    this.#waitReleases = this.#busy.releasesOf(this.#waitSlot);
-    return true;
   }
 
   /**
@@ -409,14 +343,15 @@ export class DiskWriter {
    * @throws {StorageError} the plan is given up
    */
   #fill(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
-    const plan = this.#plan;
+    const { plan } = this.#changes;
     try {
-      if (!this.#readsAsZero(plan.coverStart, plan.coverEnd)) {
+      if (!this.#zeros.readsAsZero(plan.coverStart, plan.coverEnd)) {
         this.#fillAround(guestOffset, kind, source, start);
         return true;
       }
       // A place that is a hole is as good as a new one.
-      const isBlank = plan.fresh || this.#isHole(plan.hostOffset, plan.coverEnd - plan.coverStart);
+      const total = plan.coverEnd - plan.coverStart;
+      const isBlank = plan.fresh || this.#dataStorage.isHole(plan.hostOffset, total);
       const data = plan.hostOffset + guestOffset - plan.coverStart;
       const count = kind === SOURCE.nothing ? 0 : this.#planned;
       if (!isBlank) {
@@ -434,7 +369,7 @@ export class DiskWriter {
 
   /** Fill a place with a write and what was around it before. */
   #fillAround(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
-    const { coverStart, coverEnd, hostOffset } = this.#plan;
+    const { coverStart, coverEnd, hostOffset } = this.#changes.plan;
     const count = kind === SOURCE.nothing ? 0 : this.#planned;
     const head = guestOffset - coverStart;
     const total = coverEnd - coverStart;
@@ -464,168 +399,7 @@ export class DiskWriter {
   }
 
   #scratchBuffer(): NativeBuffer {
-    this.#scratch ??= NativeBuffer.allocate(Math.max(this.#writer.clusterSize, PEEK_SIZE));
+    this.#scratch ??= NativeBuffer.allocate(Math.max(this.#writer.clusterSize, SCRATCH_MIN));
     return this.#scratch;
-  }
-
-  /** Whether the tables alone say that a range reads as zeros. */
-  #readsAsZero(start: number, end: number): boolean {
-    const status = this.#status;
-    const last = Math.min(end, this.#image.virtualSize);
-    for (let offset = start; offset < last; offset += status.length) {
-      this.#walker.statusAt(offset, last - offset, status);
-      if (!status.zero) return false;
-    }
-    return true;
-  }
-
-  #isHole(hostOffset: number, length: number): boolean {
-    this.#dataStorage.hostRun(hostOffset, this.#hostRun);
-    return !this.#hostRun.isData && this.#hostRun.length >= length;
-  }
-
-  #writeZeroes(guestOffset: number, length: number, space: ZeroSpace): void {
-    const { unit } = this.#writer;
-    const { virtualSize } = this.#image;
-    const end = guestOffset + length;
-    let offset = guestOffset;
-    for (let turns = 0; offset < end; turns++) {
-      assert(turns < TURNS_MAX, "zeroing comes to no end");
-      const unitStart = offset - (offset % unit);
-      const unitEnd = Math.min(unitStart + unit, virtualSize);
-      if (offset > unitStart || end < unitEnd) {
-        offset += this.#zeroPart(
-          offset,
-          Math.min(end, unitEnd) - offset,
-          unitStart,
-          unitEnd,
-          space,
-        );
-      } else {
-        const wholeEnd = end >= virtualSize ? virtualSize : end - (end % unit);
-        offset += this.#zeroWhole(offset, wholeEnd - offset, space);
-      }
-    }
-  }
-
-  /** Zero whole units, as many as one change of tables does. Returns the bytes done. */
-  #zeroWhole(guestOffset: number, length: number, space: ZeroSpace): number {
-    const progress = this.#zeroProgress;
-    this.#lock.lockExclusive();
-    try {
-      this.#writer.refresh(this.#lock.generation);
-      const zero = this.#zeroThere(guestOffset, length, space);
-      if (zero > 0) return zero;
-      this.#zeroByTables(guestOffset, length, space);
-    } finally {
-      this.#lock.unlockExclusive();
-    }
-    return this.#finishZero(guestOffset, progress.done);
-  }
-
-  /**
-   * Zero a part of a unit: as a whole, if the rest of it reads as zeros, else by writing. Nobody may write
-   * to the rest between the look and the change.
-   */
-  #zeroPart(
-    guestOffset: number,
-    length: number,
-    unitStart: number,
-    unitEnd: number,
-    space: ZeroSpace,
-  ): number {
-    const progress = this.#zeroProgress;
-    const end = guestOffset + length;
-    this.#lock.lockExclusive();
-    try {
-      this.#writer.refresh(this.#lock.generation);
-      if (this.#isZeroWithoutPlace(guestOffset, end)) return length;
-      if (this.#restIsZero(unitStart, guestOffset, end, unitEnd)) {
-        this.#zeroByTables(unitStart, unitEnd - unitStart, space);
-      } else {
-        progress.need = ALLOCATION.inPlace;
-        progress.mustWrite = true;
-        progress.done = length;
-        this.#waitSlot = -1;
-      }
-    } finally {
-      this.#lock.unlockExclusive();
-    }
-    const done = progress.mustWrite ? length : progress.done;
-    return Math.min(this.#finishZero(guestOffset, done), length);
-  }
-
-  #zeroByTables(guestOffset: number, length: number, space: ZeroSpace): void {
-    const progress = this.#zeroProgress;
-    const plan = this.#plan;
-    if (this.#isBusy(guestOffset, guestOffset + length)) {
-      progress.need = ALLOCATION.inPlace;
-      progress.mustWrite = false;
-      progress.done = 0;
-      return;
-    }
-    const backing = this.#chain.images[1];
-    const backed = backing === undefined ? 0 : Math.max(0, backing.virtualSize - guestOffset);
-    this.#writer.zero(guestOffset, length, space, backed, plan, progress);
-    if (progress.need === ALLOCATION.copiedTable) {
-      this.#busy.claim(plan.coverStart, plan.coverEnd);
-    }
-  }
-
-  /** After the lock: what a change of tables needs, or the writing that it cannot replace. */
-  #finishZero(guestOffset: number, done: number): number {
-    const { need, mustWrite } = this.#zeroProgress;
-    if (mustWrite) {
-      this.#writeRange(guestOffset, done, SOURCE.zeros, ZEROS, 0);
-      return done;
-    }
-    if (done === 0) this.#provide(need);
-    return done;
-  }
-
-  /** Bytes from `guestOffset` on for which there is nothing to do. */
-  #zeroThere(guestOffset: number, length: number, space: ZeroSpace): number {
-    const status = this.#status;
-    this.#walker.statusAt(guestOffset, length, status);
-    if (!status.zero || status.data) return 0;
-    if (space === "release" && status.depth === 0 && status.hostOffset !== NO_OFFSET) return 0;
-    const { unit } = this.#writer;
-    // What follows a part of a unit may be anything.
-    return status.length >= length ? length : status.length - (status.length % unit);
-  }
-
-  /** Whether a range reads as zeros, and has no data on the host. */
-  #isZeroWithoutPlace(start: number, end: number): boolean {
-    const status = this.#status;
-    for (let offset = start; offset < end; offset += status.length) {
-      this.#walker.statusAt(offset, end - offset, status);
-      if (!status.zero || status.data) return false;
-    }
-    return true;
-  }
-
-  /** Whether a unit but for a part of it reads as zeros: its ends, which tell most, come first. */
-  #restIsZero(unitStart: number, start: number, end: number, unitEnd: number): boolean {
-    return (
-      this.#contentIsZero(Math.max(end, unitEnd - PEEK_SIZE), unitEnd) &&
-      this.#contentIsZero(unitStart, Math.min(start, unitStart + PEEK_SIZE)) &&
-      this.#contentIsZero(end, unitEnd) &&
-      this.#contentIsZero(unitStart, start)
-    );
-  }
-
-  #contentIsZero(start: number, end: number): boolean {
-    const status = this.#status;
-    const scratch = this.#scratchBuffer();
-    for (let offset = start; offset < end; ) {
-      this.#walker.statusAt(offset, end - offset, status);
-      const count = Math.min(status.length, scratch.length);
-      if (!status.zero) {
-        this.#chain.read(offset, count, scratch, 0);
-        if (!isZero(scratch, 0, count)) return false;
-      }
-      offset += count;
-    }
-    return true;
   }
 }

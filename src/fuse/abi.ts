@@ -204,6 +204,7 @@ export const WRITE_OUT = [
   ["size",    0, "u32", "bytes written"],
   ["padding", 4, "u32", ""],
 ] as const satisfies readonly Field[];
+export const WRITE_OUT_SIZE = sizeOf(WRITE_OUT);
 
 // biome-ignore format: a table reads in columns
 export const FALLOCATE_IN = [
@@ -310,4 +311,5 @@ export const REPLY = {
   len: offsetOf(OUT_HEADER, "len"),
   error: offsetOf(OUT_HEADER, "error"),
   unique: offsetOf(OUT_HEADER, "unique"),
+  writeSize: OUT_HEADER_SIZE + offsetOf(WRITE_OUT, "size"),
 } as const;

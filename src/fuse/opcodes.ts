@@ -25,6 +25,7 @@ import {
   OUT_HEADER_SIZE,
   READ_IN,
   RELEASE_IN,
+  REPLY,
   REQUEST,
   SEEK_DATA,
   SEEK_HOLE,
@@ -32,7 +33,7 @@ import {
   SETATTR_VALID,
   STATFS_OUT,
   WRITE_IN,
-  WRITE_OUT,
+  WRITE_OUT_SIZE,
 } from "./abi.ts";
 import { type Ownership, putAttr, putEntry, putStatx } from "./attributes.ts";
 import { putDirectory } from "./read-directory.ts";
@@ -221,9 +222,10 @@ function write(server: Server, request: Request): number {
   if (count < 0) return -ENOSPC;
   // O_SYNC is O_DSYNC and more.
   if ((input.view.getUint32(REQUEST.writeOpenFlags, true) & O_DSYNC) !== 0) node.sync();
-  request.clear(sizeOf(WRITE_OUT));
-  request.set(WRITE_OUT, { size: count });
-  return sizeOf(WRITE_OUT);
+  const { view } = request.output;
+  view.setUint32(REPLY.writeSize, count, true);
+  view.setUint32(REPLY.writeSize + 4, 0, true);
+  return WRITE_OUT_SIZE;
 }
 
 function fsync(server: Server, request: Request): number {

@@ -136,7 +136,7 @@ export class LocalFile implements WritableStorage {
     if (count <= 0) return;
     const mode = space === "release" ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
     if (this.#fallocate(mode | FALLOC_FL_KEEP_SIZE, offset, count)) return;
-    if (space === "keep" && this.#isHole(offset, count)) return;
+    if (space === "keep" && this.isHole(offset, count)) return;
     for (let done = 0; done < count; done += ZEROS_SIZE) {
       this.writeAt(ZEROS, 0, Math.min(count - done, ZEROS_SIZE), offset + done);
     }
@@ -175,8 +175,7 @@ export class LocalFile implements WritableStorage {
     return true;
   }
 
-  /** Whether a range has no data on the host at all. */
-  #isHole(offset: number, length: number): boolean {
+  isHole(offset: number, length: number): boolean {
     const data = lseek(this.fd, offset, SEEK_DATA);
     return data < 0 ? errno() === ENXIO : data >= offset + length;
   }

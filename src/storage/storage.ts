@@ -30,6 +30,8 @@ export interface Storage {
    * @param out overwritten
    */
   hostRun(offset: number, out: HostRun): void;
+  /** Whether the host stores no data at all in a range: cheaper than `hostRun`. */
+  isHole(offset: number, length: number): boolean;
 }
 
 /**

@@ -44,6 +44,12 @@ export class MemoryStorage implements Storage {
     return this.allocated;
   }
 
+  isHole(offset: number, length: number): boolean {
+    const run: HostRun = { isData: true, length: 0 };
+    this.hostRun(offset, run);
+    return !run.isData && run.length >= length;
+  }
+
   hostRun(offset: number, out: HostRun): void {
     const isHole = (at: number): boolean =>
       this.holes.some(([start, end]) => start <= at && at < end);

@@ -14,7 +14,7 @@ import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { QED_FEATURE_NEED_CHECK, qedBytes } from "../../support/qed-builder.ts";
 import { MemoryStorage } from "../memory-storage.ts";
 
-const NO_CACHE = { tableCacheMax: 0 };
+const NO_CACHE = { tableCacheMax: 0, keepsL1: true };
 const file = (path: string, bytes: Uint8Array): MemoryStorage => new MemoryStorage(path, bytes);
 const zeros = new Uint8Array(1024);
 

@@ -15,7 +15,7 @@ const TABLE_CACHE_SIZE = 64 * 1024;
 export function openQcow2(bytes: Uint8Array, dataFile?: Uint8Array): Qcow2Image {
   const storage = new MemoryStorage("disk.qcow2", bytes);
   const dataStorage = dataFile === undefined ? undefined : new MemoryStorage("disk.data", dataFile);
-  const layout = readQcow2Layout(storage, TABLE_CACHE_SIZE);
+  const layout = readQcow2Layout(storage, { tableCacheMax: TABLE_CACHE_SIZE, keepsL1: true });
   return new Qcow2Image(layout, { storage, dataStorage }, { clusterCache: new ClusterCache() });
 }
 

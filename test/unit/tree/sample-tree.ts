@@ -46,6 +46,7 @@ export async function withTree(
             name: deviceNameOf(path),
             imagePath: path,
             layers,
+            writing: undefined,
             allocatedSize: ALLOCATED_SIZE,
             modifiedAt: MODIFIED_AT + index,
           };
@@ -56,7 +57,11 @@ export async function withTree(
         daemonPid: DAEMON_PID,
       };
       const treeOf = (thread: number): Tree =>
-        new Tree(description, { clusterCache: new ClusterCache() }, thread);
+        new Tree(
+          description,
+          { clusterCache: new ClusterCache() },
+          { thread, requestMaintenance: undefined },
+        );
       await body({ directory, description, treeOf, tree: treeOf(0) });
     } finally {
       for (const chain of chains) closeChain(chain);

@@ -44,11 +44,7 @@ export class FreeClusters {
       if (count === 1) this.#hint = found + 1;
       return found;
     }
-    if (this.#storage.resizable) {
-      const first = this.#end;
-      this.#end += count;
-      return first;
-    }
+    if (this.#storage.resizable) return this.#append(count);
     // A device does not grow: leaked clusters do, unless references to them may be lost.
     this.#oldBlocks ??= this.#damagedBlocks();
     const isLeaked = (cluster: number): boolean =>
@@ -57,6 +53,17 @@ export class FreeClusters {
       findings.count("reference") === 0 ? this.#findRun(count, 1, isLeaked) : undefined;
     if (leaked !== undefined) return leaked;
     throw new StorageError("ENOSPC", this.#storage.path, "no room for new refcount structures");
+  }
+
+  /** Clusters behind the file, but none that a guest would then see instead of zeros. */
+  #append(count: number): number {
+    const { references } = this.#analysis;
+    let first = this.#end;
+    for (let cluster = first; cluster < first + count; cluster++) {
+      if (references.isDangling(cluster)) first = cluster + 1;
+    }
+    this.#end = first + count;
+    return first;
   }
 
   #findRun(count: number, start: number, isFree: (cluster: number) => boolean): number | undefined {

@@ -31,6 +31,9 @@ const BITMAP_RESERVED_LO = 0x0000_01fe;
 /** Our limit of L2 tables in impossible places. */
 const OVERLAPS_MAX = 2 ** 20;
 
+/** How far past the end of the file references are remembered, clusters: no repair appends as many. */
+const DANGLING_MAX = 2 ** 20;
+
 /** Counted on the way: of the active tree only. */
 export interface Statistics {
   allocatedClusters: number;
@@ -52,6 +55,7 @@ export class References {
   /** L2 tables that lie over other metadata: few, in a file that is damaged. */
   readonly #overlapping = new Set<number>();
   #l1IsAlone = true;
+  readonly #dangling = new Set<number>();
 
   /**
    * Count everything but refcount blocks, which whoever reads the refcount table adds.
@@ -109,6 +113,7 @@ export class References {
         references,
         () => `${what} at ${offsetText(offset)} reaches past the end of the file`,
       );
+      this.#addDangling(offset, size);
       return;
     }
     const { clusterSize } = this.image.layout;
@@ -116,6 +121,20 @@ export class References {
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
       this.counts.add(cluster, references);
     }
+  }
+
+  /** Whether something refers to a cluster although it is past the end of the file. */
+  isDangling(cluster: number): boolean {
+    return this.#dangling.has(cluster);
+  }
+
+  /** Remember what would come to life if the file grew by a little. */
+  #addDangling(offset: number, size: number): void {
+    const { clusterSize } = this.image.layout;
+    const end = Math.ceil(this.image.length / clusterSize);
+    const first = Math.max(end, Math.floor(offset / clusterSize));
+    const last = Math.min(Math.floor((offset + size - 1) / clusterSize), end + DANGLING_MAX);
+    for (let cluster = first; cluster <= last; cluster++) this.#dangling.add(cluster);
   }
 
   /** Count one reference to each cluster of each table: many large ones may lie over each other. */

@@ -40,6 +40,9 @@ export interface RepairOutcome {
   readonly result: CheckResult;
 }
 
+/** Some findings stay whatever is done. */
+const ROUNDS_MAX = 3;
+
 const silent: Report = () => undefined;
 
 /**
@@ -117,6 +120,8 @@ class Repair {
         throw error;
       }
     }
+    const overflows = first.findings.count("overflow") - last.findings.count("overflow");
+    this.#corruptionsFixed += Math.max(0, overflows);
     const { result } = last;
     const isClean = result.corruptions === 0 && result.checkErrors === 0;
     mark.end(isClean ? "clean" : "damaged");
@@ -129,7 +134,8 @@ class Repair {
     if (findings.count("copied") > 0) return true;
     if (findings.count("leak") > 0 && isSound(analysis)) return true;
     if (this.#mode === "leaks") return false;
-    return findings.count("refcount", "structure", "preallocated", "snapshot", "unreadable") > 0;
+    if (needsRebuild(analysis)) return true;
+    return findings.count("refcount", "preallocated", "snapshot", "unreadable") > 0;
   }
 
   #repairLeaks(first: Analysis): Analysis {
@@ -147,6 +153,15 @@ class Repair {
 
   #repairAll(first: Analysis): Analysis {
     let analysis = first;
+    // What a repair changes may show more: clusters that the file did not reach before, for one.
+    for (let round = 0; round < ROUNDS_MAX && this.#isWorthwhile(analysis); round++) {
+      analysis = this.#repairOnce(analysis);
+    }
+    return this.#described(analysis);
+  }
+
+  #repairOnce(first: Analysis): Analysis {
+    let analysis = first;
     if (analysis.findings.count("preallocated") > 0) {
       this.#corruptionsFixed += dropUnalignedClusters(analysis, this.#storage);
       this.#storage.sync();
@@ -159,7 +174,7 @@ class Repair {
     analysis = this.#again();
     this.#dropLeaks(analysis);
     this.#setCopiedFlags(analysis);
-    return this.#described(this.#again());
+    return this.#again();
   }
 
   /** Raise refcounts, in place or in new structures; and have a proper snapshot table. */

@@ -13,10 +13,12 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
 import { Mutex } from "../../../threads/mutex.ts";
 import type { Qcow2Layout } from "../layout.ts";
+import { FreeQueue } from "./free-queue.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import type { MetadataMap } from "./metadata-map.ts";
 import { type ClusterRun, RefcountStore } from "./refcount-store.ts";
-import { FREES_MAX, NUMBER, RESERVED_MAX, type SharedState, WORD } from "./shared-state.ts";
+import { Reservation } from "./reservation.ts";
+import { NUMBER, RESERVED_MAX, type SharedState, WORD } from "./shared-state.ts";
 
 /** Reservations grow with what was taken, within these limits, bytes. */
 const RESERVATION_MIN = 16 * 1024 * 1024;
@@ -25,9 +27,6 @@ const RESERVATION_MAX = 1024 * 1024 * 1024;
 const RESERVATION_CLUSTERS_MIN = 16;
 /** Runs of one reservation: free space in small pieces is not all reserved at once. */
 const RESERVATION_RUNS_MAX = RESERVED_MAX / 2;
-
-/** Runs that one change of tables frees, at the most: one for each entry of a slice, and some. */
-const PENDING_MAX = 1024;
 
 /** What the allocator works on. */
 export interface AllocatorContext {
@@ -44,23 +43,22 @@ export interface AllocatorContext {
 }
 
 export class ClusterAllocator {
-  /** The first cluster of what `take` took. */
-  taken = 0;
+  readonly frees: FreeQueue;
   readonly refcounts: RefcountStore;
   readonly #context: AllocatorContext;
   readonly #state: SharedState;
   readonly #storage: WritableStorage;
   readonly #structure: Mutex;
   readonly #clusterSize: number;
-  /** Frees that are not in the queue yet, since the tables still refer to them: first cluster, count. */
-  readonly #pending = new Float64Array(PENDING_MAX * 2);
-  #pendingRuns = 0;
+  readonly #reservation: Reservation;
 
   constructor(context: AllocatorContext) {
     this.#context = context;
     this.#state = context.state;
     this.#storage = context.storage;
     this.#clusterSize = context.layout.clusterSize;
+    this.frees = new FreeQueue(context.state);
+    this.#reservation = new Reservation(context.state);
     this.#structure = new Mutex(context.state.words, WORD.structureMutex);
     this.refcounts = new RefcountStore(
       context.layout,
@@ -70,6 +68,11 @@ export class ClusterAllocator {
     );
   }
 
+  /** The first cluster of what `take` took. */
+  get taken(): number {
+    return this.#reservation.taken;
+  }
+
   /**
    * Take up to `wanted` adjacent clusters, which read as zeros; `taken` is the first. Under the exclusive
    * lock.
@@ -77,106 +80,16 @@ export class ClusterAllocator {
    * @returns how many; 0: `reserve` first
    */
   take(wanted: number): number {
-    const { reserved } = this.#state;
-    const available = reserved[1] ?? 0;
-    const count = Math.min(wanted, available);
-    if (count === 0) return 0;
-    this.taken = reserved[0] ?? 0;
-    reserved[0] = this.taken + count;
-    reserved[1] = available - count;
-    if (available === count) this.#dropFirstExtent();
-    const left = this.#state.get(NUMBER.reservedClusters) - count;
-    this.#state.set(NUMBER.reservedClusters, left);
-    this.#state.set(NUMBER.taken, this.#state.get(NUMBER.taken) + count);
-    if (left < this.#state.get(NUMBER.lastReservation) / 2) this.askForMaintenance();
+    const count = this.#reservation.take(wanted);
+    if (count > 0 && this.#reservation.isLow) this.askForMaintenance();
     return count;
-  }
-
-  /** Give back clusters that `take` took and nobody wrote to. Under the exclusive lock. */
-  untake(first: number, count: number): void {
-    const { reserved } = this.#state;
-    const extents = this.#state.get(NUMBER.reservedExtents);
-    if (extents === RESERVED_MAX) {
-      this.free(first, count);
-      this.publishFrees();
-      return;
-    }
-    reserved.copyWithin(2, 0, extents * 2);
-    reserved[0] = first;
-    reserved[1] = count;
-    this.#state.set(NUMBER.reservedExtents, extents + 1);
-    const left = this.#state.get(NUMBER.reservedClusters) + count;
-    this.#state.set(NUMBER.reservedClusters, left);
-  }
-
-  #dropFirstExtent(): void {
-    const extents = this.#state.get(NUMBER.reservedExtents) - 1;
-    this.#state.reserved.copyWithin(0, 2, (extents + 1) * 2);
-    this.#state.reserved[extents * 2 + 1] = 0;
-    this.#state.set(NUMBER.reservedExtents, extents);
-  }
-
-  /** Whether the queue takes `runs` more. */
-  hasRoomToFree(runs: number): boolean {
-    const { words } = this.#state;
-    if (this.#state.isSet(WORD.syncFailed)) return true;
-    const queued = (Atomics.load(words, WORD.freesHead) - Atomics.load(words, WORD.freesTail)) | 0;
-    return queued + runs <= FREES_MAX;
-  }
-
-  /**
-   * One reference less for each cluster of a run, from `publishFrees` on. Under the exclusive lock.
-   */
-  free(first: number, count: number): void {
-    const pending = this.#pending;
-    const last = (this.#pendingRuns - 1) * 2;
-    if (last >= 0 && first === (pending[last] ?? 0) + (pending[last + 1] ?? 0)) {
-      pending[last + 1] = (pending[last + 1] ?? 0) + count;
-      return;
-    }
-    pending[last + 2] = first;
-    pending[last + 3] = count;
-    this.#pendingRuns++;
-  }
-
-  /** The tables do not refer to what was freed any more: they are written. */
-  publishFrees(): void {
-    const { words, frees } = this.#state;
-    const runs = this.#pendingRuns;
-    if (runs === 0) return;
-    if (this.#state.isSet(WORD.syncFailed) || !this.hasRoomToFree(runs)) {
-      this.forgetFrees();
-      return;
-    }
-    const head = Atomics.load(words, WORD.freesHead);
-    for (let run = 0; run < runs; run++) {
-      const at = ((head + run) & (FREES_MAX - 1)) * 2;
-      frees[at] = this.#pending[run * 2] ?? 0;
-      frees[at + 1] = this.#pending[run * 2 + 1] ?? 0;
-    }
-    this.#pendingRuns = 0;
-    Atomics.store(words, WORD.freesHead, (head + runs) | 0);
-  }
-
-  /** Nobody knows whether tables refer to it: it stays counted, perhaps for nothing. */
-  forgetFrees(): void {
-    this.#state.raise(WORD.leaks);
-    this.#pendingRuns = 0;
   }
 
   /** Make everything durable that was written before. Without the lock. */
   flush(): void {
-    const { words } = this.#state;
-    // What is in the queue by now was unlinked by writes that came before.
-    const mark = Atomics.load(words, WORD.freesHead);
+    const mark = this.frees.mark();
     this.sync();
-    let durable = Atomics.load(words, WORD.freesDurable);
-    while (((mark - durable) | 0) > 0) {
-      const seen = Atomics.compareExchange(words, WORD.freesDurable, durable, mark);
-      if (seen === durable) break;
-      durable = seen;
-    }
-    if (durable !== Atomics.load(words, WORD.freesTail)) this.askForMaintenance();
+    if (this.frees.markDurable(mark)) this.askForMaintenance();
   }
 
   /**
@@ -200,7 +113,7 @@ export class ClusterAllocator {
   /** Make clusters available, unless another thread has done so. Without the lock. */
   reserve(): void {
     this.#exclusively(() => {
-      if (this.#state.get(NUMBER.reservedClusters) === 0) this.#reserveRun();
+      if (this.#reservation.clusters === 0) this.#reserveRun();
     });
   }
 
@@ -229,18 +142,10 @@ export class ClusterAllocator {
   maintain(): void {
     Atomics.store(this.#state.words, WORD.wanted, 0);
     this.#exclusively(() => {
-      const last = this.#state.get(NUMBER.lastReservation);
-      const extents = this.#state.get(NUMBER.reservedExtents);
-      const isLow = this.#state.get(NUMBER.reservedClusters) < last / 2;
-      if (isLow && extents < RESERVATION_RUNS_MAX) this.#reserveRun();
+      const { isLow, room } = this.#reservation;
+      if (isLow && room >= RESERVATION_RUNS_MAX) this.#reserveRun();
       this.#lowerFreed();
     });
-  }
-
-  /** True if clusters wait to be freed. */
-  hasFrees(): boolean {
-    const { words } = this.#state;
-    return Atomics.load(words, WORD.freesHead) !== Atomics.load(words, WORD.freesTail);
   }
 
   /**
@@ -263,15 +168,7 @@ export class ClusterAllocator {
   #giveBack(): void {
     this.#exclusively(() => {
       this.#lowerFreed();
-      const extents = this.#state.get(NUMBER.reservedExtents);
-      for (let index = 0; index < extents; index++) {
-        const first = this.#state.reserved[index * 2] ?? 0;
-        const count = this.#state.reserved[index * 2 + 1] ?? 0;
-        this.refcounts.change({ first, count }, () => 0);
-      }
-      this.#state.set(NUMBER.reservedExtents, 0);
-      this.#state.set(NUMBER.reservedClusters, 0);
-      this.#state.reserved.fill(0);
+      for (const run of this.#reservation.takeAll()) this.refcounts.change(run, () => 0);
     });
   }
 
@@ -318,7 +215,8 @@ export class ClusterAllocator {
       const from = this.#state.get(NUMBER.freeHint);
       runs = this.refcounts.findFree(from, wanted, RESERVATION_RUNS_MAX);
     }
-    this.#publish(this.#raise(runs));
+    const usable = this.#raise(runs);
+    this.#exclude(() => this.#reservation.add(usable));
   }
 
   /** Clusters of the next reservation: as many as were taken so far, not more than the disk may need. */
@@ -399,23 +297,6 @@ export class ClusterAllocator {
     if (end > length) this.#storage.setLength(end);
   }
 
-  #publish(runs: readonly ClusterRun[]): void {
-    const state = this.#state;
-    let clusters = 0;
-    this.#exclude(() => {
-      let extents = state.get(NUMBER.reservedExtents);
-      for (const { first, count } of runs) {
-        state.reserved[extents * 2] = first;
-        state.reserved[extents * 2 + 1] = count;
-        extents++;
-        clusters += count;
-      }
-      state.set(NUMBER.reservedExtents, extents);
-      state.set(NUMBER.reservedClusters, state.get(NUMBER.reservedClusters) + clusters);
-      state.set(NUMBER.lastReservation, clusters);
-    });
-  }
-
   #growRefcountTable(): void {
     const { table, blocks, oldTable } = this.refcounts.growTable();
     const state = this.#state;
@@ -432,17 +313,9 @@ export class ClusterAllocator {
 
   /** Lower the refcounts of what was queued before the last `flush`. */
   #lowerFreed(): void {
-    const { words, frees } = this.#state;
-    const tail = Atomics.load(words, WORD.freesTail);
-    const durable = Atomics.load(words, WORD.freesDurable);
-    const runs: ClusterRun[] = [];
-    for (let at = tail; at !== durable; at = (at + 1) | 0) {
-      const index = (at & (FREES_MAX - 1)) * 2;
-      runs.push({ first: frees[index] ?? 0, count: frees[index + 1] ?? 0 });
-    }
     // Taken from the queue first: what fails half-way must not be lowered twice.
-    Atomics.store(words, WORD.freesTail, durable);
-    if (runs.length > 0) this.#lower(runs.sort((a, b) => a.first - b.first));
+    const runs = this.frees.takeDurable();
+    if (runs.length > 0) this.#lower(runs);
   }
 
   /** One reference less for each cluster of the runs; those without any are given back to the host. */

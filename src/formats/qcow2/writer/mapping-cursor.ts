@@ -122,8 +122,8 @@ export class MappingCursor {
     this.#metadata.remove(plan.replaces / this.#clusterSize);
     this.#metadata.add(plan.hostOffset / this.#clusterSize);
     this.#tables.setL2(l1Index, plan.hostOffset);
-    this.#allocator.free(plan.replaces / this.#clusterSize, 1);
-    this.#allocator.publishFrees();
+    this.#allocator.frees.add(plan.replaces / this.#clusterSize, 1);
+    this.#allocator.frees.publish();
   }
 
   /** Let the L1 table refer to no table any more, where it says nothing. */
@@ -133,8 +133,8 @@ export class MappingCursor {
     if (l2Offset === 0 || !l2Copied || !this.#tables.isBlank(l2Offset, this.#extended)) return;
     this.#tables.setL2(l1Index, 0);
     this.#metadata.remove(l2Offset / this.#clusterSize);
-    this.#allocator.free(l2Offset / this.#clusterSize, 1);
-    this.#allocator.publishFrees();
+    this.#allocator.frees.add(l2Offset / this.#clusterSize, 1);
+    this.#allocator.frees.publish();
   }
 
   /** Decode the entry of a guest cluster in the open slice; its fault is not looked at. */
@@ -174,10 +174,10 @@ export class MappingCursor {
     try {
       this.#tables.writeEntries(this.#sliceOffset, start, this.entryAt(end) - start);
     } catch (error) {
-      this.#allocator.forgetFrees();
+      this.#allocator.frees.forget();
       throw error;
     }
-    this.#allocator.publishFrees();
+    this.#allocator.frees.publish();
   }
 
   /** One reference less for what the decoded entry refers to, as soon as it is written anew. */
@@ -187,8 +187,8 @@ export class MappingCursor {
     if (entry.compressed) {
       const first = Math.floor(entry.host / this.#clusterSize);
       const end = Math.ceil((entry.host + entry.compressedBytes) / this.#clusterSize);
-      this.#allocator.free(first, end - first);
-    } else if (entry.hasCluster) this.#allocator.free(entry.host / this.#clusterSize, 1);
+      this.#allocator.frees.add(first, end - first);
+    } else if (entry.hasCluster) this.#allocator.frees.add(entry.host / this.#clusterSize, 1);
   }
 
   #locate(guestOffset: number, l2Offset: number): void {

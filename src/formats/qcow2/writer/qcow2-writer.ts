@@ -209,13 +209,13 @@ export class Qcow2Writer implements FormatWriter {
   abandon(plan: WritePlan): void {
     const { clusterSize } = this;
     const first = Math.floor(plan.hostOffset / clusterSize);
-    if (plan.replaces !== 0) this.#allocator.free(first, 1);
+    if (plan.replaces !== 0) this.#allocator.frees.add(first, 1);
     else if (plan.fresh) {
       const end = Math.ceil(plan.coverEnd / clusterSize);
       // They may hold a part of what was to be written, and become zeros before anybody gets them.
-      this.#allocator.free(first, end - Math.floor(plan.coverStart / clusterSize));
+      this.#allocator.frees.add(first, end - Math.floor(plan.coverStart / clusterSize));
     }
-    this.#allocator.publishFrees();
+    this.#allocator.frees.publish();
   }
 
   zero(
@@ -243,7 +243,7 @@ export class Qcow2Writer implements FormatWriter {
   }
 
   hasFrees(): boolean {
-    return this.#allocator.hasFrees();
+    return this.#allocator.frees.hasAny();
   }
 
   close(): void {

@@ -38,8 +38,8 @@ export function growL1Table(context: Qcow2WriterContext, virtualSize: number): v
     context.tableCache.invalidate(offset, clusters * clusterSize);
     state.set(NUMBER.l1Offset, offset);
     state.set(NUMBER.l1Size, needed);
-    allocator.free(oldOffset / clusterSize, Math.ceil((oldSize * 8) / clusterSize));
-    allocator.publishFrees();
+    allocator.frees.add(oldOffset / clusterSize, Math.ceil((oldSize * 8) / clusterSize));
+    allocator.frees.publish();
     context.lock.bumpGeneration();
   } finally {
     context.lock.unlockExclusive();

@@ -48,7 +48,7 @@ export class ZeroWriter {
       out.need = ALLOCATION.needsReservation;
       return;
     }
-    if (!this.#allocator.hasRoomToFree(this.#cursor.sliceEntries + 1)) {
+    if (!this.#allocator.frees.hasRoom(this.#cursor.sliceEntries + 1)) {
       out.need = ALLOCATION.needsBarrier;
       return;
     }

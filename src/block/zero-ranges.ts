@@ -1,0 +1,138 @@
+/** Making ranges of a disk read as zeros: by tables where they can say it, else by writing zeros. */
+
+import assert from "node:assert";
+import { ALLOCATION, type FormatWriter, ZeroProgress, type ZeroSpace } from "../formats/writer.ts";
+import type { BackingChain } from "./backing-chain.ts";
+import type { TableChanges } from "./table-changes.ts";
+import { ZeroLookup } from "./zero-lookup.ts";
+
+/** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
+const TURNS_MAX = 1_000_000;
+
+/** Writes zeros as data. */
+type WriteZeroData = (guestOffset: number, length: number) => void;
+
+export class ZeroRanges {
+  readonly #chain: BackingChain;
+  readonly #writer: FormatWriter;
+  readonly #changes: TableChanges;
+  readonly #zeros: ZeroLookup;
+  readonly #writeZeroData: WriteZeroData;
+  readonly #progress = new ZeroProgress();
+
+  constructor(
+    chain: BackingChain,
+    writer: FormatWriter,
+    changes: TableChanges,
+    writeZeroData: WriteZeroData,
+  ) {
+    this.#chain = chain;
+    this.#writer = writer;
+    this.#changes = changes;
+    this.#zeros = new ZeroLookup(chain);
+    this.#writeZeroData = writeZeroData;
+  }
+
+  /** Zero a range of any alignment. */
+  zero(guestOffset: number, length: number, space: ZeroSpace): void {
+    const { unit } = this.#writer;
+    const { virtualSize } = this.#chain;
+    const end = guestOffset + length;
+    let offset = guestOffset;
+    for (let turns = 0; offset < end; turns++) {
+      assert(turns < TURNS_MAX, "zeroing comes to no end");
+      const unitStart = offset - (offset % unit);
+      const unitEnd = Math.min(unitStart + unit, virtualSize);
+      if (offset > unitStart || end < unitEnd) {
+        offset += this.#zeroPart(
+          offset,
+          Math.min(end, unitEnd) - offset,
+          unitStart,
+          unitEnd,
+          space,
+        );
+      } else {
+        const wholeEnd = end >= virtualSize ? virtualSize : end - (end % unit);
+        offset += this.#zeroWhole(offset, wholeEnd - offset, space);
+      }
+    }
+  }
+
+  /** Zero whole units, as many as one change of tables does. Returns the bytes done. */
+  #zeroWhole(guestOffset: number, length: number, space: ZeroSpace): number {
+    const progress = this.#progress;
+    this.#changes.lockExclusive();
+    try {
+      const zero = this.#zeroThere(guestOffset, length, space);
+      if (zero > 0) return zero;
+      this.#zeroByTables(guestOffset, length, space);
+    } finally {
+      this.#changes.unlockExclusive();
+    }
+    return this.#finishZero(guestOffset, progress.done);
+  }
+
+  /**
+   * Zero a part of a unit: as a whole, if the rest of it reads as zeros, else by writing. Nobody may write
+   * to the rest between the look and the change.
+   */
+  #zeroPart(
+    guestOffset: number,
+    length: number,
+    unitStart: number,
+    unitEnd: number,
+    space: ZeroSpace,
+  ): number {
+    const progress = this.#progress;
+    const end = guestOffset + length;
+    this.#changes.lockExclusive();
+    try {
+      if (this.#zeros.zerosAt(guestOffset, length, false) === length) return length;
+      if (this.#zeros.restIsZero(unitStart, guestOffset, end, unitEnd)) {
+        this.#zeroByTables(unitStart, unitEnd - unitStart, space);
+      } else {
+        progress.need = ALLOCATION.inPlace;
+        progress.mustWrite = true;
+        progress.done = length;
+      }
+    } finally {
+      this.#changes.unlockExclusive();
+    }
+    const done = progress.mustWrite ? length : progress.done;
+    return Math.min(this.#finishZero(guestOffset, done), length);
+  }
+
+  #zeroByTables(guestOffset: number, length: number, space: ZeroSpace): void {
+    const progress = this.#progress;
+    if (this.#changes.isBusy(guestOffset, guestOffset + length)) {
+      progress.need = ALLOCATION.inPlace;
+      progress.mustWrite = false;
+      progress.done = 0;
+      return;
+    }
+    const backing = this.#chain.images[1];
+    const backed = backing === undefined ? 0 : Math.max(0, backing.virtualSize - guestOffset);
+    this.#writer.zero(guestOffset, length, space, backed, this.#changes.plan, progress);
+    if (progress.need === ALLOCATION.copiedTable) {
+      this.#changes.claimPlan();
+    }
+  }
+
+  /** After the lock: what a change of tables needs, or the writing that it cannot replace. */
+  #finishZero(guestOffset: number, done: number): number {
+    const { need, mustWrite } = this.#progress;
+    if (mustWrite) {
+      this.#writeZeroData(guestOffset, done);
+      return done;
+    }
+    if (done === 0) this.#changes.provide(need);
+    return done;
+  }
+
+  /** Bytes from `guestOffset` on, whole units, for which there is nothing to do. */
+  #zeroThere(guestOffset: number, length: number, space: ZeroSpace): number {
+    const zeros = this.#zeros.zerosAt(guestOffset, length, space === "keep");
+    // What follows a part of a unit may be anything.
+    return zeros >= length ? length : zeros - (zeros % this.#writer.unit);
+  }
+}
