@@ -215,15 +215,22 @@ export class DiskWriter {
     const { clusterSize } = this.#writer;
     const clusterEnd = Math.ceil(old / clusterSize) * clusterSize;
     const hidden = Math.max(clusterEnd, this.#chain.images[1]?.virtualSize ?? 0);
-    this.#writer.pretendSize(size);
+    this.#pretendSize(size);
     try {
       const end = Math.min(hidden, size);
       if (end > old) this.#zeroRanges.zero(old, end - old, this.#releasedSpace());
       this.#writer.flush();
       this.#writer.setVirtualSize(size);
     } finally {
-      this.#writer.pretendSize(undefined);
+      this.#pretendSize(undefined);
     }
+  }
+
+  #pretendSize(size: number | undefined): void {
+    this.#writer.pretendSize(size);
+    // Under the lock, the writer takes it over.
+    this.#changes.lockShared();
+    this.#changes.unlockShared();
   }
 
   #preallocateInPlace(guestOffset: number, length: number): number {

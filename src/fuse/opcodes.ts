@@ -240,6 +240,7 @@ function fallocate(server: Server, request: Request): number {
   if (node.kind === "directory") return -EISDIR;
   if (!node.isWritable) return -EBADF;
   const fields = request.arguments(FALLOCATE_IN);
+  const keepsSize = (fields.mode & FALLOCATE_MODE.keepSize) !== 0;
   const mode = fields.mode & ~FALLOCATE_MODE.keepSize;
   const what =
     mode === 0
@@ -250,7 +251,8 @@ function fallocate(server: Server, request: Request): number {
           ? "zero"
           : undefined;
   if (what === undefined) return -EOPNOTSUPP;
-  const done = node.allocateRange(Number(fields.offset), Number(fields.length), what);
+  const offset = Number(fields.offset);
+  const done = node.allocateRange(offset, Number(fields.length), what, keepsSize);
   return done ? 0 : -ENOSPC;
 }
 

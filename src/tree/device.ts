@@ -135,14 +135,17 @@ export class Device implements FileNode {
     return count;
   }
 
-  allocateRange(offset: number, length: number, what: RangeChange): boolean {
+  allocateRange(offset: number, length: number, what: RangeChange, keepsSize: boolean): boolean {
+    const isPast = offset + length > this.#currentSize();
+    // Space past the end cannot be kept for later: a device has none.
+    if (isPast && keepsSize && what === "allocate") return false;
+    if (isPast && !keepsSize && !this.#growTo(offset + length)) return false;
+    const count = Math.min(length, this.#size - offset);
+    if (count <= 0) return true;
     if (what === "allocate") {
-      if (offset + length > this.#currentSize() && !this.#growTo(offset + length)) return false;
-      this.#disk().preallocate(offset, length);
+      this.#disk().preallocate(offset, count);
       return true;
     }
-    const count = Math.min(length, this.#currentSize() - offset);
-    if (count <= 0) return true;
     this.#disk().writeZeroes(offset, count, { unmap: what === "punch" });
     this.#count(COUNTER.zeroedRanges, 1);
     this.#count(COUNTER.zeroedBytes, count);

@@ -64,9 +64,10 @@ export interface FileNode {
    * Change what a range takes on the host: `punch` and `zero` let it read as zeros, the latter keeping
    * its space; `allocate` gives it space.
    *
-   * @returns false: it reaches past the end (only `allocate` is refused that)
+   * @param keepsSize what lies past the end is ignored; else the device would have to grow
+   * @returns false: it reaches past the end
    */
-  allocateRange(offset: number, length: number, what: RangeChange): boolean;
+  allocateRange(offset: number, length: number, what: RangeChange, keepsSize: boolean): boolean;
   /** Make durable what was written. */
   sync(): void;
   /** Set the size. Returns false if that is not allowed. */

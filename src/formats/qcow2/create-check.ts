@@ -57,11 +57,8 @@ export function checkCreateOptions(options: Qcow2CreateOptions, path: string): v
     backingFile !== undefined && options.preallocation !== "off" && !extendedL2,
     "preallocation with a backing file needs extended_l2: else it would hide the backing file",
   );
-  for (const [what, name] of [
-    ["backing", backingFile?.name ?? ""],
-    ["data", dataFile?.name ?? ""],
-  ]) {
-    const size = Buffer.byteLength(name ?? "");
+  for (const [what, file] of Object.entries({ backing: backingFile, data: dataFile })) {
+    const size = Buffer.byteLength(file?.name ?? "");
     refuseIf(
       size > NAME_SIZE_MAX,
       `the ${what} file's name has ${size} bytes, the limit is ${NAME_SIZE_MAX}`,

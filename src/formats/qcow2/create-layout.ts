@@ -10,13 +10,10 @@
  */
 
 import { UsageError } from "../../errors.ts";
-import { REFCOUNT_TABLE_SIZE_MAX } from "./header.ts";
+import { L1_SIZE_MAX, REFCOUNT_TABLE_SIZE_MAX } from "./header.ts";
 
 /** Bytes of an L1 or refcount table entry. */
 const ENTRY_BYTES = 8;
-
-/** QEMU's limit, bytes. */
-const L1_TABLE_SIZE_MAX = 32 * 1024 * 1024;
 
 /** What decides about the layout. */
 export interface CreateGeometry {
@@ -60,8 +57,8 @@ export function layOut(geometry: CreateGeometry, path: string): CreateLayout {
   const l2EntryBytes = geometry.extendedL2 ? 2 * ENTRY_BYTES : ENTRY_BYTES;
   const l1Entries = Math.ceil(virtualSize / (clusterSize * (clusterSize / l2EntryBytes)));
   const l1Bytes = l1Entries * ENTRY_BYTES;
-  if (l1Bytes > L1_TABLE_SIZE_MAX) {
-    const reason = `a disk of ${virtualSize} bytes is too large for clusters of ${clusterSize} bytes: its L1 table would have ${l1Bytes} bytes, the limit is ${L1_TABLE_SIZE_MAX}`;
+  if (l1Bytes > L1_SIZE_MAX) {
+    const reason = `a disk of ${virtualSize} bytes is too large for clusters of ${clusterSize} bytes: its L1 table would have ${l1Bytes} bytes, the limit is ${L1_SIZE_MAX}`;
     throw new UsageError(path, `${reason}; use larger clusters (-o cluster_size)`);
   }
   const l1Clusters = Math.ceil(l1Bytes / clusterSize);

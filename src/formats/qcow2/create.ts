@@ -2,7 +2,7 @@
 
 import type { WritableStorage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
-import { allocateStart, createRaw, emptyStorage } from "../raw/create.ts";
+import { allocateStart, createRaw, emptyStorage, SECTOR_SIZE } from "../raw/create.ts";
 import { checkCreateOptions, type Qcow2CreateOptions } from "./create-check.ts";
 import { encodeHeaderCluster } from "./create-header.ts";
 import { type CreateLayout, layOut } from "./create-layout.ts";
@@ -42,8 +42,8 @@ export function imageLength({ options, layout }: PlannedQcow2): number {
 }
 
 /**
- * Write a planned image, durably. The header comes when all else is on disk: until then, and if
- * anything fails, the file is no image.
+ * Write a planned image, durably. The start of the header comes when all else is on disk: until
+ * then, and if anything fails, the file is no image.
  *
  * @param files what they contained is lost
  * @throws {StorageError} ENOSPC, …
@@ -56,13 +56,16 @@ export function writeQcow2(
   const { storage, dataStorage } = files;
   const { preallocation, clusterSize, refcountBits, virtualSize } = options;
   const space = preallocation === "metadata" ? "off" : preallocation;
-  if (dataStorage !== undefined) createRaw(dataStorage, { virtualSize, preallocation: space });
   const length = imageLength(plan);
+  // First, so that an old image is gone before the data file that it may have had in common.
   emptyStorage(storage, length, { zeros: length });
+  if (dataStorage !== undefined) createRaw(dataStorage, { virtualSize, preallocation: space });
   if (dataStorage === undefined && space !== "off") allocateStart(storage, length, space);
   const l2EntryBytes = options.extendedL2 ? 16 : 8;
   writeTables(storage, layout, { clusterSize, refcountBits, l2EntryBytes });
+  // The sector with the magic is the last: a sector gets to the disk as a whole or not at all.
+  storage.writeAt(header, SECTOR_SIZE, clusterSize - SECTOR_SIZE, SECTOR_SIZE);
   storage.sync();
-  storage.writeAt(header, 0, clusterSize, 0);
+  storage.writeAt(header, 0, SECTOR_SIZE, 0);
   storage.sync();
 }

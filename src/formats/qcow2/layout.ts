@@ -101,7 +101,7 @@ export function readQcow2Layout(
     dataFile: readDataFileReference(header, extensions, path),
     snapshotTable: indexSnapshotTable({ header, virtualSize: geometry.virtualSize }, storage),
     l1Entries,
-    l1: readL1(storage, header, l1Entries, keepsL1 ? L1_KEPT_MAX : 0),
+    l1: readL1(storage, header, l1Entries, keepsL1),
     tableCache: createTableCache(
       Math.min(TABLE_SLICE_MAX, clusterSize),
       // The tables that map the whole disk, and some for refcounts and snapshots.
@@ -139,14 +139,14 @@ function readL1(
   storage: Storage,
   header: Header,
   entries: number,
-  keptMax: number,
+  keepsL1: boolean,
 ): SharedArrayBuffer | undefined {
   const offset = header.l1_table_offset;
   if (entries > 0 && offset >= storage.length) {
     const reason = `L1 table offset ${hex(offset)} is past the end of the file, ${hex(storage.length)}`;
     throw new FormatError(storage.path, reason, { offset });
   }
-  if (entries * 8 > keptMax) return undefined;
+  if (!keepsL1 || entries * 8 > L1_KEPT_MAX) return undefined;
   const l1 = new SharedArrayBuffer(entries * 8);
   if (entries > 0) storage.readAt(new NativeBuffer(l1), 0, entries * 8, offset);
   return l1;

@@ -68,6 +68,11 @@ export function emptyStorage(
   length: number,
   { zeros }: { zeros: number },
 ): void {
+  if (storage.currentLength() > 0) {
+    // What was there before stops being an image for good before anything else of it goes.
+    storage.zeroAt(0, SECTOR_SIZE, "keep");
+    storage.sync();
+  }
   if (storage.resizable) {
     storage.setLength(0);
     storage.setLength(length);

@@ -25,8 +25,9 @@ export function compareRefcounts(
     if (refcount !== references) addMismatch(findings, cluster, refcount, references, max);
   };
   for (let start = 0; start < clusters; ) {
+    const block = Math.floor(start / table.blockEntries);
     const blockEnd = endOf(start, table.blockEntries, clusters);
-    if (!table.isReadable(Math.floor(start / table.blockEntries))) {
+    if (!table.isReadable(block)) {
       const first = start;
       findings.add(
         "unreadable",
@@ -36,12 +37,13 @@ export function compareRefcounts(
       start = blockEnd;
       continue;
     }
-    const end = endOf(start, table.sliceEntries, clusters);
+    const isAbsent = table.blockOffset(block) === 0;
+    const end = isAbsent ? blockEnd : endOf(start, table.sliceEntries, clusters);
     const count = table.readRun(start, end - start, run);
     for (let index = 0; index < count; index++) compare(start + index, run[index] ?? 0);
     if (count === 0) {
-      let cluster = counts.nextReferenced(start);
-      for (; cluster < end; cluster = counts.nextReferenced(cluster + 1)) compare(cluster, 0);
+      let cluster = counts.nextReferenced(start, end);
+      for (; cluster < end; cluster = counts.nextReferenced(cluster + 1, end)) compare(cluster, 0);
     }
     start = end;
   }

@@ -27,6 +27,7 @@ export class L2Tables {
   #total = new Float64Array(2 ** PLACES_BITS);
   /** What is left of 32 bits when one place is chosen. */
   #shift = 32 - PLACES_BITS;
+  #sorted: Float64Array | undefined;
   #count = 0;
   #unaligned = 0;
 
@@ -52,6 +53,7 @@ export class L2Tables {
       this.#limit(offset);
       this.#keys[place] = offset + 1;
       this.#count++;
+      this.#sorted = undefined;
     }
     this.#active[place] = (this.#active[place] ?? 0) + active;
     this.#total[place] = (this.#total[place] ?? 0) + total;
@@ -69,6 +71,11 @@ export class L2Tables {
 
   /** The host offsets of all tables, from the lowest on. */
   inOrder(): Float64Array {
+    this.#sorted ??= this.#sort();
+    return this.#sorted;
+  }
+
+  #sort(): Float64Array {
     const offsets = new Float64Array(this.#count);
     let next = 0;
     for (const key of this.#keys) {

@@ -140,8 +140,8 @@ function writeStructures(
     content.bytes.fill(0);
     const start = block * table.blockEntries;
     const end = start + table.blockEntries;
-    let used = references.counts.nextReferenced(start);
-    for (; used < end; used = references.counts.nextReferenced(used + 1)) {
+    let used = references.counts.nextReferenced(start, end);
+    for (; used < end; used = references.counts.nextReferenced(used + 1, end)) {
       const refcount = Math.min(references.counts.get(used), max);
       writeRefcount(content.view, used - start, refcountBits, refcount);
     }

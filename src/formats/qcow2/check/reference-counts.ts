@@ -43,18 +43,19 @@ export class ReferenceCounts {
     if (cluster >= this.clusters) this.clusters = cluster + 1;
   }
 
-  /** The first cluster from `start` on that has references; Infinity if there is none. */
-  nextReferenced(start: number): number {
+  /** The first cluster from `start` on, and before `end`, that has references; Infinity: there is none. */
+  nextReferenced(start: number, end = this.clusters): number {
     let cluster = start;
-    while (cluster < this.clusters) {
+    while (cluster < end) {
       const chunk = this.#chunks[Math.floor(cluster / CHUNK)];
-      const end = (Math.floor(cluster / CHUNK) + 1) * CHUNK;
-      if (chunk !== undefined) {
-        for (let at = cluster % CHUNK; at < CHUNK; at++) {
-          if (chunk[at] !== 0) return end - CHUNK + at;
-        }
+      const chunkEnd = (Math.floor(cluster / CHUNK) + 1) * CHUNK;
+      if (chunk === undefined) {
+        cluster = chunkEnd;
+        continue;
       }
-      cluster = end;
+      for (; cluster < Math.min(chunkEnd, end); cluster++) {
+        if (chunk[cluster % CHUNK] !== 0) return cluster;
+      }
     }
     return Number.POSITIVE_INFINITY;
   }

@@ -39,7 +39,8 @@ export function updateRefcounts(
     const blockOffset = table.blockOffset(block);
     if (blockOffset === 0 || table.faults[block] !== BLOCK_FAULT.none) continue;
     // Nothing to raise, or no need to look.
-    if (change === "raise" && counts.nextReferenced(start) >= start + pieceEntries) continue;
+    const end = start + pieceEntries;
+    if (change === "raise" && counts.nextReferenced(start, end) >= end) continue;
     const offset = blockOffset + ((start % table.blockEntries) * refcountBits) / 8;
     storage.readAt(piece, 0, pieceSize, offset);
     const count = Math.min(pieceEntries, counts.clusters - start);

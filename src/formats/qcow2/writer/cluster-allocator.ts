@@ -15,7 +15,7 @@ import { Mutex } from "../../../threads/mutex.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { FreeQueue } from "./free-queue.ts";
 import type { HeaderWriter } from "./header-writer.ts";
-import type { MetadataMap } from "./metadata-map.ts";
+import { type MetadataMap, metadataRanges } from "./metadata-map.ts";
 import { type ClusterRun, RefcountStore } from "./refcount-store.ts";
 import { Reservation } from "./reservation.ts";
 import { NUMBER, RESERVED_MAX, type SharedState, WORD } from "./shared-state.ts";
@@ -246,8 +246,11 @@ export class ClusterAllocator {
    */
   #raise(runs: readonly ClusterRun[]): ClusterRun[] {
     const clusterSize = this.#clusterSize;
+    const { layout, metadata } = this.#context;
+    // Another thread may have moved a table, and freed the place where it was.
+    metadata.ranges = metadataRanges(layout, this.#state);
     for (const { first, count } of runs) {
-      const what = this.#context.metadata.overlap(first, count);
+      const what = metadata.overlap(first, count);
       if (what === undefined) continue;
       this.markCorrupt(`a cluster at or after ${hex(first * clusterSize)} is free and ${what}`);
     }

@@ -228,12 +228,10 @@ export class RefcountStore {
     while (blocks * this.entriesPerBlock < tableClusters + blocks) blocks++;
     const end = first + tableClusters + blocks;
     const fits = oldEntries + blocks <= (tableClusters * clusterSize) / 8;
-    if (tableClusters <= oldTable.count || !fits || end > this.#clusterLimit()) {
+    if (tableClusters <= oldTable.count || !fits) {
       throw new StorageError("EFBIG", this.#storage.path, "the refcount table is full");
     }
-    if (this.#storage.resizable && this.#storage.currentLength() < end * clusterSize) {
-      this.#storage.setLength(end * clusterSize);
-    }
+    this.#extendTo(end);
     const table = NativeBuffer.allocate(tableClusters * clusterSize);
     const oldOffset = oldTable.first * clusterSize;
     this.#storage.readAt(table, 0, oldTable.count * clusterSize, oldOffset);
@@ -256,25 +254,29 @@ export class RefcountStore {
   }
 
   /**
-   * Allocate adjacent clusters behind all that is in use, with refcount blocks of their own; durably.
+   * Allocate adjacent clusters behind all that is in use, with refcount blocks of their own if the last
+   * one does not count them all; durably.
    *
-   * @returns the first one, and the clusters of the blocks; undefined: the refcount table is too small
+   * @returns the first one, and the clusters of new blocks; undefined: the refcount table is too small
    */
   allocateArea(clusters: number): { first: number; blocks: ClusterRun } | undefined {
     const clusterSize = this.#clusterSize;
-    let block = Math.floor(this.lastUsed() / this.entriesPerBlock) + 1;
+    const next = this.lastUsed() + 1;
+    let block = Math.floor(next / this.entriesPerBlock);
+    if (this.blockOffset(block) !== 0 && next + clusters <= (block + 1) * this.entriesPerBlock) {
+      this.#extendTo(next + clusters);
+      this.#storage.zeroAt(next * clusterSize, clusters * clusterSize, "release");
+      this.change({ first: next, count: clusters }, () => 1);
+      this.#storage.sync();
+      return { first: next, blocks: { first: next, count: 0 } };
+    }
     while (block < this.tableEntries && this.blockOffset(block) !== 0) block++;
     const first = block * this.entriesPerBlock;
     let blocks = 1;
     while (blocks * this.entriesPerBlock < clusters + blocks) blocks++;
     if (block + blocks > this.tableEntries) return undefined;
     const end = first + clusters + blocks;
-    if (end > this.#clusterLimit()) {
-      throw new StorageError("ENOSPC", this.#storage.path, "no free clusters are left");
-    }
-    if (this.#storage.resizable && this.#storage.currentLength() < end * clusterSize) {
-      this.#storage.setLength(end * clusterSize);
-    }
+    this.#extendTo(end);
     this.#storage.zeroAt(first * clusterSize, clusters * clusterSize, "release");
     for (let index = 0; index < blocks; index++) {
       const start = first + index * this.entriesPerBlock;
@@ -307,6 +309,21 @@ export class RefcountStore {
       if (last >= 0) return last;
     }
     return -1;
+  }
+
+  /**
+   * Make the file long enough for a number of clusters.
+   *
+   * @throws {StorageError} ENOSPC: it cannot be
+   */
+  #extendTo(clusters: number): void {
+    if (clusters > this.#clusterLimit()) {
+      throw new StorageError("ENOSPC", this.#storage.path, "no free clusters are left");
+    }
+    const length = clusters * this.#clusterSize;
+    if (this.#storage.resizable && this.#storage.currentLength() < length) {
+      this.#storage.setLength(length);
+    }
   }
 
   /** Clusters that the file can have. */
