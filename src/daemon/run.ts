@@ -10,6 +10,7 @@ import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { writeLine } from "../trace.ts";
 import { createStatsFileMemory } from "../tree/description.ts";
+import { createTruncatedFiles } from "../tree/truncated-files.ts";
 import type { DaemonConfig } from "./config.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
 import type { Served } from "./io-thread-start.ts";
@@ -90,6 +91,7 @@ function describeServed(
       // One more than I/O threads: the main thread serves until they have started.
       counters: createCounters(config.threads + 1, devices.length),
       statsFiles: createStatsFileMemory(devices.length),
+      truncatedFiles: createTruncatedFiles(devices.length),
       daemonPid: process.pid,
     },
     ownership: {

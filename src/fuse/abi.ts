@@ -229,7 +229,10 @@ export const SETATTR_IN = [
 ] as const satisfies readonly Field[];
 
 /** Bits of SETATTR_IN.valid; the times are others. */
-export const SETATTR_VALID = { mode: 1, uid: 2, gid: 4, size: 8 } as const;
+export const SETATTR_VALID = { mode: 1, uid: 2, gid: 4, size: 8, handle: 64 } as const;
+
+/** Bit of WRITE_IN.write_flags: pages that were mapped, whose file handle is a guess. */
+export const WRITE_CACHE = 1;
 
 // biome-ignore format: a table reads in columns
 export const LSEEK_IN = [
@@ -299,6 +302,8 @@ export const REQUEST = {
   readFh: IN_HEADER_SIZE + offsetOf(READ_IN, "fh"),
   readOffset: IN_HEADER_SIZE + offsetOf(READ_IN, "offset"),
   readSize: IN_HEADER_SIZE + offsetOf(READ_IN, "size"),
+  writeFh: IN_HEADER_SIZE + offsetOf(WRITE_IN, "fh"),
+  writeFlags: IN_HEADER_SIZE + offsetOf(WRITE_IN, "write_flags"),
   writeOffset: IN_HEADER_SIZE + offsetOf(WRITE_IN, "offset"),
   writeSize: IN_HEADER_SIZE + offsetOf(WRITE_IN, "size"),
   writeOpenFlags: IN_HEADER_SIZE + offsetOf(WRITE_IN, "flags"),

@@ -11,6 +11,7 @@ import type { Field } from "../binary/struct.ts";
 import { sizeOf } from "../binary/struct.ts";
 import type { TreeNode } from "../tree/node.ts";
 import type { Tree } from "../tree/tree.ts";
+import { PLAIN_HANDLE } from "../tree/truncated-files.ts";
 import {
   FALLOCATE_IN,
   FALLOCATE_MODE,
@@ -32,6 +33,7 @@ import {
   SETATTR_IN,
   SETATTR_VALID,
   STATFS_OUT,
+  WRITE_CACHE,
   WRITE_IN,
   WRITE_OUT_SIZE,
 } from "./abi.ts";
@@ -55,7 +57,7 @@ const {
   ERANGE,
   EROFS,
 } = constants.errno;
-const { O_ACCMODE, O_DSYNC, O_RDONLY } = { ...fs.constants, O_ACCMODE: 3 };
+const { O_ACCMODE, O_DSYNC, O_RDONLY, O_TRUNC } = { ...fs.constants, O_ACCMODE: 3 };
 
 /** What the handlers of a thread work on. */
 export interface Server {
@@ -188,7 +190,10 @@ function open(server: Server, request: Request): number {
   const { flags } = request.arguments(OPEN_IN);
   const writes = (flags & O_ACCMODE) !== O_RDONLY;
   if (writes && !node.isWritable) return -EROFS;
-  const file = node.open({ direct: (flags & O_DIRECT) !== 0 });
+  const file = node.open({
+    direct: (flags & O_DIRECT) !== 0,
+    truncates: (flags & O_TRUNC) !== 0,
+  });
   // A close(2) of who only reads need not ask; for others the kernel writes back what was mapped.
   let openFlags: number = writes ? 0 : FOPEN.noFlush;
   if (file.directIo) openFlags |= FOPEN.directIo | FOPEN.parallelDirectWrites;
@@ -218,7 +223,9 @@ function write(server: Server, request: Request): number {
   const offset = request.u64(REQUEST.writeOffset);
   const size = input.view.getUint32(REQUEST.writeSize, true);
   if (size > input.length - REQUEST.writeData) return -EINVAL;
-  const count = node.write(offset, size, input, REQUEST.writeData);
+  const isMapped = (input.view.getUint32(REQUEST.writeFlags, true) & WRITE_CACHE) !== 0;
+  const handle = isMapped ? PLAIN_HANDLE : request.u64(REQUEST.writeFh);
+  const count = node.write(handle, offset, size, input, REQUEST.writeData);
   if (count < 0) return -ENOSPC;
   // O_SYNC is O_DSYNC and more.
   if ((input.view.getUint32(REQUEST.writeOpenFlags, true) & O_DSYNC) !== 0) node.sync();
@@ -260,13 +267,14 @@ function fallocate(server: Server, request: Request): number {
 function setattr(server: Server, request: Request): number {
   const node = nodeOf(server, request);
   if (node === undefined) return -ENOENT;
-  const { valid, size } = request.arguments(SETATTR_IN);
+  const { valid, size, fh } = request.arguments(SETATTR_IN);
   const owns = SETATTR_VALID.mode | SETATTR_VALID.uid | SETATTR_VALID.gid;
   if ((valid & owns) !== 0) return -EPERM;
   if ((valid & SETATTR_VALID.size) !== 0) {
     if (node.kind === "directory") return -EISDIR;
     if (!node.isWritable) return -EROFS;
-    if (!node.setSize(Number(size))) return -EPERM;
+    const handle = (valid & SETATTR_VALID.handle) !== 0 ? fh : PLAIN_HANDLE;
+    if (!node.setSize(handle, Number(size))) return -EPERM;
   }
   return putAttr(request, node, server.ownership);
 }

@@ -5,7 +5,7 @@ import { constants } from "node:os";
 import { StorageError } from "../errors.ts";
 import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import { errno, fallocate, fdatasync, ftruncate, lseek, pread, pwrite } from "../syscalls/libc.ts";
-import type { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { type NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import type { HostRun, WritableStorage } from "./storage.ts";
 
@@ -134,16 +134,32 @@ export class LocalFile implements WritableStorage {
   zeroAt(offset: number, length: number, space: "release" | "keep"): void {
     const count = Math.min(length, this.currentLength() - offset);
     if (count <= 0) return;
-    const mode = space === "release" ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
-    if (this.#fallocate(mode | FALLOC_FL_KEEP_SIZE, offset, count)) return;
-    if (space === "keep" && this.isHole(offset, count)) return;
-    for (let done = 0; done < count; done += ZEROS_SIZE) {
-      this.writeAt(ZEROS, 0, Math.min(count - done, ZEROS_SIZE), offset + done);
+    const mode =
+      (space === "release" ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
+    if (!this.resizable) this.#zeroBlocks(offset, count, mode);
+    else if (!this.#fallocate(mode, offset, count)) this.#writeZeros(offset, count);
+  }
+
+  /** Block devices zero whole blocks only. */
+  #zeroBlocks(offset: number, length: number, mode: number): void {
+    const end = offset + length;
+    const first = Math.min(Math.ceil(offset / PAGE_SIZE) * PAGE_SIZE, end);
+    const last = Math.max(Math.floor(end / PAGE_SIZE) * PAGE_SIZE, first);
+    this.#writeZeros(offset, first - offset);
+    if (last > first && !this.#fallocate(mode, first, last - first)) {
+      this.#writeZeros(first, last - first);
+    }
+    this.#writeZeros(last, end - last);
+  }
+
+  #writeZeros(offset: number, length: number): void {
+    for (let done = 0; done < length; done += ZEROS_SIZE) {
+      this.writeAt(ZEROS, 0, Math.min(length - done, ZEROS_SIZE), offset + done);
     }
   }
 
   preallocate(offset: number, length: number): void {
-    this.#fallocate(0, offset, length);
+    if (this.resizable) this.#fallocate(0, offset, length);
   }
 
   currentLength(): number {

@@ -34,6 +34,7 @@ export interface TreeDescription {
   readonly rootIsDevice: boolean;
   readonly counters: SharedArrayBuffer;
   readonly statsFiles: SharedArrayBuffer;
+  readonly truncatedFiles: SharedArrayBuffer;
   readonly daemonPid: number;
 }
 

@@ -4,6 +4,7 @@ import type { Disk } from "../block/disk.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { COUNTER } from "../threads/counters.ts";
 import type { Capacity, FileNode, NodeAttributes, OpenFile, RangeChange } from "./node.ts";
+import { PLAIN_HANDLE, type TruncatedFiles } from "./truncated-files.ts";
 
 /** The unit of st_blocks, bytes. */
 const STAT_BLOCK_SIZE = 512;
@@ -35,6 +36,8 @@ export interface DeviceProperties {
   /** Attaches to the image when the device is first used: snapshots may be many. */
   readonly attach: () => Disk;
   readonly hostState: () => HostState;
+  /** Files that were opened with O_TRUNC; undefined: the device is read-only. */
+  readonly truncated: TruncatedFiles | undefined;
   /** Extended attributes; made when they are asked for. */
   readonly xattrs: () => ReadonlyMap<string, string>;
   /** This thread's counters. */
@@ -88,14 +91,17 @@ export class Device implements FileNode {
     return this.#properties.xattrs();
   }
 
-  open({ direct }: { direct: boolean }): OpenFile {
+  open({ direct, truncates }: { direct: boolean; truncates: boolean }): OpenFile {
     this.#count(COUNTER.opens, 1);
+    const { truncated } = this.#properties;
+    const handle = truncates && truncated !== undefined ? truncated.open() : PLAIN_HANDLE;
     // The image is locked: nobody changes it but through here, so what the kernel has cached stays true.
-    return { handle: 0, directIo: direct, keepCache: !direct };
+    const keepCache = !direct && truncated?.takeStale() !== true;
+    return { handle, directIo: direct, keepCache };
   }
 
-  release(): void {
-    // Handles of devices carry no state.
+  release(handle: number): void {
+    this.#properties.truncated?.release(handle);
   }
 
   read(
@@ -118,7 +124,13 @@ export class Device implements FileNode {
     return count;
   }
 
-  write(offset: number, length: number, source: NativeBuffer, start: number): number {
+  write(
+    handle: number,
+    offset: number,
+    length: number,
+    source: NativeBuffer,
+    start: number,
+  ): number {
     this.#count(COUNTER.writes, 1);
     let count = length;
     try {
@@ -126,6 +138,7 @@ export class Device implements FileNode {
         count = this.#size - offset;
         if (count <= 0) return length === 0 ? 0 : -1;
       }
+      this.#properties.truncated?.advance(handle, offset, offset + count, this.#zero);
       this.#disk().write(offset, count, source, start);
     } catch (error) {
       this.#count(COUNTER.writeErrors, 1);
@@ -157,10 +170,16 @@ export class Device implements FileNode {
     this.#disk().flush();
   }
 
-  setSize(size: number): boolean {
-    if (size === this.#currentSize()) return true;
-    if (!this.#properties.isGrowable) return false;
-    this.#disk().resize(size);
+  setSize(handle: number, size: number): boolean {
+    const { truncated, isGrowable } = this.#properties;
+    const current = this.#currentSize();
+    // Who has emptied the file takes this for its size, all zeros from where he stopped to write.
+    if (handle !== PLAIN_HANDLE && size <= current) {
+      truncated?.advance(handle, size, size, this.#zero);
+    } else if (size !== current) {
+      if (!isGrowable) return false;
+      this.#disk().resize(size);
+    }
     return true;
   }
 
@@ -172,6 +191,10 @@ export class Device implements FileNode {
     // The end of the file is a hole, and not data.
     return what === "data" && found >= size ? -1 : found;
   }
+
+  readonly #zero = (offset: number, length: number): void => {
+    this.#disk().writeZeroes(offset, length, { unmap: true });
+  };
 
   #disk(): Disk {
     this.#attached ??= this.#properties.attach();

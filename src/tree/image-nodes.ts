@@ -15,6 +15,7 @@ import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode } from "./node.ts";
 import { renderStats } from "./render-stats.ts";
 import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
+import { TruncatedFiles } from "./truncated-files.ts";
 
 /** The unit of st_blocks, bytes. */
 const STAT_BLOCK_SIZE = 512;
@@ -77,6 +78,7 @@ export class ImageNodes {
       isWritable: writing !== undefined,
       isGrowable: writing?.policy.growable ?? false,
       attach: () => this.#disk,
+      truncated: writing && new TruncatedFiles(this.#tree.truncatedFiles, this.#index),
     });
   }
 
@@ -97,7 +99,7 @@ export class ImageNodes {
   #makeDevice(
     nodeid: number,
     virtualSize: number,
-    use: Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach">,
+    use: Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach" | "truncated">,
   ): Device {
     const description = this.#description;
     const { clusterSize } = this.#chain.image;
@@ -125,6 +127,7 @@ export class ImageNodes {
       isWritable: false,
       isGrowable: false,
       attach: () => openSnapshot(this.#disk, number),
+      truncated: undefined,
     });
   }
 

@@ -46,7 +46,8 @@ export interface FileNode {
   capacity(): Capacity;
   /** Extended attributes: name and value. */
   xattrs(): ReadonlyMap<string, string>;
-  open(options: { direct: boolean }): OpenFile;
+  /** @param options.truncates it is opened with O_TRUNC: see truncated-files.ts */
+  open(options: { direct: boolean; truncates: boolean }): OpenFile;
   release(handle: number): void;
   /**
    * Read into `target.bytes[start]` on.
@@ -57,9 +58,16 @@ export interface FileNode {
   /**
    * Write from `source.bytes[start]` on.
    *
+   * @param handle of an open file; PLAIN_HANDLE for what was mapped, whose file nobody knows
    * @returns bytes written, less than `length` only at the end of the device; -1: past the end
    */
-  write(offset: number, length: number, source: NativeBuffer, start: number): number;
+  write(
+    handle: number,
+    offset: number,
+    length: number,
+    source: NativeBuffer,
+    start: number,
+  ): number;
   /**
    * Change what a range takes on the host: `punch` and `zero` let it read as zeros, the latter keeping
    * its space; `allocate` gives it space.
@@ -70,8 +78,12 @@ export interface FileNode {
   allocateRange(offset: number, length: number, what: RangeChange, keepsSize: boolean): boolean;
   /** Make durable what was written. */
   sync(): void;
-  /** Set the size. Returns false if that is not allowed. */
-  setSize(size: number): boolean;
+  /**
+   * Set the size. Returns false if that is not allowed.
+   *
+   * @param handle of an open file, or PLAIN_HANDLE
+   */
+  setSize(handle: number, size: number): boolean;
   /**
    * SEEK_DATA and SEEK_HOLE.
    *
