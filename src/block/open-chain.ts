@@ -89,6 +89,18 @@ export function closeChain(chain: OpenChain): void {
   }
 }
 
+function openFile(path: string, mode: OpenMode): LocalFile {
+  try {
+    return LocalFile.open(path, mode);
+  } catch (error) {
+    const isRefused =
+      error instanceof TsimgfsError && ["EACCES", "EPERM", "EROFS"].includes(error.code);
+    if (!isRefused || mode === "read-only") throw error;
+    const reason = `cannot be written to (${error.code}); -r mounts it read-only`;
+    throw new TsimgfsError(error.code, path, reason, { cause: error });
+  }
+}
+
 class ChainOpener {
   readonly #path: string;
   readonly #options: OpenOptions;
@@ -189,7 +201,7 @@ class ChainOpener {
   }
 
   #openFile(path: string, mode: OpenMode): LocalFile {
-    const file = LocalFile.open(path, mode);
+    const file = openFile(path, mode);
     this.#files.push(file);
     const { dev, ino, rdev } = fs.fstatSync(file.fd);
     const identity = rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;

@@ -2,6 +2,7 @@
 
 import fs from "node:fs";
 import { resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../errors.ts";
 import { mountFuse, unmountFuse } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
@@ -17,9 +18,13 @@ import type { Served } from "./io-thread-start.ts";
 import { type FirstThread, IoThreads } from "./io-threads.ts";
 import { Maintenance } from "./maintenance.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
+import { showEnding } from "./mounts.ts";
 import { redirectMessages } from "./standard-streams.ts";
 
 const PR_SET_IO_FLUSHER = 57;
+
+/** How long a daemon that could not end orderly stays to be seen so, ms. */
+const FAILURE_SHOWN_MS = 1000;
 
 /** Read-ahead of a mount that root makes, KiB: buffered reads are bound by the kernel's default of 128. */
 const READ_AHEAD_KB = 1024;
@@ -69,10 +74,14 @@ export async function runDaemon(
     stopOnSignals.stop();
   }
   await serveToTheEnd(threads, mountpoint);
+  showEnding("closing");
   const isDurable = maintenance.close();
   devices.close();
   stopOnSignals.forget();
   if (!isDurable) {
+    showEnding("failed");
+    // Long enough for whoever waits for the end to see it.
+    await sleep(FAILURE_SHOWN_MS);
     const reason = "not all that was written could be made durable, or given back";
     throw new TsimgfsError("EIO", config.mountpoint, reason);
   }

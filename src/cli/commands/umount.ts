@@ -3,13 +3,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { canonicalPath, isStale } from "../../daemon/mountpoint.ts";
-import { isAlive, readDaemonPid } from "../../daemon/mounts.ts";
+import { isAlive, readDaemonPid, readEnding } from "../../daemon/mounts.ts";
 import { TsimgfsError, UsageError } from "../../errors.ts";
 import { unmountFuse } from "../../fuse/fusermount.ts";
 import { findMount, readMountTable } from "../../fuse/mount-table.ts";
 
 const POLL_MS = 5;
-/** A read-only daemon has nothing to finish: after this long, something else keeps it. */
+/** A daemon that has not begun to close its images after this long is kept by something else. */
 const DEADLINE_MS = 20_000;
 
 export function defineUmount(command: Command): void {
@@ -57,7 +57,15 @@ async function waitForEnd(pid: number, mountpoint: string, device: string): Prom
   }
   const deadline = performance.now() + DEADLINE_MS;
   while (isAlive(pid)) {
-    if (performance.now() > deadline) {
+    const ending = readEnding(pid);
+    if (ending === "failed") {
+      throw new TsimgfsError(
+        "EIO",
+        mountpoint,
+        "unmounted, but not all that was written could be made durable; the log tells why (mount --log-file)",
+      );
+    }
+    if (ending === undefined && performance.now() > deadline) {
       throw new TsimgfsError(
         "EBUSY",
         mountpoint,

@@ -24,6 +24,7 @@ import { correctCopiedFlags } from "./copied-flags.ts";
 import type { CheckResult, Report } from "./findings.ts";
 import { FreeClusters } from "./free-clusters.ts";
 import { keepLeaks, needsRebuild, rebuildRefcounts } from "./rebuild-refcounts.ts";
+import { BLOCK_FAULT } from "./refcount-table.ts";
 import { RepairMark } from "./repair-mark.ts";
 import { NewSnapshotTable } from "./rewrite-snapshots.ts";
 import { punchLeaks, updateRefcounts } from "./update-refcounts.ts";
@@ -233,10 +234,10 @@ function isSound({ findings }: Analysis): boolean {
   return findings.count("reference", "preallocated", "unreadable") === 0;
 }
 
-/** As QEMU: no cluster in use is free by its refcount, and the refcounts can be found. */
-function areRefcountsReliable(analysis: Analysis): boolean {
-  const { findings, table, references } = analysis;
-  if (needsRebuild(analysis)) return false;
+/** As QEMU: refcounts are where the table says, and none says of a cluster in use that it is free. */
+function areRefcountsReliable({ findings, table, references }: Analysis): boolean {
+  const tolerable: readonly number[] = [BLOCK_FAULT.none, BLOCK_FAULT.outside];
+  if (!table.faults.every((fault) => tolerable.includes(fault))) return false;
   if (findings.count("refcount") === 0) return true;
   let cluster = references.counts.nextReferenced(0);
   for (; cluster !== Infinity; cluster = references.counts.nextReferenced(cluster + 1)) {

@@ -9,7 +9,7 @@ import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import type { TableCache } from "../../../threads/table-cache.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { COPIED_HI, entryHostOffset, L2E_ZERO_LO } from "../table-entry.ts";
-import { NUMBER, type SharedState } from "./shared-state.ts";
+import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
 
 export class ActiveTables {
   /** What `findL2` found: host offset of the table, 0 if there is none. */
@@ -68,7 +68,13 @@ export class ActiveTables {
     view.setUint32(0, (Math.floor(offset / TWO_TO_32) | flags) >>> 0);
     view.setUint32(4, offset % TWO_TO_32);
     const at = this.#l1EntryAt(l1Index);
-    this.#storage.writeAt(this.#entry, 0, 8, at);
+    try {
+      this.#storage.writeAt(this.#entry, 0, 8, at);
+    } catch (error) {
+      // The file says one thing or the other; what is not referred to is leaked.
+      this.#state.raise(WORD.leaks);
+      throw error;
+    }
     this.#cache.update(this.#entry, 0, 8, at);
     const l1 = this.#l1;
     if (l1 !== undefined && l1Index * 2 < l1.length) {

@@ -15,6 +15,7 @@ import { Mutex } from "../../../threads/mutex.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { FreeQueue } from "./free-queue.ts";
 import type { HeaderWriter } from "./header-writer.ts";
+import { reclaimLeftovers } from "./leftovers.ts";
 import { type MetadataMap, metadataRanges } from "./metadata-map.ts";
 import { type ClusterRun, RefcountStore } from "./refcount-store.ts";
 import { Reservation } from "./reservation.ts";
@@ -158,8 +159,7 @@ export class ClusterAllocator {
     this.#giveBack();
     this.#cutTail();
     this.sync();
-    // What is leaked is found by the next one that writes.
-    if (this.#state.isSet(WORD.leaks)) return;
+    if (this.#state.isSet(WORD.leaks)) reclaimLeftovers(this.#storage);
     this.#context.headerWriter.setIncompatible("dirty", false);
     this.sync();
     Atomics.store(this.#state.words, WORD.dirty, 0);

@@ -100,6 +100,17 @@ export class FreeQueue {
       runs.push({ first: frees[index] ?? 0, count: frees[index + 1] ?? 0 });
     }
     Atomics.store(words, WORD.freesTail, durable);
-    return runs.sort((a, b) => a.first - b.first);
+    return joinNeighbours(runs.sort((a, b) => a.first - b.first));
   }
+}
+
+/** Runs that follow each other become one; those that overlap lose a reference each, and stay apart. */
+function joinNeighbours(runs: readonly ClusterRun[]): ClusterRun[] {
+  const joined: { first: number; count: number }[] = [];
+  for (const { first, count } of runs) {
+    const last = joined.at(-1);
+    if (last !== undefined && last.first + last.count === first) last.count += count;
+    else joined.push({ first, count });
+  }
+  return joined;
 }

@@ -3,7 +3,7 @@
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { reclaimLeaks, repairRefcounts } from "../check/repair.ts";
 import { INCOMPATIBLE } from "../features.ts";
-import type { Qcow2Layout } from "../layout.ts";
+import { type Qcow2Layout, readQcow2Layout } from "../layout.ts";
 
 /**
  * Repair an image that was not closed orderly.
@@ -22,6 +22,16 @@ export function repairQcow2BeforeWriting(
   if (layout.header.version >= 3 || !endsInHole(layout, storage)) return undefined;
   const { leaks } = reclaimLeaks(storage, layout);
   return leaks === 0 ? undefined : `${leaks} leaked clusters could not be given back`;
+}
+
+/**
+ * Give clusters back that a change which failed half-way has left behind.
+ *
+ * @throws {TsimgfsError} it cannot be done: the dirty bit stays, and the next writer tries again
+ */
+export function reclaimLeftovers(storage: WritableStorage): void {
+  const layout = readQcow2Layout(storage, { tableCacheMax: 0, keepsL1: false });
+  reclaimLeaks(storage, layout);
 }
 
 /**

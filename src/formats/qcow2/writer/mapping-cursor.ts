@@ -107,7 +107,13 @@ export class MappingCursor {
       this.#locate(guestOffset, offset);
       return ALLOCATION.inPlace;
     }
-    this.#tables.copyTable(l2Offset, offset);
+    try {
+      this.#tables.copyTable(l2Offset, offset);
+    } catch (error) {
+      this.#allocator.frees.add(cluster, 1);
+      this.#allocator.frees.publish();
+      throw error;
+    }
     plan.coverStart = l1Index * this.l2Coverage;
     plan.coverEnd = plan.coverStart + this.l2Coverage;
     plan.hostOffset = offset;

@@ -247,7 +247,10 @@ export class Qcow2Writer implements FormatWriter {
   }
 
   close(): void {
-    if (this.#state.isSet(WORD.corrupt)) return;
+    if (this.#state.isSet(WORD.corrupt)) {
+      this.flush();
+      return;
+    }
     if (this.#hasDataFile) this.#context.dataStorage.sync();
     // Tables that say nothing but zeros say what no table says, unless a backing file shows through.
     if (this.#context.layout.backingFile === undefined) {

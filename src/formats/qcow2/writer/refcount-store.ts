@@ -178,16 +178,16 @@ export class RefcountStore {
         continue;
       }
       const place = blockOffset + (pieceStart * bits) / 8;
-      this.#storage.readAt(this.#piece, 0, this.#piece.length, place);
       const firstByte = Math.floor(((inBlock - pieceStart) * bits) / 8);
+      const lastIndex = pieceEnd - block * this.entriesPerBlock - pieceStart;
+      const bytes = Math.ceil((lastIndex * bits) / 8) - firstByte;
+      this.#storage.readAt(this.#piece, firstByte, bytes, place + firstByte);
       for (; cluster < pieceEnd; cluster++) {
         const index = cluster - block * this.entriesPerBlock - pieceStart;
         const refcount = readRefcount(this.#piece.view, index, bits);
         writeRefcount(this.#piece.view, index, bits, change(cluster, refcount));
       }
-      const lastIndex = pieceEnd - block * this.entriesPerBlock - pieceStart;
-      const lastByte = Math.ceil((lastIndex * bits) / 8);
-      this.#storage.writeAt(this.#piece, firstByte, lastByte - firstByte, place + firstByte);
+      this.#storage.writeAt(this.#piece, firstByte, bytes, place + firstByte);
     }
   }
 
