@@ -109,7 +109,7 @@ print_next() {
     say "  $debugfs -R 'cat /hello.txt' $device_q"
     say "  cp --sparse=always $device_q $(quote "$DEMO/copy.raw")"
     root_q=$(quote "$DEMO/root")
-    [ "$(id -u)" != 0 ] || say "  mount -o ro,loop $device_q $root_q && ls -l $root_q; umount $root_q"
+    [ "$(id -u)" != 0 ] || say "  mount -o loop $device_q $root_q && date >$root_q/now.txt && ls -l $root_q; umount $root_q"
   else
     say "  dd if=$device_q bs=1M count=64 | sha256sum"
     say "  cp --sparse=always $device_q copy.raw"
@@ -179,17 +179,23 @@ else
   fi
 fi
 
-# Read-only, as long as the user has not asked for more: this is a first look.
-node "$MAIN" mount -r "$IMAGE" "$MOUNTPOINT"
+# Nothing is written to an image before something writes to its device.
+HOW=
+if [ -w "$IMAGE" ]; then
+  node "$MAIN" mount "$IMAGE" "$MOUNTPOINT"
+else
+  HOW=", read-only since you may not write to the image,"
+  node "$MAIN" mount -r "$IMAGE" "$MOUNTPOINT"
+fi
 MOUNTED=$MOUNTPOINT
 
 if [ -n "$DEMO" ]; then
   say "A demonstration, in $DEMO:"
   say "  base.qcow2  a disk with an ext4 file system and a few files"
   say "  demo.qcow2  an overlay with base.qcow2 as its backing file"
-  say "demo.qcow2 is mounted, read-only, at $MOUNTPOINT"
+  say "demo.qcow2 is mounted at $MOUNTPOINT; what you write goes to the overlay"
 else
-  say "$1 is mounted, read-only, at $MOUNTPOINT"
+  say "$1 is mounted$HOW at $MOUNTPOINT"
 fi
 print_next
 MOUNTED=
