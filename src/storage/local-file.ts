@@ -57,7 +57,7 @@ export class LocalFile implements WritableStorage {
   }
 
   /**
-   * Make a new, empty file, or empty one that exists, and open it for writing.
+   * Open a file for writing, a new one if there is none. One that exists keeps what is in it.
    *
    * @throws {StorageError} it cannot be made, or something else than a regular file is there
    */

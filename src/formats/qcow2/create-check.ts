@@ -3,6 +3,14 @@
 import { UsageError } from "../../errors.ts";
 import type { RawPreallocation } from "../raw/create.ts";
 import type { CreateHeader } from "./create-header.ts";
+import {
+  BACKING_FILE_SIZE_MAX,
+  CLUSTER_BITS_MAX,
+  CLUSTER_BITS_MIN,
+  EXTENDED_L2_CLUSTER_BITS_MIN,
+  REFCOUNT_ORDER_MAX,
+} from "./header.ts";
+import { DATA_FILE_NAME_MAX } from "./header-extensions.ts";
 
 /** metadata: tables for the whole disk, and places for its clusters in a sparse file. */
 export type Preallocation = RawPreallocation | "metadata";
@@ -14,15 +22,14 @@ export interface Qcow2CreateOptions extends CreateHeader {
 }
 
 /** Bytes. */
-const CLUSTER_SIZE_MIN = 512;
-/** QEMU's limits, bytes: the second is 32 sub-clusters of a sector. */
-const CLUSTER_SIZE_MAX = 2 * 1024 * 1024;
-const EXTENDED_L2_CLUSTER_SIZE_MIN = 16 * 1024;
-const REFCOUNT_BITS_MAX = 64;
+const CLUSTER_SIZE_MIN = 2 ** CLUSTER_BITS_MIN;
+const CLUSTER_SIZE_MAX = 2 ** CLUSTER_BITS_MAX;
+const EXTENDED_L2_CLUSTER_SIZE_MIN = 2 ** EXTENDED_L2_CLUSTER_BITS_MIN;
+const REFCOUNT_BITS_MAX = 2 ** REFCOUNT_ORDER_MAX;
 /** The only width that version 2 has. */
 const V2_REFCOUNT_BITS = 16;
 /** Bytes. Of backing files the format's limit, of data files ours: readers keep to the same for both. */
-const NAME_SIZE_MAX = 1023;
+const NAME_SIZE_MAX = Math.min(BACKING_FILE_SIZE_MAX, DATA_FILE_NAME_MAX);
 
 const isPowerOfTwo = (value: number): boolean => value > 0 && Number.isInteger(Math.log2(value));
 

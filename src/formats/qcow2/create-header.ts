@@ -3,7 +3,7 @@
  * Source: qcow2 specification, "Header", "Header extensions".
  */
 
-import { encode, type Field, sizeOf } from "../../binary/struct.ts";
+import { encode, sizeOf } from "../../binary/struct.ts";
 import { UsageError } from "../../errors.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { BackingReference, DataFileReference } from "../driver.ts";
@@ -16,6 +16,7 @@ import {
   INCOMPATIBLE,
 } from "./features.ts";
 import { COMPRESSION_TYPE, CRYPT_METHOD, HEADER, QCOW2_MAGIC, V2_HEADER_LENGTH } from "./header.ts";
+import { EXTENSION, EXTENSION_TYPE, FEATURE_NAME, FEATURE_NAME_SIZE } from "./header-extensions.ts";
 
 /** What a new header says besides where things are. */
 export interface CreateHeader {
@@ -36,26 +37,6 @@ const V3_HEADER_LENGTH = 112;
 
 /** As QEMU: smaller clusters keep their room for names of files. */
 const FEATURE_NAMES_ABOVE_CLUSTER_SIZE = 4096;
-
-const EXTENSION_TYPE = {
-  end: 0,
-  backingFormat: 0xe279_2aca,
-  featureNames: 0x6803_f857,
-  dataFile: 0x4441_5441,
-} as const;
-
-// biome-ignore format: a table reads in columns
-const EXTENSION = [
-  ["type",   0, "u32", "what the data is"],
-  ["length", 4, "u32", "bytes of data; padded to a multiple of 8"],
-] as const satisfies readonly Field[];
-
-// biome-ignore format: a table reads in columns
-const FEATURE_NAME = [
-  ["kind", 0, "u8", "0 incompatible, 1 compatible, 2 autoclear; then the bit and 46 bytes of name"],
-  ["bit",  1, "u8", "0 to 63"],
-] as const satisfies readonly Field[];
-const FEATURE_NAME_SIZE = 48;
 
 /** The names that QEMU gives the features, for programs that do not know them. */
 // biome-ignore format: a table reads in columns

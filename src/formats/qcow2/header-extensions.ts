@@ -5,7 +5,8 @@ import { FormatError, hex } from "../../errors.ts";
 import { decodeChecked } from "../decode-checked.ts";
 import type { FeatureName } from "./features.ts";
 
-const TYPE = {
+/** What an extension's data is. */
+export const EXTENSION_TYPE = {
   end: 0,
   backingFormat: 0xe279_2aca,
   featureNames: 0x6803_f857,
@@ -19,20 +20,23 @@ const BACKING_FORMAT_MAX = 15;
 const BITMAPS_MAX = 65535;
 /** QEMU's limit: 1024 bytes for each of the most bitmaps. */
 const BITMAP_DIRECTORY_MAX = BITMAPS_MAX * 1024;
-const DATA_FILE_NAME_MAX = 1023;
+export const DATA_FILE_NAME_MAX = 1023;
 
+/** The start of each extension; its data follows. */
 // biome-ignore format: a table reads in columns
-const EXTENSION = [
+export const EXTENSION = [
   ["type",   0, "u32", "what the data is"],
   ["length", 4, "u32", "bytes of data; padded to a multiple of 8"],
 ] as const satisfies readonly Field[];
 
+/** The start of each row of the feature name table. */
 // biome-ignore format: a table reads in columns
-const FEATURE_NAME = [
+export const FEATURE_NAME = [
   ["kind", 0, "u8", "0 incompatible, 1 compatible, 2 autoclear; then the bit and 46 bytes of name"],
   ["bit",  1, "u8", "0 to 63"],
 ] as const satisfies readonly Field[];
-const FEATURE_NAME_SIZE = 48;
+/** Bytes of a row, the name included. */
+export const FEATURE_NAME_SIZE = 48;
 
 // biome-ignore format: a table reads in columns
 const BITMAPS = [
@@ -104,29 +108,29 @@ export function readHeaderExtensions(
       const reason = `header extension ${hex(type)} at ${hex(offset)} has ${length} bytes, only ${end - data} are left`;
       throw new FormatError(path, reason, { offset });
     }
-    if (type === TYPE.end) break;
+    if (type === EXTENSION_TYPE.end) break;
     const bytes = cluster.subarray(data, data + length);
     switch (type) {
-      case TYPE.backingFormat:
+      case EXTENSION_TYPE.backingFormat:
         limitLength(path, "backing format", length, BACKING_FORMAT_MAX, offset);
         // An empty name states nothing, as for QEMU.
         backingFormat = cString(bytes) || undefined;
         break;
-      case TYPE.featureNames:
+      case EXTENSION_TYPE.featureNames:
         featureNames = readFeatureNames(bytes);
         break;
-      case TYPE.dataFile:
+      case EXTENSION_TYPE.dataFile:
         limitLength(path, "data file name", length, DATA_FILE_NAME_MAX, offset);
         dataFileName = cString(bytes);
         break;
-      case TYPE.cryptoHeader:
+      case EXTENSION_TYPE.cryptoHeader:
         if (!luks) {
           const reason = "a crypto header extension in an image that is not encrypted with LUKS";
           throw new FormatError(path, reason, { offset });
         }
         cryptoHeader = readCryptoHeader(bytes, cluster.length, path, offset);
         break;
-      case TYPE.bitmaps:
+      case EXTENSION_TYPE.bitmaps:
         if (length !== sizeOf(BITMAPS)) {
           const reason = `bitmaps extension: ${length} bytes, not ${sizeOf(BITMAPS)}`;
           throw new FormatError(path, reason, { offset });

@@ -37,16 +37,16 @@ export const V2_HEADER_LENGTH = sizeOf(HEADER, "snapshots_offset");
 const V3_HEADER_LENGTH_MIN = sizeOf(HEADER, "header_length");
 
 /** The specification's minimum, and QEMU's limit: 2 MiB clusters. */
-const CLUSTER_BITS_MIN = 9;
-const CLUSTER_BITS_MAX = 21;
+export const CLUSTER_BITS_MIN = 9;
+export const CLUSTER_BITS_MAX = 21;
 /** Sub-clusters are at least a sector: QEMU's limit. */
-const EXTENDED_L2_CLUSTER_BITS_MIN = 14;
-const REFCOUNT_ORDER_MAX = 6;
+export const EXTENDED_L2_CLUSTER_BITS_MIN = 14;
+export const REFCOUNT_ORDER_MAX = 6;
 /** QEMU's limits, bytes and entries. */
 export const L1_SIZE_MAX = 32 * 1024 * 1024;
 export const REFCOUNT_TABLE_SIZE_MAX = 8 * 1024 * 1024;
 export const SNAPSHOTS_MAX = 65536;
-const BACKING_FILE_SIZE_MAX = 1023;
+export const BACKING_FILE_SIZE_MAX = 1023;
 const SECTOR_SIZE = 512;
 
 export const CRYPT_METHOD = { none: 0, aes: 1, luks: 2 } as const;

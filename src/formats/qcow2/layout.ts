@@ -6,28 +6,18 @@ import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { createTableCache, type SharedTableCache } from "../../threads/table-cache.ts";
 import type { BackingReference, DataFileReference } from "../driver.ts";
 import { readBitmapDirectory } from "./bitmap-directory.ts";
-import {
-  AUTOCLEAR,
-  FEATURE_KIND,
-  INCOMPATIBLE,
-  INCOMPATIBLE_KNOWN,
-  namesOfBits,
-} from "./features.ts";
+import { AUTOCLEAR, INCOMPATIBLE } from "./features.ts";
+import { readFirstCluster } from "./first-cluster.ts";
 import {
   CRYPT_METHOD,
   checkHeader,
-  checkHeaderStart,
   type Geometry,
   type Header,
   QCOW2_MAGIC,
   readBackingName,
-  readHeader,
 } from "./header.ts";
-import { type HeaderExtensions, readHeaderExtensions } from "./header-extensions.ts";
+import type { HeaderExtensions } from "./header-extensions.ts";
 import { indexSnapshotTable, type SnapshotTableIndex } from "./snapshot-table.ts";
-
-/** Bytes of the file that hold any header. */
-const HEADER_READ_SIZE = 4096;
 
 /** L1 tables up to this many bytes are kept whole: those of 128 TiB with 64 KiB clusters. */
 const L1_KEPT_MAX = 2 * 1024 * 1024;
@@ -67,27 +57,11 @@ export function readQcow2Layout(
   { tableCacheMax, keepsL1 }: { tableCacheMax: number; keepsL1: boolean },
 ): Qcow2Layout {
   const path = storage.path;
-  const head = NativeBuffer.allocate(HEADER_READ_SIZE);
-  storage.readAt(head, 0, HEADER_READ_SIZE, 0);
-  const header = readHeader(head.bytes, path);
-  const clusterSize = checkHeaderStart(header, path);
-  const cluster = NativeBuffer.allocate(clusterSize);
-  storage.readAt(cluster, 0, clusterSize, 0);
-  const extensions = readHeaderExtensions(
-    cluster.bytes,
-    {
-      start: header.header_length,
-      end: header.backing_file_offset === 0 ? clusterSize : header.backing_file_offset,
-      bitmapsValid: (header.autoclear_features & AUTOCLEAR.bitmaps) !== 0n,
-      luks: header.crypt_method === CRYPT_METHOD.luks,
-    },
-    path,
-  );
-  checkFeatures(header, extensions, path);
+  const { header, extensions, clusterSize, bytes } = readFirstCluster(storage);
   const geometry = checkHeader(header, clusterSize, path);
   // As QEMU, an image with a damaged directory is refused; who wants the bitmaps reads them again.
   if (extensions.bitmaps !== undefined) readBitmapDirectory(extensions.bitmaps, storage);
-  const backingName = readBackingName(header, cluster.bytes, path);
+  const backingName = readBackingName(header, bytes, path);
   const l1Entries = Math.ceil(geometry.virtualSize / (geometry.clusterSize * geometry.l2Entries));
   return {
     ...geometry,
@@ -115,14 +89,7 @@ export function readQcow2Layout(
  *
  * @throws {UnsupportedError}
  */
-export function checkFeatures(header: Header, extensions: HeaderExtensions, path: string): void {
-  const unknown = header.incompatible_features & ~INCOMPATIBLE_KNOWN;
-  if (unknown === 0n) return;
-  const names = namesOfBits(unknown, FEATURE_KIND.incompatible, extensions.featureNames);
-  throw new UnsupportedError(path, `incompatible features are not supported: ${names.join(", ")}`);
-}
-
-function readDataFileReference(
+export function readDataFileReference(
   header: Header,
   extensions: HeaderExtensions,
   path: string,

@@ -1,22 +1,10 @@
 /** What a check has to know of an image: its header, read although other structures may be damaged. */
 
 import type { Storage, WritableStorage } from "../../../storage/storage.ts";
-import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
-import { AUTOCLEAR, INCOMPATIBLE } from "../features.ts";
-import {
-  CRYPT_METHOD,
-  checkHeader,
-  checkHeaderStart,
-  type Geometry,
-  type Header,
-  readHeader,
-  SNAPSHOTS_MAX,
-} from "../header.ts";
-import { type HeaderExtensions, readHeaderExtensions } from "../header-extensions.ts";
-import { checkFeatures } from "../layout.ts";
-
-/** Bytes of the file that hold any header. */
-const HEADER_READ_SIZE = 4096;
+import { INCOMPATIBLE } from "../features.ts";
+import { readFirstCluster } from "../first-cluster.ts";
+import { checkHeader, type Geometry, type Header, SNAPSHOTS_MAX } from "../header.ts";
+import type { HeaderExtensions } from "../header-extensions.ts";
 
 /** A layout that was read for use fits, too. */
 export interface CheckLayout extends Geometry {
@@ -39,23 +27,7 @@ export interface CheckedImage {
  */
 export function readCheckLayout(storage: Storage): CheckLayout {
   const { path } = storage;
-  const head = NativeBuffer.allocate(HEADER_READ_SIZE);
-  storage.readAt(head, 0, HEADER_READ_SIZE, 0);
-  const header = readHeader(head.bytes, path);
-  const clusterSize = checkHeaderStart(header, path);
-  const cluster = NativeBuffer.allocate(clusterSize);
-  storage.readAt(cluster, 0, clusterSize, 0);
-  const extensions = readHeaderExtensions(
-    cluster.bytes,
-    {
-      start: header.header_length,
-      end: header.backing_file_offset === 0 ? clusterSize : header.backing_file_offset,
-      bitmapsValid: (header.autoclear_features & AUTOCLEAR.bitmaps) !== 0n,
-      luks: header.crypt_method === CRYPT_METHOD.luks,
-    },
-    path,
-  );
-  checkFeatures(header, extensions, path);
+  const { header, extensions, clusterSize } = readFirstCluster(storage);
   // Two things that are errors for others are what a check finds and repairs.
   const tolerated = {
     ...header,

@@ -1,6 +1,6 @@
 /** All that refers to host clusters, counted: what the refcounts of an intact image say. */
 
-import { hex, UnsupportedError } from "../../../errors.ts";
+import { FormatError, hex, UnsupportedError } from "../../../errors.ts";
 import { readBitmapTables } from "../bitmap-directory.ts";
 import { entryHostOffset } from "../table-entry.ts";
 import { type CheckedImage, hasDataFile } from "./check-layout.ts";
@@ -260,12 +260,11 @@ export class References {
       (lo & BITMAP_RESERVED_LO) !== 0 ||
       (offset !== 0 && (lo & (clusterSize - 1)) !== 0);
     if (damaged) {
-      this.#findings.add(
-        "reference",
-        total,
-        () => `the bitmap table entry at ${hex(at)} is damaged`,
-      );
-    } else if (offset !== 0) {
+      // As for QEMU, which does not open such an image.
+      const reason = `the bitmap table entry at ${hex(at)} is damaged`;
+      throw new FormatError(this.image.storage.path, reason, { offset: at });
+    }
+    if (offset !== 0) {
       this.addRegion(offset, clusterSize, total, "a bitmap's cluster");
     }
   }

@@ -155,11 +155,13 @@ export class ClusterAllocator {
    */
   close(): void {
     this.flush();
-    if (!this.#state.isSet(WORD.dirty)) return;
-    this.#giveBack();
-    this.#cutTail();
-    this.sync();
+    if (this.#state.isSet(WORD.dirty)) {
+      this.#giveBack();
+      this.#cutTail();
+      this.sync();
+    }
     if (this.#state.isSet(WORD.leaks)) reclaimLeftovers(this.#storage);
+    if (!this.#state.isSet(WORD.dirty)) return;
     this.#context.headerWriter.setIncompatible("dirty", false);
     this.sync();
     Atomics.store(this.#state.words, WORD.dirty, 0);

@@ -54,7 +54,11 @@ export class Qcow2Writer implements FormatWriter {
   begin(): void {
     if (this.#state.isSet(WORD.corrupt)) this.#allocator.markCorrupt("it was found corrupt");
     if (this.#state.isSet(WORD.begun)) return;
-    if (this.#context.headerWriter.clearUnmaintained()) this.#allocator.sync();
+    if (this.#context.headerWriter.clearUnmaintained()) {
+      this.#allocator.sync();
+      // The clusters of invalid bitmaps belong to nothing.
+      if (this.#context.layout.extensions.bitmaps !== undefined) this.#state.raise(WORD.leaks);
+    }
     this.#state.raise(WORD.begun);
   }
 
