@@ -358,20 +358,39 @@ export class DiskWriter {
       }
       // A place that is a hole is as good as a new one.
       const total = plan.coverEnd - plan.coverStart;
-      const isBlank = plan.fresh || this.#dataStorage.isHole(plan.hostOffset, total);
-      const data = plan.hostOffset + guestOffset - plan.coverStart;
-      const count = kind === SOURCE.nothing ? 0 : this.#planned;
-      if (!isBlank) {
-        this.#putZeros(guestOffset - plan.coverStart, plan.hostOffset);
-        this.#putZeros(plan.coverEnd - guestOffset - count, data + count);
+      if (!plan.fresh && !this.#dataStorage.isHole(plan.hostOffset, total)) {
+        this.#fillPlace(guestOffset, kind, source, start);
+        return true;
       }
-      if (kind === SOURCE.buffer) this.#dataStorage.writeAt(source, start, count, data);
-      else if (!isBlank) this.#putZeros(count, data);
-      return !isBlank;
+      if (kind === SOURCE.buffer) {
+        const data = plan.hostOffset + guestOffset - plan.coverStart;
+        this.#dataStorage.writeAt(source, start, this.#planned, data);
+      }
+      return false;
     } catch (error) {
       this.#writer.abandon(plan);
       throw error;
     }
+  }
+
+  /**
+   * Fill a place of zeros that holds other bytes, of one cluster, with a write and the zeros around it. In
+   * one write: what says that it reads as zeros may not be durable, and no sector may become half of each.
+   */
+  #fillPlace(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
+    const { plan } = this.#changes;
+    const { clusterSize } = this.#writer;
+    const clusterEnd = (Math.floor(plan.coverStart / clusterSize) + 1) * clusterSize;
+    plan.coverEnd = Math.min(plan.coverEnd, clusterEnd);
+    this.#planned = Math.min(this.#planned, plan.coverEnd - guestOffset);
+    const total = plan.coverEnd - plan.coverStart;
+    const scratch = this.#scratchBuffer();
+    scratch.bytes.fill(0, 0, total);
+    if (kind === SOURCE.buffer) {
+      const data = source.bytes.subarray(start, start + this.#planned);
+      scratch.bytes.set(data, guestOffset - plan.coverStart);
+    }
+    this.#dataStorage.writeAt(scratch, 0, total, plan.hostOffset);
   }
 
   /** Fill a place with a write and what was around it before. */

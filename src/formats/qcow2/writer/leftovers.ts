@@ -1,9 +1,13 @@
 /** What a writer that was stopped left behind: clusters reserved or freed, but not accounted for. */
 
+import { CorruptionError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { reclaimLeaks, repairRefcounts } from "../check/repair.ts";
 import { INCOMPATIBLE } from "../features.ts";
 import { type Qcow2Layout, readQcow2Layout } from "../layout.ts";
+import { HeaderWriter } from "./header-writer.ts";
+import { RefcountStore } from "./refcount-store.ts";
+import { createSharedState, SharedState } from "./shared-state.ts";
 
 /**
  * Repair an image that was not closed orderly.
@@ -16,12 +20,41 @@ export function repairQcow2BeforeWriting(
   storage: WritableStorage,
 ): string | undefined {
   if ((layout.header.incompatible_features & INCOMPATIBLE.dirty) !== 0n) {
+    dropPastEnd(layout, storage);
     repairRefcounts(storage, layout);
     return "was not closed cleanly (dirty bit); its refcounts have been repaired";
   }
-  if (layout.header.version >= 3 || !endsInHole(layout, storage)) return undefined;
-  const { leaks } = reclaimLeaks(storage, layout);
-  return leaks === 0 ? undefined : `${leaks} leaked clusters could not be given back`;
+  // Version 2 has no dirty bit: only a look at all tables tells whether clusters are leaked.
+  return layout.header.version < 3 ? reclaimUnmarked(layout, storage) : undefined;
+}
+
+function reclaimUnmarked(layout: Qcow2Layout, storage: WritableStorage): string | undefined {
+  try {
+    dropPastEnd(layout, storage);
+    reclaimLeaks(storage, layout);
+    return undefined;
+  } catch (error) {
+    // As QEMU, what nobody has marked as damaged is written to; what is hit is found then.
+    if (!(error instanceof CorruptionError)) throw error;
+    return `is damaged, see tsimgfs check (${error.reason})`;
+  }
+}
+
+/**
+ * Refcounts of clusters past the end of the file become 0: a writer raises them and extends the file,
+ * and a power cut may have kept the one without the other. A check looks no further than the file.
+ */
+function dropPastEnd(layout: Qcow2Layout, storage: WritableStorage): void {
+  const state = new SharedState(createSharedState(layout.header, layout.virtualSize));
+  const headerWriter = new HeaderWriter(storage, layout.header.version);
+  const refcounts = new RefcountStore(layout, storage, state, headerWriter);
+  const { entriesPerBlock, tableEntries } = refcounts;
+  let first = Math.ceil(storage.currentLength() / layout.clusterSize);
+  for (let block = Math.floor(first / entriesPerBlock); block < tableEntries; block++) {
+    const end = (block + 1) * entriesPerBlock;
+    if (refcounts.hasBlock(block)) refcounts.change({ first, count: end - first }, () => 0);
+    first = end;
+  }
 }
 
 /**
@@ -32,16 +65,4 @@ export function repairQcow2BeforeWriting(
 export function reclaimLeftovers(storage: WritableStorage): void {
   const layout = readQcow2Layout(storage, { tableCacheMax: 0, keepsL1: false });
   reclaimLeaks(storage, layout);
-}
-
-/**
- * Version 2 has no dirty bit. But what is reserved is a hole, and at the end of the file unless there
- * was space in it: a cluster or more of it tells that a writer may have been stopped.
- */
-function endsInHole(layout: Qcow2Layout, storage: WritableStorage): boolean {
-  const lastCluster = storage.length - layout.clusterSize;
-  if (lastCluster < 0) return false;
-  const run = { isData: true, length: 0 };
-  storage.hostRun(lastCluster, run);
-  return !run.isData && run.length >= layout.clusterSize;
 }

@@ -76,6 +76,17 @@ export class RefcountStore {
     return offset;
   }
 
+  /** Whether a refcount block is there, within the file. One that cannot be right is not. */
+  hasBlock(block: number): boolean {
+    try {
+      const offset = this.blockOffset(block);
+      return offset !== 0 && offset < this.#storage.currentLength();
+    } catch (error) {
+      if (error instanceof CorruptionError) return false;
+      throw error;
+    }
+  }
+
   /**
    * Find clusters whose refcount is 0, the lowest first. Where there is no refcount block, or none yet,
    * all are free.
