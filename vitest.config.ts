@@ -51,6 +51,28 @@ export default defineConfig({
           sequence: { groupOrder: 3 },
         },
       },
+      {
+        test: {
+          name: "model",
+          include: ["test/model/**/*.test.ts"],
+          globalSetup: ["./test/support/global-setup.ts"],
+          testTimeout: 10 * MINUTE_MS,
+          hookTimeout: 5 * MINUTE_MS,
+          maxWorkers: 2,
+          sequence: { groupOrder: 4 },
+        },
+      },
+      {
+        test: {
+          name: "crash",
+          include: ["test/crash/**/*.test.ts"],
+          globalSetup: ["./test/support/global-setup.ts"],
+          testTimeout: 20 * MINUTE_MS,
+          hookTimeout: 5 * MINUTE_MS,
+          maxWorkers: 2,
+          sequence: { groupOrder: 5 },
+        },
+      },
     ],
   },
 });

@@ -23,10 +23,17 @@ const MAGICS: readonly (readonly [format: string, offset: number, bytes: Uint8Ar
   ["luks",      0,    ascii("LUKS\xba\xbe")],
 ];
 
+/**
+ * A VMDK descriptor without a magic: comments and lines of spaces are skipped, then comes the version. It
+ * names files of the host, which QEMU opens. Source: QEMU's VMDK driver.
+ */
+const VMDK_DESCRIPTOR = /^(?:#[^\n]*\n| +\r?\n)*version=[123]\r?\n/;
+
 /** The image format that a first sector would be taken for, or undefined: a raw disk. */
 export function magicOf(sector: Uint8Array): string | undefined {
   const found = MAGICS.find(([, offset, bytes]) =>
     bytes.every((byte, index) => sector[offset + index] === byte),
   );
-  return found?.[0];
+  if (found !== undefined) return found[0];
+  return VMDK_DESCRIPTOR.test(Buffer.from(sector).toString("latin1")) ? "vmdk" : undefined;
 }

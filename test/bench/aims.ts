@@ -1,7 +1,8 @@
 /** What each cell has to reach, as a multiple of another server's result in the same run. */
 
 import type { CellName } from "./cells.ts";
-import type { ImageName } from "./images.ts";
+import type { ImageName } from "./image-names.ts";
+import { READ_CELL_NAMES, type ReadCellName } from "./read-cells.ts";
 import type { ServerName } from "./servers.ts";
 
 /** Read-ahead from which on buffered reads are not bound by the kernel's default of 128 KiB. */
@@ -10,7 +11,7 @@ const LARGE_READ_AHEAD_KB = 1024;
 export const READY_AIM_MS = 150;
 export const RESIDENT_AIM_MIB = 100;
 
-/** Multiples of qemu-storage-daemon for plain qcow2, with or without a backing file. */
+/** Multiples of qemu-storage-daemon for plain qcow2, with or without data or a backing file. */
 const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
   "qd1-pinned": 1.8,
   qd1: 1.3,
@@ -19,6 +20,15 @@ const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
   "read-1m": 3,
   dd: 1.8,
   cp: 1.1,
+  "write-qd1-pinned": 1.7,
+  "write-jobs8": 1.7,
+  "write-1m": 1,
+  "write-fsync": 1,
+  punch: 1,
+  "write-per-cluster": 2,
+  "fill-1m": 1.2,
+  mkfs: 1,
+  "copy-tree": 1,
 };
 
 const QCOW2_DD_AIM_LARGE_READ_AHEAD = 2.5;
@@ -31,8 +41,9 @@ const ZLIB_AIMS: Readonly<Partial<Record<CellName, number>>> = {
   dd: 1.4,
 };
 
-/** Share of the C server's result on a raw file. */
+/** Share of the C server's result on a raw file that is read. */
 const RAW_AIM = 0.8;
+const RAW_AIM_CELLS: ReadonlySet<string> = new Set<ReadCellName>(READ_CELL_NAMES);
 
 /**
  * The multiple of `reference` that tsimgfs has to reach, undefined if that comparison has no aim.
@@ -43,7 +54,7 @@ export function aimOf(
   reference: ServerName,
   readAheadKb: number | undefined,
 ): number | undefined {
-  if (image === "raw") return reference === "c" ? RAW_AIM : undefined;
+  if (image === "raw") return reference === "c" && RAW_AIM_CELLS.has(cell) ? RAW_AIM : undefined;
   if (reference !== "qsd") return undefined;
   if (image === "zlib") return ZLIB_AIMS[cell];
   if (cell === "dd" && (readAheadKb ?? 0) >= LARGE_READ_AHEAD_KB)

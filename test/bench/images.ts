@@ -1,5 +1,5 @@
 /**
- * The images that are measured, made with qemu-img from seeded data.
+ * The images that are read, made with qemu-img from seeded data.
  *
  * | name      | what                                                        |
  * |-----------|-------------------------------------------------------------|
@@ -9,24 +9,19 @@
  * | raw       | the random data itself                                      |
  */
 
-import { createCipheriv } from "node:crypto";
 import { access, open } from "node:fs/promises";
 import { join } from "node:path";
+import type { ReadImageName } from "./image-names.ts";
 import { run } from "./run-command.ts";
+import { SeededBytes } from "./seeded-bytes.ts";
+import type { ServedImage } from "./served-image.ts";
 
-export const IMAGE_NAMES = ["allocated", "overlay", "zlib", "raw"] as const;
-export type ImageName = (typeof IMAGE_NAMES)[number];
-
-export interface Image {
-  readonly name: ImageName;
-  readonly format: "qcow2" | "raw";
-  readonly path: string;
+export interface Image extends ServedImage {
+  readonly name: ReadImageName;
   /** All files that reading the image reads. */
   readonly files: readonly string[];
   /** A raw file with the bytes that a device of this image has to show. */
   readonly contentPath: string;
-  /** Bytes. */
-  readonly virtualSize: number;
 }
 
 const MIB = 1024 * 1024;
@@ -36,7 +31,7 @@ const CHUNK_SIZE = 4 * MIB;
  * Make an image in `directory`, and what it depends on unless an earlier image has made it already.
  */
 export async function makeImage(
-  name: ImageName,
+  name: ReadImageName,
   directory: string,
   sizeMib: number,
   signal: AbortSignal,
@@ -103,20 +98,18 @@ export async function cacheImage(image: Image, signal: AbortSignal): Promise<num
   return total === 0 ? 1 : cached / total;
 }
 
-/** The same pseudo-random bytes in every run: the key stream of AES in counter mode. */
 async function writeSeeded(
   path: string,
   size: number,
   transform: (bytes: Buffer) => Buffer,
   signal: AbortSignal,
 ): Promise<void> {
-  const cipher = createCipheriv("aes-128-ctr", Buffer.alloc(16, "tsimgfs"), Buffer.alloc(16));
-  const zeros = Buffer.alloc(CHUNK_SIZE);
+  const source = new SeededBytes();
   const file = await open(path, "wx");
   try {
     for (let offset = 0; offset < size; offset += CHUNK_SIZE) {
       signal.throwIfAborted();
-      await file.writeFile(transform(cipher.update(zeros)).subarray(0, size - offset));
+      await file.writeFile(transform(source.next(CHUNK_SIZE)).subarray(0, size - offset));
     }
   } finally {
     await file.close();

@@ -9,6 +9,7 @@ import { type CommandLine, run } from "./run-command.ts";
 
 export async function launchQemu({
   image,
+  access,
   directory,
   signal,
   cleanup,
@@ -18,16 +19,16 @@ export async function launchQemu({
   await writeFile(device, "");
   cleanup.defer(() => unmountLazily(device));
 
+  // Its default for discards is to answer "done" and to leave the data.
+  const node = access === "read-only" ? "read-only=on" : "read-only=off,discard=unmap";
+  const writable = access === "read-only" ? "writable=off" : "writable=on";
   const command: CommandLine = [
     "qemu-storage-daemon",
-    ...[
-      "--blockdev",
-      `driver=file,node-name=file,filename=${optionValue(image.path)},read-only=on`,
-    ],
-    ...["--blockdev", `driver=${image.format},node-name=image,file=file,read-only=on`],
+    ...["--blockdev", `driver=file,node-name=file,filename=${optionValue(image.path)},${node}`],
+    ...["--blockdev", `driver=${image.format},node-name=image,file=file,${node}`],
     ...[
       "--export",
-      `type=fuse,id=export,node-name=image,mountpoint=${optionValue(device)},writable=off`,
+      `type=fuse,id=export,node-name=image,mountpoint=${optionValue(device)},${writable}`,
     ],
     ...["--daemonize", "--pidfile", pidFile],
   ];

@@ -15,18 +15,21 @@ import { run } from "./run-command.ts";
 export const MAIN = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
 export async function launchTsimgfs(request: LaunchRequest): Promise<Launched> {
-  const { image, directory, threads, signal, cleanup } = request;
+  const { image, access, directory, threads, signal, cleanup } = request;
   const mountPoint = await makeMountDirectory(directory);
   cleanup.defer(() => unmountLazily(mountPoint));
 
   // Found by this in its environment, or by the path in its title, which may lie over that.
   const env = { TSIMGFS_BENCH_MARK: directory };
-  const threadsOption = threads === undefined ? [] : ["--threads", String(threads)];
+  const mountOptions = [
+    ...(access === "read-only" ? ["-r"] : []),
+    ...(threads === undefined ? [] : ["--threads", String(threads)]),
+  ];
   const started = performance.now();
   cleanup.defer(async () => {
     for (const pid of await fuseServersMarked(directory)) await endProcess(pid);
   });
-  await run([process.execPath, MAIN, "mount", "-r", ...threadsOption, image.path, mountPoint], {
+  await run([process.execPath, MAIN, "mount", ...mountOptions, image.path, mountPoint], {
     signal,
     env,
     logFile: join(directory, "log"),

@@ -3,13 +3,14 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { CleanupStack } from "./cleanup-stack.ts";
-import type { Image } from "./images.ts";
 import { findMount } from "./mount-table.ts";
 import { run } from "./run-command.ts";
+import type { ServedImage } from "./served-image.ts";
 
 /** What a launcher gets. */
 export interface LaunchRequest {
-  readonly image: Image;
+  readonly image: ServedImage;
+  readonly access: "read-only" | "read-write";
   /** An empty directory for mount point, pid file and log. Its path is unique to this start. */
   readonly directory: string;
   readonly threads: number | undefined;

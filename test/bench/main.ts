@@ -5,37 +5,16 @@
  * table marks what is short of its aim.
  */
 
-import { access, mkdtemp, realpath, statfs } from "node:fs/promises";
 import { cpus, release } from "node:os";
-import { join, resolve } from "node:path";
-import { cellsOf, hasIoUring } from "./cells.ts";
+import { resolve } from "node:path";
 import { CleanupStack, errorText } from "./cleanup-stack.ts";
-import { makeImage } from "./images.ts";
-import { buildRawfuse } from "./launch-rawfuse.ts";
-import { MAIN } from "./launch-tsimgfs.ts";
-import { type ImageResult, measureImage } from "./measure-image.ts";
 import { type Options, parseOptions, USAGE } from "./options.ts";
-import { allowedCpus } from "./proc.ts";
-import { removeTree } from "./remove-tree.ts";
 import { renderReport } from "./report.ts";
-import { hasProgram, run } from "./run-command.ts";
+import { findRawfuse, isTmpfs, makeDirectory, requirePrograms } from "./requirements.ts";
+import { run } from "./run-command.ts";
+import { measureAllReads, measureAllWrites } from "./setting.ts";
 
 const TMPFS = "/dev/shm";
-/** f_type of tmpfs. */
-const TMPFS_MAGIC = 0x0102_1994;
-
-const PROGRAMS = [
-  "fio",
-  "qemu-img",
-  "fusermount3",
-  "taskset",
-  "fincore",
-  "dd",
-  "cp",
-  "cmp",
-  "find",
-  "sync",
-];
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -80,29 +59,16 @@ async function benchmark(
   await requirePrograms(options);
   const directory = await makeDirectory(resolve(options.directory), cleanup);
   const tmpfs = (await isTmpfs(TMPFS)) ? TMPFS : undefined;
-  if (tmpfs === undefined) note(`no tmpfs at ${TMPFS}: cp goes to ${directory}`);
-  const copyDirectory = tmpfs === undefined ? directory : await makeDirectory(tmpfs, cleanup);
+  if (tmpfs === undefined)
+    note(`no tmpfs at ${TMPFS}: cp and **all writes go to ${directory}, which is measured too**`);
+  const tmpfsDirectory = tmpfs === undefined ? directory : await makeDirectory(tmpfs, cleanup);
   const rawfuse = await findRawfuse(options, directory, signal, note);
-  const ioUring = await hasIoUring(directory, signal);
-  if (!ioUring) note("no io_uring here: the QD16 cells are left out");
 
-  const results: ImageResult[] = [];
-  for (const name of options.images) {
-    const servers = options.servers.filter(
-      (server) => server !== "c" || (name === "raw" && rawfuse !== undefined),
-    );
-    const cells = (options.cells ?? cellsOf(name)).filter((cell) => cell !== "qd16" || ioUring);
-    if (servers.length === 0 || cells.length === 0) continue;
-    progress(`${name}: making the image`);
-    const image = await makeImage(name, directory, options.sizeMib, signal);
-    const { rounds, seconds, threads } = options;
-    results.push(
-      await measureImage({
-        ...{ image, servers, cells, rounds, seconds, threads, rawfuse },
-        ...{ cpus: await allowedCpus(), directory, copyDirectory, signal, progress },
-      }),
-    );
-  }
+  const setting = { options, directory, tmpfsDirectory, rawfuse, signal, progress, note };
+  const results = [
+    ...(options.kinds.includes("read") ? await measureAllReads(setting) : []),
+    ...(options.kinds.includes("write") ? await measureAllWrites(setting) : []),
+  ];
   if (results.length === 0)
     throw new Error("nothing to measure: no server is there for the images and cells chosen");
   const elapsedS = Math.round((Date.now() - started) / 1000);
@@ -120,63 +86,24 @@ async function benchmark(
   );
 }
 
-function machineFacts({ rounds, seconds, sizeMib, threads }: Options, elapsedS: number): string[] {
+function machineFacts(
+  { rounds, seconds, sizeMib, threads, kinds }: Options,
+  elapsedS: number,
+): string[] {
   return [
     `${cpus().length} CPUs, kernel ${release()}, Node ${process.versions.node}, ${elapsedS} s in all`,
     `medians (and ranges) of ${rounds} interleaved rounds, ${seconds} s per fio cell; images of ${sizeMib} MiB in the page cache`,
+    ...(kinds.includes("write") ? writeFacts() : []),
     `tsimgfs with ${threads === undefined ? "its default number of" : threads} I/O threads`,
     "differences under 15 % mean nothing; unpinned QD1 is a wake-up lottery: look at its range",
   ];
 }
 
-async function requirePrograms({ servers }: Options): Promise<void> {
-  const needed = servers.includes("qsd") ? [...PROGRAMS, "qemu-storage-daemon"] : PROGRAMS;
-  for (const program of needed) {
-    if (!(await hasProgram(program)))
-      throw new Error(`${program} is not installed (mount-scripts/test.sh installs it)`);
-  }
-  if (!servers.includes("tsimgfs")) return;
-  try {
-    await access(MAIN);
-  } catch {
-    throw new Error(`${MAIN}: no such file, run npm run build first`);
-  }
-}
-
-async function makeDirectory(parent: string, cleanup: CleanupStack): Promise<string> {
-  // Without symbolic links, as the mount table writes paths.
-  const directory = await mkdtemp(join(await realpath(parent), "tsimgfs-bench-"));
-  cleanup.defer(() => removeTree(directory));
-  return directory;
-}
-
-async function isTmpfs(path: string): Promise<boolean> {
-  try {
-    return (await statfs(path)).type === TMPFS_MAGIC;
-  } catch {
-    return false;
-  }
-}
-
-/** The C server's program, or undefined with a note why there is none. */
-async function findRawfuse(
-  { rawfuse, images, servers }: Options,
-  directory: string,
-  signal: AbortSignal,
-  note: (text: string) => void,
-): Promise<string | undefined> {
-  if (!images.includes("raw") || !servers.includes("c")) return undefined;
-  if (rawfuse === undefined) {
-    note("no C server: TSIMGFS_BENCH_RAWFUSE names neither rawfuse.c nor the program");
-    return undefined;
-  }
-  try {
-    return await buildRawfuse(resolve(rawfuse), directory, signal);
-  } catch (error) {
-    signal.throwIfAborted();
-    note(`no C server (gcc, pkg-config and libfuse3-dev are needed): ${errorText(error)}`);
-    return undefined;
-  }
+function writeFacts(): string[] {
+  return [
+    "written images: made anew on tmpfs for each sample, and a new server, warmed up on what is not measured; the image is clean in qemu-img check afterwards",
+    "qemu-storage-daemon writes with discard=unmap, since its default leaves punched data in place",
+  ];
 }
 
 async function qemuVersion({ servers }: Options): Promise<string> {

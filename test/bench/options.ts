@@ -3,8 +3,11 @@
 import { tmpdir } from "node:os";
 import { parseArgs } from "node:util";
 import { CELL_NAMES, type CellName } from "./cells.ts";
-import { IMAGE_NAMES, type ImageName } from "./images.ts";
+import { IMAGE_NAMES, type ImageName } from "./image-names.ts";
 import { SERVER_NAMES, type ServerName } from "./servers.ts";
+
+const KIND_NAMES = ["read", "write"] as const;
+export type KindName = (typeof KIND_NAMES)[number];
 
 export interface Options {
   readonly rounds: number;
@@ -13,6 +16,7 @@ export interface Options {
   /** Virtual size of the images; the compressed one has half of it. */
   readonly sizeMib: number;
   readonly threads: number | undefined;
+  readonly kinds: readonly KindName[];
   readonly images: readonly ImageName[];
   /** Undefined: the cells that belong to each image. */
   readonly cells: readonly CellName[] | undefined;
@@ -27,6 +31,7 @@ export const USAGE = `usage: npm run bench -- [options]
   --rounds N         rounds per image (5; quick: 2)
   --seconds S        length of each fio measurement (1; quick: 0.5)
   --size MIB         virtual size of the images (1024; quick: 512)
+  --only KIND        only the cells of this kind: ${KIND_NAMES.join(", ")}
   --image NAME       only this image; repeatable: ${IMAGE_NAMES.join(", ")}
   --cell NAME        only this cell; repeatable: ${CELL_NAMES.join(", ")}
   --server NAME      only this server; repeatable: ${SERVER_NAMES.join(", ")}
@@ -47,6 +52,7 @@ export function parseOptions(args: string[]): Options | undefined {
       size: { type: "string" },
       threads: { type: "string" },
       directory: { type: "string" },
+      only: { type: "string", multiple: true },
       image: { type: "string", multiple: true },
       cell: { type: "string", multiple: true },
       server: { type: "string", multiple: true },
@@ -59,6 +65,7 @@ export function parseOptions(args: string[]): Options | undefined {
     seconds: positive("--seconds", values.seconds) ?? (values.quick ? 0.5 : 1),
     sizeMib: integer("--size", values.size) ?? (values.quick ? 512 : 1024),
     threads: integer("--threads", values.threads),
+    kinds: chosen("--only", KIND_NAMES, values.only) ?? KIND_NAMES,
     images: chosen("--image", IMAGE_NAMES, values.image) ?? IMAGE_NAMES,
     cells: chosen("--cell", CELL_NAMES, values.cell),
     servers: chosen("--server", SERVER_NAMES, values.server) ?? SERVER_NAMES,

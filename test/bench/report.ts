@@ -2,8 +2,8 @@
 
 import { aimOf, READY_AIM_MS, RESIDENT_AIM_MIB } from "./aims.ts";
 import { CELLS, type CellName } from "./cells.ts";
-import type { ImageResult, ServerResult } from "./measure-image.ts";
 import { type Summary, summarize } from "./median.ts";
+import type { ImageResult, ServerResult } from "./result.ts";
 import { SERVER_NAMES, type ServerName } from "./servers.ts";
 
 /** Others using more of the CPUs than this make the figures worthless for conclusions. */
@@ -30,22 +30,25 @@ export function renderReport(head: ReportHead, results: readonly ImageResult[]):
   ].join("\n");
 }
 
-function observations({ image, busyShares, cachedShare, servers }: ImageResult): string[] {
+function observations(result: ImageResult): string[] {
+  const { busyShares, cachedShare, readAheadKb } = result;
+  const label = labelOf(result);
   const lines: string[] = [];
   const busy = summarize(busyShares);
   if (busy !== undefined && busy.max > BUSY_LIMIT) {
     const shares = `${percent(busy.median)}, up to ${percent(busy.max)}`;
-    lines.push(`${image.name}: **others used ${shares} of the CPUs: too noisy to conclude from**`);
+    lines.push(`${label}: **others used ${shares} of the CPUs: too noisy to conclude from**`);
   }
   if (cachedShare < 0.99)
-    lines.push(
-      `${image.name}: **only ${percent(cachedShare)} of the image was in the page cache**`,
-    );
-  const readAhead = servers
-    .map((server) => `${server.name} ${server.readAheadKb ?? "?"} KiB`)
-    .join(", ");
-  lines.push(`${image.name}: read-ahead ${readAhead}`);
+    lines.push(`${label}: **only ${percent(cachedShare)} of the image was in the page cache**`);
+  const readAhead = [...readAheadKb].map(([server, kib]) => `${server} ${kib ?? "?"} KiB`);
+  if (readAhead.length > 0) lines.push(`${label}: read-ahead ${readAhead.join(", ")}`);
   return lines;
+}
+
+/** An image can be there twice: read, and written. */
+function labelOf({ image, access }: ImageResult): string {
+  return access === "read-only" ? image : `${image}, written`;
 }
 
 /**
@@ -67,14 +70,14 @@ function cellTable(head: ReportHead, results: readonly ImageResult[]): string[] 
 }
 
 function cellRow(
-  { image, servers }: ImageResult,
+  { image, servers, readAheadKb }: ImageResult,
   cell: CellName,
   present: readonly ServerName[],
 ): string[] {
   const { title, unit } = CELLS[cell];
-  const digits = unit === "k/s" ? 1 : 0;
+  const digits = unit === "MiB/s" ? 0 : 1;
   const ours = servers.find(({ name }) => name === "tsimgfs");
-  const row: string[] = [image.name, title, unit];
+  const row: string[] = [image, title, unit];
   const own = summaryOf(ours, cell);
   for (const name of present) {
     const summary = summaryOf(
@@ -84,7 +87,7 @@ function cellRow(
     row.push(range(summary, digits));
     if (name === "tsimgfs") continue;
     const ratio = own && summary && own.median / summary.median;
-    const aim = summary && aimOf(image.name, cell, name, ours?.readAheadKb);
+    const aim = summary && aimOf(image, cell, name, readAheadKb.get("tsimgfs"));
     row.push(ratio?.toFixed(2) ?? "", aim === undefined ? "" : `≥ ${aim}`, mark(ratio, aim));
   }
   return row;
@@ -97,14 +100,14 @@ function mark(ratio: number | undefined, aim: number | undefined): string {
 
 function resourceTable(head: ReportHead, results: readonly ImageResult[]): string[] {
   const header = ["image", "server", "mount ready, ms", "resident after the cells, MiB", ""];
-  const rows = results.flatMap(({ image, servers }) =>
-    servers.map(({ name, readyMs, residentMib }) => {
+  const rows = results.flatMap((result) =>
+    result.servers.map(({ name, readyMs, residentMib }) => {
       const ready = summarize(readyMs);
       const within =
         ready !== undefined && ready.median <= READY_AIM_MS && residentMib <= RESIDENT_AIM_MIB;
       const verdict = name === "tsimgfs" ? (within ? "ok" : "**short**") : "";
       return [
-        image.name,
+        labelOf(result),
         head.serverTitles[name],
         range(ready, 0),
         residentMib.toFixed(0),

@@ -35,7 +35,7 @@ const TIMEOUT_MS = 120_000;
 /** How long a program may take to end after SIGTERM. */
 const GRACE_MS = 3_000;
 
-/** Run to the end. Rejects, with the last line of its error output, if the program fails. */
+/** Run to the end. Rejects, with a line of its output that says why, if the program fails. */
 export async function run(command: CommandLine, options: RunOptions = {}): Promise<RunResult> {
   options.signal?.throwIfAborted();
   const [program, ...args] = command;
@@ -84,9 +84,9 @@ export async function run(command: CommandLine, options: RunOptions = {}): Promi
     });
     options.signal?.throwIfAborted();
     if (status !== undefined) {
-      const output =
-        options.logFile === undefined ? stderr || stdout : readFileSync(options.logFile, "utf8");
-      const reason = output.trim().split("\n").at(-1) ?? "";
+      const errors = options.logFile === undefined ? stderr : readFileSync(options.logFile, "utf8");
+      // fio says why before its JSON.
+      const reason = lines(errors).at(-1) ?? lines(stdout)[0] ?? "";
       throw new Error(
         `${command.join(" ")}: ${timedOut ? "took too long" : status}${reason && `: ${reason}`}`,
       );
@@ -96,6 +96,10 @@ export async function run(command: CommandLine, options: RunOptions = {}): Promi
     options.signal?.removeEventListener("abort", end);
   }
   return { stdout, stderr, elapsedMs };
+}
+
+function lines(text: string): string[] {
+  return text.split("\n").filter((line) => line.trim() !== "");
 }
 
 /**

@@ -50,7 +50,7 @@ describe("huge sparse disks against qemu-img", () => {
         (offset, index) => `write -q -P ${index + 1} ${offset} ${WINDOW_SIZE - 1024 * index}`,
       );
       await qemuIo(path, format, writes);
-      await mounted([path], {}, async (mount) => {
+      await mounted([path], { args: ["-r"] }, async (mount) => {
         const device = mount.device(path);
         const { stdout } = await run("stat", ["--format=%s", device]);
         expect(Number(stdout)).toBe(size);

@@ -133,7 +133,8 @@ export function describeConformance(title: string, recipes: readonly Recipe[]): 
       for (const recipe of recipes) {
         dishes.set(recipe.name, await cook(recipe, root, patterns));
       }
-      mount = await startMount([...dishes.values()].map(({ path }) => path));
+      const images = [...dishes.values()].map(({ path }) => path);
+      mount = await startMount(images, { args: ["-r"] });
     });
 
     afterAll(async () => {

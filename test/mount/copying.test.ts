@@ -48,7 +48,7 @@ describe("copying a device", () => {
   });
 
   it("with cp skips the holes of a large disk, and keeps them", async () => {
-    await mounted([sparse], {}, async (mount) => {
+    await mounted([sparse], { args: ["-r"] }, async (mount) => {
       const copy = join(directory, "copy");
       await run("cp", [mount.device(sparse), copy], { timeoutMs: 20_000 });
       expect(await allocated(copy)).toBeLessThan(4 * MIB);
@@ -69,7 +69,7 @@ describe("copying a device", () => {
   });
 
   it("through QEMU on top of it finds no difference from the image", async () => {
-    await mounted([sample.path], {}, async (mount) => {
+    await mounted([sample.path], { args: ["-r"] }, async (mount) => {
       const device = mount.device(sample.path);
       await run("qemu-img", ["compare", "-f", "raw", "-F", "qcow2", device, sample.path]);
       for (const cache of ["none", "writeback", "directsync"]) {

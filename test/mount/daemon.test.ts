@@ -127,7 +127,7 @@ describe("the daemon of a mount", () => {
 
   it("answers reads of a broken place with EIO, logs why, and goes on", async () => {
     const log = join(directory, "daemon.log");
-    await mounted([broken, sample.path], { args: ["--log-file", log] }, async (mount) => {
+    await mounted([broken, sample.path], { args: ["-r", "--log-file", log] }, async (mount) => {
       const { status, stderr } = await attempt("cat", [mount.device(broken)]);
       expect(status).toBe(1);
       expect(stderr).toMatch(/Input\/output error/);

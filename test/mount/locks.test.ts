@@ -59,7 +59,7 @@ describe("locks between QEMU and a mount", () => {
   });
 
   it("let qemu-img read the image beside a mount", async () => {
-    await mounted([sample.path], {}, async () => {
+    await mounted([sample.path], { args: ["-r"] }, async () => {
       const copy = join(directory, "copy");
       await run("qemu-img", ["info", sample.path]);
       await run("qemu-img", ["map", sample.path]);
@@ -70,8 +70,8 @@ describe("locks between QEMU and a mount", () => {
   });
 
   it("let two mounts and tsimgfs info and map read the same image", async () => {
-    await mounted([sample.path], {}, async (first) => {
-      await mounted([sample.path], {}, async (second) => {
+    await mounted([sample.path], { args: ["-r"] }, async (first) => {
+      await mounted([sample.path], { args: ["-r"] }, async (second) => {
         await run("cmp", [first.device(sample.path), second.device(sample.path)]);
         await tsimgfs(["info", sample.path]);
         await tsimgfs(["map", sample.path]);
@@ -81,7 +81,7 @@ describe("locks between QEMU and a mount", () => {
 
   it.each([0, 1, 2])("keep QEMU from writing to a mounted image (%i)", async (index) => {
     const { path, format } = samples[index] ?? sample;
-    await mounted([path], {}, async () => {
+    await mounted([path], { args: ["-r"] }, async () => {
       const { status, stderr } = await attempt("qemu-io", [
         "-f",
         format,
@@ -100,7 +100,7 @@ describe("locks between QEMU and a mount", () => {
     async (index) => {
       const { path, format } = samples[index] ?? sample;
       await whileQemuWrites(path, format, async (writer) => {
-        const line = await refusedMount([path]);
+        const line = await refusedMount([path], { args: ["-r"] });
         expect(line).toContain(path);
         expect(line).toMatch(new RegExp(`qemu-io|\\b${writer.pid}\\b`));
       });
@@ -114,7 +114,7 @@ describe("locks between QEMU and a mount", () => {
     ];
     await withProgram("qemu-storage-daemon", args, async (writer) => {
       await untilLocked(sample.path);
-      expect(await refusedMount([sample.path])).toMatch(
+      expect(await refusedMount([sample.path], { args: ["-r"] })).toMatch(
         new RegExp(`qemu-storage-d|\\b${writer.pid}\\b`),
       );
     });
@@ -122,7 +122,7 @@ describe("locks between QEMU and a mount", () => {
 
   it.each(["-U", "--force-share"])("are not looked at with %s", async (option) => {
     await whileQemuWrites(sample.path, "qcow2", async () => {
-      await mounted([sample.path], { args: [option] }, async (mount) => {
+      await mounted([sample.path], { args: ["-r", option] }, async (mount) => {
         await expectSameBytes(mount.device(sample.path), sample.expected, option);
       });
       await tsimgfs(["info", option, sample.path]);

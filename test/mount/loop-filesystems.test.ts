@@ -99,24 +99,26 @@ describe.skipIf(!IS_ROOT).each(FILE_SYSTEMS)(
     }
 
     it.each(LOOP_KINDS)("on a qcow2 image, $how, has its files", async ({ losetup }) => {
-      await mounted([images.plain], {}, (mount) => expectTree(mount.device(images.plain), losetup));
+      await mounted([images.plain], { args: ["-r"] }, (mount) =>
+        expectTree(mount.device(images.plain), losetup),
+      );
     });
 
     it.each(LOOP_KINDS)("on a compressed image, $how, has its files", async ({ losetup }) => {
-      await mounted([images.compressed], {}, (mount) =>
+      await mounted([images.compressed], { args: ["-r"] }, (mount) =>
         expectTree(mount.device(images.compressed), losetup),
       );
     });
 
     it.each(LOOP_KINDS)("on an overlay, $how, has its files", async ({ losetup }) => {
-      await mounted([images.overlay], {}, (mount) =>
+      await mounted([images.overlay], { args: ["-r"] }, (mount) =>
         expectTree(mount.device(images.overlay), losetup),
       );
     });
 
     it.each(LOOP_KINDS)("on a partition by offset, $how, has its files", async ({ losetup }) => {
       const where = ["--offset", String(PARTITION_OFFSET), "--sizelimit", String(size)];
-      await mounted([partitioned], {}, (mount) =>
+      await mounted([partitioned], { args: ["-r"] }, (mount) =>
         expectTree(mount.device(partitioned), [...where, ...losetup]),
       );
     });

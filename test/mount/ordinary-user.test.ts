@@ -45,18 +45,36 @@ describe.skipIf(obstacle !== undefined)(
         await run("dd", [`if=${device}`, `of=${copy}`, "bs=64k", "iflag=direct"], { identity });
         await run("cmp", [copy, sample.expected]);
         expect(mountAt(mount.mountPoint)?.options).toEqual(
-          expect.arrayContaining(["nosuid", "nodev", "ro"]),
+          expect.arrayContaining(["nosuid", "nodev", "rw"]),
         );
       });
     });
 
-    it("belongs to that user, with modes 0500 and 0400", async () => {
-      await mounted([sample.path], { identity }, async (mount) => {
+    it("can be written by that user", async () => {
+      const image = join(directory, "scratch.qcow2");
+      await run("qemu-img", ["create", "-q", "-f", "qcow2", image, "4M"], { identity });
+      await mounted([image], { identity }, async (mount) => {
+        const where = ["bs=4k", "seek=7", "conv=notrunc,fsync", "status=none"];
+        const write = [`if=${sample.expected}`, `of=${mount.device(image)}`, "count=100", ...where];
+        await run("dd", write, { identity });
+      });
+      const copy = join(directory, "scratch.expected");
+      await run("dd", [`if=${sample.expected}`, `of=${copy}`, "bs=4k", "seek=7", "count=100"]);
+      await run("truncate", ["-s", "4M", copy]);
+      await run("qemu-img", ["compare", "-f", "qcow2", "-F", "raw", image, copy]);
+      await run("qemu-img", ["check", image]);
+    });
+
+    it.each([
+      { args: [], mode: "600" },
+      { args: ["-r"], mode: "400" },
+    ])("belongs to that user, with device mode $mode with $args", async ({ args, mode }) => {
+      await mounted([sample.path], { identity, args }, async (mount) => {
         const paths = [mount.mountPoint, mount.device(sample.path), mount.stats(sample.path)];
         const { stdout } = await run("stat", ["--format=%a %u %g", ...paths], { identity });
         expect(stdout.trimEnd().split("\n")).toEqual([
           "500 65534 65534",
-          "400 65534 65534",
+          `${mode} 65534 65534`,
           "400 65534 65534",
         ]);
       });
@@ -89,6 +107,18 @@ describe.skipIf(obstacle !== undefined)(
       expect(await refusedMount([secret.path], { identity })).toMatch(
         /secret\.qcow2: .*permission denied/i,
       );
+    });
+
+    it("is refused for an image that the user may not write to, unless it is read-only", async () => {
+      const fixed = await makeSample(directory, "fixed.qcow2");
+      await chown(fixed.path, 0, 0);
+      await chmod(fixed.path, 0o644);
+      expect(await refusedMount([fixed.path], { identity })).toMatch(
+        /fixed\.qcow2: .*permission denied/i,
+      );
+      await mounted([fixed.path], { identity, args: ["-r"] }, async (mount) => {
+        await run("cmp", [mount.device(fixed.path), fixed.expected], { identity });
+      });
     });
 
     it("is refused on a directory of someone else", async () => {

@@ -70,7 +70,7 @@ describe("ten processes at once", () => {
   it("read random windows whose checksums are those of qemu-img convert's", async () => {
     await mounted(
       disks.map(({ image }) => image),
-      {},
+      { args: ["-r"] },
       async (mount) => {
         for (const { image, expected } of disks) {
           const { size } = await stat(expected);
@@ -98,7 +98,7 @@ describe("ten processes at once", () => {
     "find all checksums of fio in place (%s)",
     async (direct) => {
       const images = disks.slice(0, 4).map(({ image }) => image);
-      await mounted(images, {}, async (mount) => {
+      await mounted(images, { args: ["-r"] }, async (mount) => {
         for (const image of images) {
           const more = ["--rw=randread", `--numjobs=${READERS}`, "--readonly", direct];
           await run("fio", fioArgs(mount.device(image), [...more, "--io_size=4m"]));

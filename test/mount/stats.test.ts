@@ -44,7 +44,7 @@ describe("NAME.stats.json", () => {
   });
 
   it("says of the image what qemu-img info says", async () => {
-    await mounted([sample.path], {}, async (mount) => {
+    await mounted([sample.path], { args: ["-r"] }, async (mount) => {
       const info = asRecord(await imageInfo([sample.path]));
       const stats = asRecord(await runJson("cat", [mount.stats(sample.path)]));
       for (const field of ["format", "filename", "virtual-size", "cluster-size"]) {

@@ -137,7 +137,7 @@ describe("the tree of a mount", () => {
   ];
 
   it.each(CHANGES)("does not let %s change anything: read-only file system", async (_, command) => {
-    await mounted([withSnapshots.path], {}, async (mount) => {
+    await mounted([withSnapshots.path], { args: ["-r"] }, async (mount) => {
       const [program = "", ...args] = command(mount);
       const { status, stderr } = await attempt(program, args, { env: { LC_ALL: "C" } });
       expect(status).not.toBe(0);

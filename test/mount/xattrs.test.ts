@@ -32,7 +32,7 @@ describe("extended attributes", () => {
       options: { cluster_size: clusterSize },
       backing: { file: "base.raw", format: "raw" },
     });
-    await mounted([sample.path], {}, async (mount) => {
+    await mounted([sample.path], { args: ["-r"] }, async (mount) => {
       const info = asRecord(await imageInfo([sample.path]));
       const xattrs = await readXattrs(mount.device(sample.path));
       expect(xattrs.get("user.tsimgfs.format")).toBe(info["format"]);

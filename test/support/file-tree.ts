@@ -41,7 +41,8 @@ async function listing(directory: string): Promise<string[]> {
     ...["-mindepth", "1", "-name", "lost+found", "-prune", "-o", "-mindepth", "1"],
     ...["(", "-type", "f", "-printf", `${format} %s %n\\n`, "-o", "-printf", `${format}\\n`, ")"],
   ]);
-  return stdout.trimEnd().split("\n").sort();
+  // A line may end with a space: only the line ends are taken off.
+  return stdout.replace(/\n$/, "").split("\n").sort();
 }
 
 /** Expects two trees to have the same names, metadata and contents. */

@@ -1,6 +1,7 @@
 /** What our engine makes of a hostile image: the whole device, or samples, sector by sector where reads fail. */
 
-import { attachChain, type BackingChain } from "../../src/block/backing-chain.ts";
+import { attachChain } from "../../src/block/attach-disk.ts";
+import type { BackingChain } from "../../src/block/backing-chain.ts";
 import { BlockStatus, BlockStatusWalker } from "../../src/block/block-status.ts";
 import { closeChain, openChain } from "../../src/block/open-chain.ts";
 import type { BackingPolicy } from "../../src/block/referenced-file.ts";

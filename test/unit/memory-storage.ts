@@ -53,6 +53,11 @@ export class MemoryStorage implements Storage {
   hostRun(offset: number, out: HostRun): void {
     const isHole = (at: number): boolean =>
       this.holes.some(([start, end]) => start <= at && at < end);
+    if (offset >= this.length) {
+      out.isData = false;
+      out.length = Number.MAX_SAFE_INTEGER - offset;
+      return;
+    }
     out.isData = !isHole(offset);
     let end = offset + 1;
     while (end < this.length && isHole(end) === isHole(offset)) end++;

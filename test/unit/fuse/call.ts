@@ -14,6 +14,7 @@ export const OPCODE = {
   write: 16,
   statfs: 17,
   release: 18,
+  fsync: 20,
   getxattr: 22,
   listxattr: 23,
   init: 26,
@@ -21,6 +22,7 @@ export const OPCODE = {
   readdir: 28,
   interrupt: 36,
   batchForget: 42,
+  fallocate: 43,
   readdirplus: 44,
   lseek: 46,
   statx: 52,
@@ -51,6 +53,40 @@ export function readArguments(offset: number | bigint, size: number, fh = 0): Bu
   bytes.writeBigUInt64LE(BigInt(fh), 0);
   bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(offset)), 8);
   bytes.writeUInt32LE(size, 16);
+  return bytes;
+}
+
+/** `fuse_write_in` (40 bytes) and the data behind it. */
+export function writeArguments(
+  offset: number | bigint,
+  data: Uint8Array,
+  { flags = 0, size = data.length }: { flags?: number; size?: number } = {},
+): Buffer {
+  const bytes = Buffer.alloc(40);
+  bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(offset)), 8);
+  bytes.writeUInt32LE(size, 16);
+  bytes.writeUInt32LE(flags, 32);
+  return Buffer.concat([bytes, data]);
+}
+
+/** `fuse_fallocate_in`: 32 bytes. */
+export function fallocateArguments(
+  offset: number | bigint,
+  length: number | bigint,
+  mode: number,
+): Buffer {
+  const bytes = Buffer.alloc(32);
+  bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(offset)), 8);
+  bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(length)), 16);
+  bytes.writeUInt32LE(mode, 24);
+  return bytes;
+}
+
+/** `fuse_setattr_in`: 88 bytes; `valid` has the FATTR bits. */
+export function setattrArguments(valid: number, size: number | bigint = 0): Buffer {
+  const bytes = Buffer.alloc(88);
+  bytes.writeUInt32LE(valid, 0);
+  bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(size)), 16);
   return bytes;
 }
 

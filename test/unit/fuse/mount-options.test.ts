@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { parseMountOptions } from "../../../src/fuse/mount-options.ts";
 
 const DEFAULTS = {
+  readOnly: undefined,
   allowOther: false,
   nonempty: false,
   uid: undefined,
@@ -15,7 +16,7 @@ const DEFAULTS = {
 };
 
 describe("parseMountOptions", () => {
-  it.each([[[]], [[""]], [[",,"]], [["ro,nosuid,nodev,default_permissions"]]])(
+  it.each([[[]], [[""]], [[",,"]], [["nosuid,nodev,default_permissions"]]])(
     "changes nothing for %j",
     (lists) => {
       expect(parseMountOptions(lists)).toEqual(DEFAULTS);
@@ -31,6 +32,7 @@ describe("parseMountOptions", () => {
         "read_ahead_kb=0,ro",
       ]),
     ).toEqual({
+      readOnly: true,
       allowOther: true,
       nonempty: true,
       uid: 1000,
@@ -44,6 +46,8 @@ describe("parseMountOptions", () => {
 
   it("takes the last of several values", () => {
     expect(parseMountOptions(["uid=1,uid=2", "uid=3"]).uid).toBe(3);
+    expect(parseMountOptions(["ro,rw"]).readOnly).toBe(false);
+    expect(parseMountOptions(["rw", "ro"]).readOnly).toBe(true);
   });
 
   it.each([
@@ -83,6 +87,7 @@ describe("parseMountOptions", () => {
     ["fsname", "-o fsname: needs a name"],
     ["fsname=", "-o fsname: needs a name"],
     ["ro=1", "-o ro: takes no value"],
+    ["rw=", "-o rw: takes no value"],
     ["allow_other=yes", "-o allow_other: takes no value"],
     ["nonempty=", "-o nonempty: takes no value"],
     ["default_permissions=0", "-o default_permissions: takes no value"],
@@ -93,10 +98,9 @@ describe("parseMountOptions", () => {
   });
 
   it.each([
-    ["rw", /^-o rw: writing is not supported yet/],
     ["allow_root", /^-o allow_root: .*use allow_other/],
     ["subtype=x", /^-o subtype: is always tsimgfs/],
-    ["noatime", /^-o noatime: unknown option; there are ro, /],
+    ["noatime", /^-o noatime: unknown option; there are ro, rw, /],
     ["UID=1", /^-o UID=1: unknown option/],
     ["=1", /^-o =1: unknown option/],
     ["__proto__", /^-o __proto__: unknown option/],

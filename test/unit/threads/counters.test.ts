@@ -19,6 +19,12 @@ describe("counters", () => {
       "read-errors": 0,
       seeks: 0,
       opens: 0,
+      writes: 0,
+      "write-bytes": 0,
+      "write-errors": 0,
+      "zeroed-ranges": 0,
+      "zeroed-bytes": 0,
+      flushes: 0,
     });
     expect(Object.values(COUNTER)).toEqual(COUNTERS.map((_, index) => index));
   });
@@ -28,7 +34,7 @@ describe("counters", () => {
       fc.property(
         fc.integer({ min: 1, max: 5 }),
         fc.integer({ min: 1, max: 5 }),
-        fc.array(fc.tuple(fc.nat(4), fc.nat(4), fc.nat(4), fc.nat(1e9))),
+        fc.array(fc.tuple(fc.nat(4), fc.nat(4), fc.nat(COUNTERS.length - 1), fc.nat(1e9))),
         (threads, devices, events) => {
           const memory = createCounters(threads, devices);
           const expected = new Map<string, number>();

@@ -70,6 +70,8 @@ describe("readSnapshotTable", () => {
         l1TableOffset: 3 * CLUSTER,
         l1Entries: 1,
         entryOffset: 0,
+        // 40 bytes, 24 of extra data, 2 of the id, 14 of the name.
+        entrySize: 80,
       },
     ]);
   });
