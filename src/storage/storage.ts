@@ -14,6 +14,8 @@ export interface Storage {
   readonly path: string;
   /** Bytes when it was opened; of a block device, its capacity. */
   readonly length: number;
+  /** Bytes, now. */
+  currentLength(): number;
   /**
    * Read `length` bytes at `offset` into `target.bytes[start]` on. What lies past the end of the file
    * reads as zeros: the last cluster of an image may be cut short (FORMATS 1.9).
@@ -41,8 +43,6 @@ export interface Storage {
 export interface WritableStorage extends Storage {
   /** False for block devices: `setLength` cannot change them. */
   readonly resizable: boolean;
-  /** Bytes, now. */
-  currentLength(): number;
   /**
    * Write `length` bytes from `source.bytes[start]` on at `offset`; a file grows as needed.
    *

@@ -32,7 +32,7 @@ export function renderStats(
       format: layer.format,
       "virtual-size": layer.virtualSize,
       "cluster-size": layer.clusterSize,
-      "file-size": layer.storage.length,
+      "file-size": layer.storage.currentLength(),
       "allocated-size": layer.storage.allocatedSize(),
     })),
     io: sumCounters(context.counters, context),

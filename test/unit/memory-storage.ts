@@ -40,6 +40,10 @@ export class MemoryStorage implements Storage {
     target.bytes.set(this.bytes.subarray(offset, offset + length), start);
   }
 
+  currentLength(): number {
+    return this.bytes.length;
+  }
+
   allocatedSize(): number {
     return this.allocated;
   }

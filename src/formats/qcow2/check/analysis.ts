@@ -19,6 +19,8 @@ export interface Analysis {
   readonly findings: Findings;
   readonly references: References;
   readonly table: RefcountTable;
+  /** Clusters past the end of the file that refcounts say are in use. No check counts them. */
+  readonly usedPastEnd: number;
   readonly result: CheckResult;
 }
 
@@ -40,6 +42,8 @@ export function analyse(
   const highest = compareRefcounts(table, references.counts, findings);
   checkCopiedFlags({ references, table }, findings);
   findings.end();
+  let usedPastEnd = 0;
+  table.forEachUsed(references.counts.clusters, table.coveredClusters(), () => usedPastEnd++);
   const result: CheckResult = {
     imageEndOffset: (highest + 1) * layout.clusterSize,
     totalClusters: Math.ceil(layout.virtualSize / layout.clusterSize),
@@ -48,7 +52,7 @@ export function analyse(
     corruptions: findings.corruptions(),
     checkErrors: findings.count("unreadable"),
   };
-  return { image, findings, references, table, result };
+  return { image, findings, references, table, usedPastEnd, result };
 }
 
 /**

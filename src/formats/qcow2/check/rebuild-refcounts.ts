@@ -51,7 +51,7 @@ export function needsRebuild({ image, table, references }: Analysis): boolean {
 export function keepLeaks({ image, table, references }: Analysis): void {
   const { counts } = references;
   const max = refcountMax(image.layout);
-  table.forEachUsed(counts.clusters, (cluster, refcount) => {
+  table.forEachUsed(0, counts.clusters, (cluster, refcount) => {
     const missing = Math.min(refcount, max) - counts.get(cluster);
     if (missing > 0) counts.add(cluster, missing);
   });

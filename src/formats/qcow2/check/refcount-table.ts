@@ -128,17 +128,32 @@ export class RefcountTable {
     return count;
   }
 
-  /** Visit the clusters below `limit` whose refcount is not 0, as far as refcounts are readable. */
-  forEachUsed(limit: number, visit: (cluster: number, refcount: number) => void): void {
+  /** Visit the clusters from `start` on, below `end`, whose refcount is not 0, as far as it is readable. */
+  forEachUsed(
+    start: number,
+    end: number,
+    visit: (cluster: number, refcount: number) => void,
+  ): void {
     const run = new Float64Array(this.sliceEntries);
-    for (let start = 0; start < limit; start += this.sliceEntries) {
-      if (!this.isReadable(Math.floor(start / this.blockEntries))) continue;
-      const count = this.readRun(start, limit - start, run);
+    for (let first = start; first < end; ) {
+      const block = Math.floor(first / this.blockEntries);
+      if (this.blockOffset(block) === 0 || !this.isReadable(block)) {
+        first = (block + 1) * this.blockEntries;
+        continue;
+      }
+      const sliceEnd = (Math.floor(first / this.sliceEntries) + 1) * this.sliceEntries;
+      const count = this.readRun(first, end - first, run);
       for (let index = 0; index < count; index++) {
         const refcount = run[index] ?? 0;
-        if (refcount !== 0) visit(start + index, refcount);
+        if (refcount !== 0) visit(first + index, refcount);
       }
+      first = sliceEnd;
     }
+  }
+
+  /** Clusters that the table has room for. */
+  coveredClusters(): number {
+    return this.blocks * this.blockEntries;
   }
 
   /** Forget what was read: blocks have changed. */

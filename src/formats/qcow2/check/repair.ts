@@ -133,7 +133,7 @@ class Repair {
   #isWorthwhile(analysis: Analysis): boolean {
     const { findings } = analysis;
     if (findings.count("copied") > 0) return true;
-    if (findings.count("leak") > 0 && isSound(analysis)) return true;
+    if (hasLeaks(analysis) && isSound(analysis)) return true;
     if (this.#mode === "leaks") return false;
     if (needsRebuild(analysis)) return true;
     return findings.count("refcount", "preallocated", "snapshot", "unreadable") > 0;
@@ -203,7 +203,7 @@ class Repair {
   }
 
   #dropLeaks(analysis: Analysis): void {
-    if (analysis.findings.count("leak") === 0 || !isSound(analysis)) return;
+    if (!hasLeaks(analysis) || !isSound(analysis)) return;
     punchLeaks(analysis, this.#storage);
     this.#storage.sync();
     this.#leaksFixed += updateRefcounts(analysis, this.#storage, "lower");
@@ -227,6 +227,10 @@ class Repair {
     if (result.corruptions + result.leaks + result.checkErrors === 0) return analysis;
     return analyse(image, { mode: "strict", report: this.#report });
   }
+}
+
+function hasLeaks({ findings, usedPastEnd }: Analysis): boolean {
+  return findings.count("leak") > 0 || usedPastEnd > 0;
 }
 
 /** Whether all references are known, so that what has none is really free. */

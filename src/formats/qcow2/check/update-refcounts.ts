@@ -33,8 +33,10 @@ export function updateRefcounts(
   const piece = NativeBuffer.allocate(pieceSize);
   const sectorEntries = (SECTOR_SIZE * 8) / refcountBits;
   const { counts } = references;
+  // What is past the end of the file is free: nothing refers to it.
+  const clusters = change === "raise" ? counts.clusters : table.coveredClusters();
   let changed = 0;
-  for (let start = 0; start < counts.clusters; start += pieceEntries) {
+  for (let start = 0; start < clusters; start += pieceEntries) {
     const block = Math.floor(start / table.blockEntries);
     const blockOffset = table.blockOffset(block);
     if (blockOffset === 0 || table.faults[block] !== BLOCK_FAULT.none) continue;
@@ -43,7 +45,7 @@ export function updateRefcounts(
     if (change === "raise" && counts.nextReferenced(start, end) >= end) continue;
     const offset = blockOffset + ((start % table.blockEntries) * refcountBits) / 8;
     storage.readAt(piece, 0, pieceSize, offset);
-    const count = Math.min(pieceEntries, counts.clusters - start);
+    const count = Math.min(pieceEntries, clusters - start);
     let firstSector = Number.POSITIVE_INFINITY;
     let lastSector = -1;
     for (let index = 0; index < count; index++) {
@@ -71,7 +73,7 @@ export function punchLeaks({ image, table, references }: Analysis, storage: Writ
   let runStart = 0;
   let runEnd = 0;
   const flush = (): void => punchData(storage, runStart * clusterSize, runEnd * clusterSize);
-  table.forEachUsed(counts.clusters, (cluster) => {
+  table.forEachUsed(0, counts.clusters, (cluster) => {
     if (counts.get(cluster) !== 0) return;
     if (cluster !== runEnd) {
       flush();
