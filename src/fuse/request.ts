@@ -1,15 +1,23 @@
-/** A request and the room for its reply: one pair of buffers per thread, used for every request. */
+/**
+ * A request and the room for its reply: one buffer per thread, used for every request.
+ *
+ *     0            the request: its header, its arguments, and the data of a WRITE
+ *     4096 - 16    the reply: its header, and from 4096 on its payload
+ *
+ * Arguments end before the reply begins, so a handler may read them while it puts the payload together.
+ * The data of a WRITE lies where the reply will be: it has been written by then.
+ */
 
 import { type Decoded, decode, encode, type Field } from "../binary/struct.ts";
 import { TWO_TO_32 } from "../binary/words.ts";
-import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { FUSE_MIN_READ_BUFFER, IN_HEADER_SIZE, OUT_HEADER_SIZE, REQUEST } from "./abi.ts";
 
 /** What a handler returns when there is nothing to reply. */
 export const NO_REPLY = -0x1_0000_0000;
 
-/** Room for the arguments beside the data of a WRITE. */
-const ARGUMENTS_SIZE = 4096;
+/** Where the payload of a reply starts: a page boundary, behind the arguments of every request. */
+const PAYLOAD_START = PAGE_SIZE;
 
 export class Request {
   /** The request as it was read. */
@@ -21,8 +29,10 @@ export class Request {
 
   /** @param dataMax bytes of the largest READ or WRITE */
   constructor(dataMax: number) {
-    this.input = NativeBuffer.allocate(Math.max(dataMax + ARGUMENTS_SIZE, FUSE_MIN_READ_BUFFER));
-    this.output = NativeBuffer.allocate(OUT_HEADER_SIZE + dataMax, OUT_HEADER_SIZE);
+    this.input = NativeBuffer.allocate(Math.max(PAYLOAD_START + dataMax, FUSE_MIN_READ_BUFFER));
+    const { buffer, byteOffset } = this.input.bytes;
+    const outputStart = PAYLOAD_START - OUT_HEADER_SIZE;
+    this.output = new NativeBuffer(buffer, byteOffset + outputStart, OUT_HEADER_SIZE + dataMax);
     this.payloadMax = dataMax;
   }
 

@@ -130,11 +130,13 @@ export class Caller {
     input.bytes.fill(0xdd);
     output.bytes.fill(0xee);
     input.bytes.set(layRequest(opcode, nodeid, args));
+    // The data of a WRITE lies where replies are put.
+    const before = Buffer.from(output.bytes);
     const operation = OPERATIONS.get(opcode) ?? UNKNOWN_OPERATION;
     const result = operation.handle(this.#server, this.#request);
     const length = Math.max(result, 0);
-    const beyond = output.bytes.subarray(16 + length);
-    if (opcode !== OPCODE.read && beyond.some((byte) => byte !== 0xee)) {
+    const isUntouched = before.subarray(16 + length).equals(output.bytes.subarray(16 + length));
+    if (opcode !== OPCODE.read && !isUntouched) {
       throw new Error(`${operation.name} wrote more than the ${length} bytes of its reply`);
     }
     return { result, payload: Buffer.from(output.bytes.subarray(16, 16 + length)) };

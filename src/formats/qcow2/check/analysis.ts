@@ -43,7 +43,7 @@ export function analyse(
   checkCopiedFlags({ references, table }, findings);
   findings.end();
   let usedPastEnd = 0;
-  table.forEachUsed(references.counts.clusters, table.coveredClusters(), () => usedPastEnd++);
+  table.forEachUsedFrom(references.counts.clusters, () => usedPastEnd++);
   const result: CheckResult = {
     imageEndOffset: (highest + 1) * layout.clusterSize,
     totalClusters: Math.ceil(layout.virtualSize / layout.clusterSize),

@@ -17,7 +17,7 @@ export class FreeClusters {
   constructor(analysis: Analysis, storage: WritableStorage) {
     this.#analysis = analysis;
     this.#storage = storage;
-    this.#end = analysis.references.counts.clusters;
+    this.#end = Math.ceil(analysis.image.length / analysis.image.layout.clusterSize);
   }
 
   /**
@@ -55,12 +55,13 @@ export class FreeClusters {
     throw new StorageError("ENOSPC", this.#storage.path, "no room for new refcount structures");
   }
 
-  /** Clusters behind the file, but none that a guest would then see instead of zeros. */
+  /** Clusters behind the file, but none that a guest would then see instead of zeros, or that is in use. */
   #append(count: number): number {
-    const { references } = this.#analysis;
+    const { references, table } = this.#analysis;
     let first = this.#end;
     for (let cluster = first; cluster < first + count; cluster++) {
-      if (references.isDangling(cluster)) first = cluster + 1;
+      const isUsed = references.counts.get(cluster) > 0 || table.get(cluster) > 0;
+      if (isUsed || references.isDangling(cluster)) first = cluster + 1;
     }
     this.#end = first + count;
     return first;

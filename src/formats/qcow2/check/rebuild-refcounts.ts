@@ -16,6 +16,13 @@ import { BLOCK_FAULT } from "./refcount-table.ts";
 
 const ENTRY_SIZE = 8;
 
+/** Blocks whose references were counted all the same. */
+const COUNTED_FAULTS: readonly number[] = [
+  BLOCK_FAULT.none,
+  BLOCK_FAULT.shared,
+  BLOCK_FAULT.saturated,
+];
+
 /** Where the new structures go. */
 interface Plan {
   /** The first cluster of the table. */
@@ -51,10 +58,13 @@ export function needsRebuild({ image, table, references }: Analysis): boolean {
 export function keepLeaks({ image, table, references }: Analysis): void {
   const { counts } = references;
   const max = refcountMax(image.layout);
-  table.forEachUsed(0, counts.clusters, (cluster, refcount) => {
+  const keep = (cluster: number, refcount: number): void => {
     const missing = Math.min(refcount, max) - counts.get(cluster);
     if (missing > 0) counts.add(cluster, missing);
-  });
+  };
+  const end = counts.clusters;
+  table.forEachUsed(end, keep);
+  table.forEachUsedFrom(end, keep);
 }
 
 /**
@@ -120,10 +130,9 @@ function releaseOld({ image, table, references }: Analysis): void {
     for (let index = 0; index < clusters; index++) counts.add(first + index, -1);
   }
   for (let block = 0; block < table.blocks; block++) {
-    const fault = table.faults[block];
-    const counted = fault === BLOCK_FAULT.none || fault === BLOCK_FAULT.shared;
     const offset = table.blockOffset(block);
-    if (counted && offset !== 0) counts.add(offset / clusterSize, -1);
+    if (COUNTED_FAULTS.includes(table.faults[block] ?? 0) && offset !== 0)
+      counts.add(offset / clusterSize, -1);
   }
 }
 

@@ -20,8 +20,18 @@ const SLICES = 256;
 /** No refcount: its block cannot be read. */
 export const UNREADABLE = -1;
 
-/** What is wrong with an entry of the refcount table. */
-export const BLOCK_FAULT = { none: 0, reserved: 1, unaligned: 2, outside: 3, shared: 4 } as const;
+/**
+ * What is wrong with an entry of the refcount table. shared: something else lies over the block;
+ * saturated: so it does, but a refcount cannot say more than 1, and QEMU does not see it.
+ */
+export const BLOCK_FAULT = {
+  none: 0,
+  reserved: 1,
+  unaligned: 2,
+  outside: 3,
+  shared: 4,
+  saturated: 5,
+} as const;
 
 export class RefcountTable {
   readonly image: CheckedImage;
@@ -92,7 +102,7 @@ export class RefcountTable {
         if (Math.min(count, max) !== 1) {
           this.#fault(block, BLOCK_FAULT.shared, `has ${count} references`, findings);
         } else if (count !== 1) {
-          this.faults[block] = BLOCK_FAULT.shared;
+          this.faults[block] = BLOCK_FAULT.saturated;
         }
       }
     }
@@ -128,16 +138,30 @@ export class RefcountTable {
     return count;
   }
 
-  /** Visit the clusters from `start` on, below `end`, whose refcount is not 0, as far as it is readable. */
-  forEachUsed(
+  /** Visit the clusters below `end` whose refcount is not 0, as far as it is readable. */
+  forEachUsed(end: number, visit: (cluster: number, refcount: number) => void): void {
+    this.#forEachUsed(0, end, (block) => this.isReadable(block), visit);
+  }
+
+  /**
+   * As `forEachUsed`, from `start` on as far as the table goes; only in blocks that are intact, of
+   * which a file has no more than it has clusters.
+   */
+  forEachUsedFrom(start: number, visit: (cluster: number, refcount: number) => void): void {
+    const isIntact = (block: number): boolean => this.faults[block] === BLOCK_FAULT.none;
+    this.#forEachUsed(start, this.coveredClusters(), isIntact, visit);
+  }
+
+  #forEachUsed(
     start: number,
     end: number,
+    isWanted: (block: number) => boolean,
     visit: (cluster: number, refcount: number) => void,
   ): void {
     const run = new Float64Array(this.sliceEntries);
     for (let first = start; first < end; ) {
       const block = Math.floor(first / this.blockEntries);
-      if (this.blockOffset(block) === 0 || !this.isReadable(block)) {
+      if (this.blockOffset(block) === 0 || !isWanted(block)) {
         first = (block + 1) * this.blockEntries;
         continue;
       }

@@ -238,10 +238,16 @@ function isSound({ findings }: Analysis): boolean {
   return findings.count("reference", "preallocated", "unreadable") === 0;
 }
 
+/** Blocks that are left out; the others are right. */
+const TOLERABLE_FAULTS: readonly number[] = [
+  BLOCK_FAULT.none,
+  BLOCK_FAULT.outside,
+  BLOCK_FAULT.saturated,
+];
+
 /** As QEMU: refcounts are where the table says, and none says of a cluster in use that it is free. */
 function areRefcountsReliable({ findings, table, references }: Analysis): boolean {
-  const tolerable: readonly number[] = [BLOCK_FAULT.none, BLOCK_FAULT.outside];
-  if (!table.faults.every((fault) => tolerable.includes(fault))) return false;
+  if (!table.faults.every((fault) => TOLERABLE_FAULTS.includes(fault))) return false;
   if (findings.count("refcount") === 0) return true;
   let cluster = references.counts.nextReferenced(0);
   for (; cluster !== Infinity; cluster = references.counts.nextReferenced(cluster + 1)) {

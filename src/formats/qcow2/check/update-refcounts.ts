@@ -73,7 +73,7 @@ export function punchLeaks({ image, table, references }: Analysis, storage: Writ
   let runStart = 0;
   let runEnd = 0;
   const flush = (): void => punchData(storage, runStart * clusterSize, runEnd * clusterSize);
-  table.forEachUsed(0, counts.clusters, (cluster) => {
+  table.forEachUsed(counts.clusters, (cluster) => {
     if (counts.get(cluster) !== 0) return;
     if (cluster !== runEnd) {
       flush();

@@ -1,0 +1,103 @@
+/** The measurements of reading, and for which images they are made. */
+
+import { rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { type Cell, MIB, type Target } from "./cell.ts";
+import { type FioResult, fioForSeconds } from "./fio.ts";
+import type { ReadImageName } from "./image-names.ts";
+import { onOneCpu } from "./one-cpu.ts";
+import { dropDeviceCache } from "./page-cache.ts";
+import { run } from "./run-command.ts";
+
+export const READ_CELL_NAMES = [
+  "qd1-pinned",
+  "qd1",
+  "jobs8",
+  "qd16",
+  "read-1m",
+  "dd",
+  "cp",
+] as const;
+export type ReadCellName = (typeof READ_CELL_NAMES)[number];
+
+const RANDOM_4K = ["--rw=randread", "--bs=4k", "--ioengine=psync", "--direct=1"];
+
+export const READ_CELLS: Readonly<Record<ReadCellName, Cell>> = {
+  "qd1-pinned": {
+    title: "4k random read, QD1, server and load on one CPU",
+    unit: "k/s",
+    measure: (target) =>
+      onOneCpu(target, async (prefix) => (await read(target, RANDOM_4K, prefix)).iops / 1000),
+  },
+  qd1: {
+    title: "4k random read, QD1, unpinned",
+    unit: "k/s",
+    measure: async (target) => (await read(target, RANDOM_4K)).iops / 1000,
+  },
+  jobs8: {
+    title: "4k random read, 8 jobs",
+    unit: "k/s",
+    measure: async (target) => (await read(target, [...RANDOM_4K, "--numjobs=8"])).iops / 1000,
+  },
+  qd16: {
+    title: "4k random read, io_uring QD16, O_DIRECT",
+    unit: "k/s",
+    measure: async (target) => {
+      const job = ["--rw=randread", "--bs=4k", "--ioengine=io_uring", "--iodepth=16", "--direct=1"];
+      return (await read(target, job)).iops / 1000;
+    },
+  },
+  "read-1m": {
+    title: "1M read, O_DIRECT",
+    unit: "MiB/s",
+    measure: async (target) => {
+      const job = ["--rw=read", "--bs=1M", "--ioengine=psync", "--direct=1"];
+      return (await read(target, job)).bytesPerSecond / MIB;
+    },
+  },
+  dd: {
+    title: "dd bs=1M through the page cache",
+    unit: "MiB/s",
+    measure: async ({ server, signal }) => {
+      await dropDeviceCache(server.device, signal);
+      // dd's own clock: without the start of the process.
+      const { stderr } = await run(["dd", `if=${server.device}`, "of=/dev/null", "bs=1M"], {
+        signal,
+      });
+      const [, bytes, seconds] = /^(\d+) bytes.* copied, ([0-9.e+-]+) s/m.exec(stderr) ?? [];
+      if (Number(bytes) !== server.virtualSize)
+        throw new Error(`dd copied ${bytes} of ${server.virtualSize} bytes`);
+      return server.virtualSize / MIB / Number(seconds);
+    },
+  },
+  cp: {
+    title: "cp --sparse=always to tmpfs",
+    unit: "MiB/s",
+    measure: async ({ server, copyDirectory, signal }) => {
+      await dropDeviceCache(server.device, signal);
+      const copy = join(copyDirectory, "copy.raw");
+      try {
+        const { elapsedMs } = await run(["cp", "--sparse=always", server.device, copy], { signal });
+        const { size } = await stat(copy);
+        if (size !== server.virtualSize)
+          throw new Error(`cp copied ${size} of ${server.virtualSize} bytes`);
+        return server.virtualSize / MIB / (elapsedMs / 1000);
+      } finally {
+        await rm(copy, { force: true });
+      }
+    },
+  },
+};
+
+/** Compressed data is bound by inflate: cells that measure the transport say nothing more there. */
+export function readCellsOf(image: ReadImageName): readonly ReadCellName[] {
+  return image === "zlib" ? ["qd1-pinned", "qd1", "jobs8", "dd"] : READ_CELL_NAMES;
+}
+
+function read(
+  target: Target,
+  args: readonly string[],
+  prefix: readonly string[] = [],
+): Promise<FioResult> {
+  return fioForSeconds(target, { direction: "read", args, prefix });
+}
