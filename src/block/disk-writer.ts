@@ -161,7 +161,13 @@ export class DiskWriter {
   /** As Disk.writeZeroes. */
   writeZeroes(guestOffset: number, length: number, unmap: boolean): void {
     this.#writer.begin();
-    this.#zeroRanges.zero(guestOffset, length, unmap ? this.#releasedSpace() : "keep");
+    let guarded = 0;
+    if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
+      guarded = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
+      this.#writeGuarded(guestOffset, guarded, ZEROS, 0);
+    }
+    const space = unmap ? this.#releasedSpace() : "keep";
+    this.#zeroRanges.zero(guestOffset + guarded, length - guarded, space);
   }
 
   /** As Disk.preallocate. */

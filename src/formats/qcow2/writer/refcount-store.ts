@@ -281,11 +281,14 @@ export class RefcountStore {
       this.#storage.sync();
       return { first: next, blocks: { first: next, count: 0 } };
     }
-    while (block < this.tableEntries && this.blockOffset(block) !== 0) block++;
-    const first = block * this.entriesPerBlock;
     let blocks = 1;
     while (blocks * this.entriesPerBlock < clusters + blocks) blocks++;
+    // Blocks that count nothing are in the way all the same: they would be leaked.
+    for (let other = block; other < Math.min(block + blocks, this.tableEntries); other++) {
+      if (this.blockOffset(other) !== 0) block = other + 1;
+    }
     if (block + blocks > this.tableEntries) return undefined;
+    const first = block * this.entriesPerBlock;
     const end = first + clusters + blocks;
     this.#extendTo(end);
     this.#storage.zeroAt(first * clusterSize, clusters * clusterSize, "release");
