@@ -192,6 +192,7 @@ export class DiskWriter {
     if (!Number.isSafeInteger(rounded)) {
       throw new TsimgfsError("EFBIG", this.#image.storage.path, `a size of ${size} is too large`);
     }
+    this.#writer.checkResizable();
     this.#writer.begin();
     this.#resizing.lock();
     try {

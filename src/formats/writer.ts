@@ -107,6 +107,13 @@ export interface FormatWriter {
   ): void;
 
   /**
+   * Refuse a change of the size that the image cannot have.
+   *
+   * @throws {TsimgfsError}
+   */
+  checkResizable(): void;
+
+  /**
    * Make tables long enough for a size; the disk stays as it is. Without the lock, but no other thread may
    * change tables meanwhile.
    *

@@ -59,6 +59,10 @@ export class RawWriter implements FormatWriter {
     out.done = length;
   }
 
+  checkResizable(): void {
+    // What cannot be, the host refuses.
+  }
+
   growTables(): void {
     // There are none.
   }

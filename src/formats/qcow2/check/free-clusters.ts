@@ -5,6 +5,9 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import type { Analysis } from "./analysis.ts";
 import { BLOCK_FAULT } from "./refcount-table.ts";
 
+/** Our limit, clusters: a refcount block that is garbage must not make the file huge. */
+const AVOIDED_MAX = 2 ** 16;
+
 export class FreeClusters {
   readonly #analysis: Analysis;
   readonly #storage: WritableStorage;
@@ -55,16 +58,25 @@ export class FreeClusters {
     throw new StorageError("ENOSPC", this.#storage.path, "no room for new refcount structures");
   }
 
-  /** Clusters behind the file, but none that a guest would then see instead of zeros, or that is in use. */
+  /** Clusters behind the file, but none that something may refer to, which would then show them. */
   #append(count: number): number {
-    const { references, table } = this.#analysis;
+    const { references } = this.#analysis;
     let first = this.#end;
     for (let cluster = first; cluster < first + count; cluster++) {
-      const isUsed = references.counts.get(cluster) > 0 || table.get(cluster) > 0;
-      if (isUsed || references.isDangling(cluster)) first = cluster + 1;
+      const isTaken = references.counts.get(cluster) > 0 || references.isDangling(cluster);
+      if (isTaken || this.#mayBeReferenced(cluster)) first = cluster + 1;
     }
     this.#end = first + count;
     return first;
+  }
+
+  /** Whether references to a cluster past the end may be lost: only its refcount tells of them. */
+  #mayBeReferenced(cluster: number): boolean {
+    const { table, image, findings } = this.#analysis;
+    if (findings.count("reference") === 0) return false;
+    const isIntact = table.faults[Math.floor(cluster / table.blockEntries)] === BLOCK_FAULT.none;
+    const isNear = cluster < image.length / image.layout.clusterSize + AVOIDED_MAX;
+    return isIntact && isNear && table.get(cluster) > 0;
   }
 
   #findRun(count: number, start: number, isFree: (cluster: number) => boolean): number | undefined {

@@ -18,7 +18,7 @@ import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import { MappingCursor } from "./mapping-cursor.ts";
 import { metadataRanges } from "./metadata-map.ts";
-import { growL1Table, setVirtualSize } from "./resizer.ts";
+import { checkResizable, growL1Table, setVirtualSize } from "./resizer.ts";
 import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
 import { ALL_SUBCLUSTERS, bitRange, hasBit, SUBCLUSTERS } from "./subclusters.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
@@ -261,6 +261,10 @@ export class Qcow2Writer implements FormatWriter {
       for (const l1Index of this.#state.zeroedTables()) this.#cursor.dropTable(l1Index);
     }
     this.#allocator.close();
+  }
+
+  checkResizable(): void {
+    checkResizable(this.#context);
   }
 
   growTables(virtualSize: number): void {

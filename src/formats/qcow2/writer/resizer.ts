@@ -7,6 +7,18 @@ import { NUMBER } from "./shared-state.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
 /**
+ * Refuse images whose snapshots would change with the disk.
+ *
+ * @throws {TsimgfsError}
+ */
+export function checkResizable({ layout, storage }: Qcow2WriterContext): void {
+  const { version, nb_snapshots } = layout.header;
+  if (version >= 3 || nb_snapshots === 0) return;
+  const reason = "has snapshots that do not say their size (version 2): it cannot be resized";
+  throw new TsimgfsError("ENOTSUP", storage.path, reason);
+}
+
+/**
  * Make the L1 table long enough for a size: a larger copy at another place, which the header refers to
  * when it is durable. No table may change meanwhile.
  *
@@ -48,9 +60,19 @@ export function growL1Table(context: Qcow2WriterContext, virtualSize: number): v
 
 /** Write a new size to the header, durably, and let all threads know. */
 export function setVirtualSize(context: Qcow2WriterContext, virtualSize: number): void {
-  const { state, allocator, lock } = context;
+  const { state, allocator, lock, layout, dataStorage } = context;
+  const old = state.get(NUMBER.virtualSize);
+  const resizeDataFile = (): void => {
+    if (layout.dataFile !== undefined && dataStorage.resizable) dataStorage.setLength(virtualSize);
+  };
+  // The data file is never shorter than the disk.
+  if (virtualSize > old) {
+    resizeDataFile();
+    dataStorage.sync();
+  }
   context.headerWriter.setVirtualSize(virtualSize);
   allocator.sync();
+  if (virtualSize < old) resizeDataFile();
   lock.lockExclusive();
   try {
     state.set(NUMBER.virtualSize, virtualSize);
