@@ -96,8 +96,17 @@ function openFile(path: string, mode: OpenMode): LocalFile {
     const isRefused =
       error instanceof TsimgfsError && ["EACCES", "EPERM", "EROFS"].includes(error.code);
     if (!isRefused || mode === "read-only") throw error;
-    const reason = `cannot be written to (${error.code}); -r mounts it read-only`;
-    throw new TsimgfsError(error.code, path, reason, { cause: error });
+    const advice = isReadable(path) ? " to write to it; -r mounts it read-only" : "";
+    throw new TsimgfsError(error.code, path, `permission denied${advice}`, { cause: error });
+  }
+}
+
+function isReadable(path: string): boolean {
+  try {
+    fs.accessSync(path, fs.constants.R_OK);
+    return true;
+  } catch {
+    return false;
   }
 }
 

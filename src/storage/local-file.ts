@@ -223,6 +223,7 @@ export class LocalFile implements WritableStorage {
 const OPEN_REASONS: Readonly<Partial<Record<string, string>>> = {
   ENOENT: "no such file",
   EACCES: "permission denied",
+  EISDIR: "is a directory",
   ENOTDIR: "a part of the path is not a directory",
   ELOOP: "too many symbolic links",
 };

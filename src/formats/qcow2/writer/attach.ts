@@ -65,26 +65,42 @@ export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorag
     const offset = refcounts.blockOffset(block);
     if (offset !== 0) blocks.push(offset / layout.clusterSize);
   }
-  const l2Tables = [...readL2Offsets(layout, storage)];
-  const metadata = createMetadataSet(blocks.length * 2 + l2Tables.length + layout.l1Entries / 4);
+  let l2Tables = 0;
+  for (const _ of readL2Offsets(layout, storage)) l2Tables++;
+  const metadata = createMetadataSet(blocks.length * 2 + l2Tables + layout.l1Entries / 4);
   const map = new MetadataMap(metadata);
   map.ranges = metadataRanges(layout, state);
-  const refuse = (what: string, cluster: number): never => {
-    const reason = `${what} at ${hex(cluster * layout.clusterSize)} lies on other metadata: see tsimgfs check, or read the image with -r`;
+  const refuseIf = (lies: boolean, what: string, cluster: number): void => {
+    if (!lies) return;
+    const reason = `the ${what} at ${hex(cluster * layout.clusterSize)} lies on other metadata: see tsimgfs check, or read the image with -r`;
     throw new CorruptionError(storage.path, reason);
   };
   for (const block of blocks) {
-    if (map.overlapOfRanges(block, 1) !== undefined || !map.add(block)) {
-      refuse("the refcount block", block);
-    }
+    refuseIf(map.overlapOfRanges(block, 1) !== undefined, "refcount block", block);
+    refuseIf(!map.add(block), "refcount block", block);
   }
-  for (const { cluster, copied } of l2Tables) {
-    const isNew = map.add(cluster);
-    if (copied && (map.overlapOfRanges(cluster, 1) !== undefined || !isNew)) {
-      refuse("the L2 table", cluster);
-    }
-  }
+  addL2Tables(map, layout, storage, refuseIf);
   return { format: "qcow2", state: memory, metadata };
+}
+
+/** What is changed in place belongs to one entry alone; what several share is copied first. */
+function addL2Tables(
+  map: MetadataMap,
+  layout: Qcow2Layout,
+  storage: WritableStorage,
+  refuseIf: (lies: boolean, what: string, cluster: number) => void,
+): void {
+  for (const { cluster, copied } of readL2Offsets(layout, storage)) {
+    if (!copied) continue;
+    refuseIf(map.overlapOfRanges(cluster, 1) !== undefined, "L2 table", cluster);
+    refuseIf(!map.add(cluster), "L2 table", cluster);
+  }
+  for (const { cluster, copied } of readL2Offsets(layout, storage)) {
+    if (!copied) refuseIf(map.has(cluster), "L2 table", cluster);
+  }
+  for (const { cluster, copied } of readL2Offsets(layout, storage)) {
+    if (!copied) map.add(cluster);
+  }
 }
 
 /** The clusters that active L1 entries refer to; those that are not aligned are left out. */

@@ -248,9 +248,8 @@ export class ClusterAllocator {
    */
   #raise(runs: readonly ClusterRun[]): ClusterRun[] {
     const clusterSize = this.#clusterSize;
-    const { layout, metadata } = this.#context;
-    // Another thread may have moved a table, and freed the place where it was.
-    metadata.ranges = metadataRanges(layout, this.#state);
+    const { metadata } = this.#context;
+    this.#refreshRanges();
     for (const { first, count } of runs) {
       const what = metadata.overlap(first, count);
       if (what === undefined) continue;
@@ -327,6 +326,7 @@ export class ClusterAllocator {
   #lower(runs: readonly ClusterRun[]): void {
     const clusterSize = this.#clusterSize;
     const free = new RunCollector();
+    this.#refreshRanges();
     try {
       for (const run of runs) {
         this.refcounts.change(run, (cluster, refcount) => {
@@ -334,7 +334,10 @@ export class ClusterAllocator {
             const offset = cluster * clusterSize;
             this.markCorrupt(`the cluster at ${hex(offset)} is freed, and is free already`, offset);
           }
-          if (refcount === 1) free.add(cluster);
+          if (refcount === 1) {
+            this.#refuseMetadata(cluster);
+            free.add(cluster);
+          }
           return refcount - 1;
         });
       }
@@ -348,6 +351,20 @@ export class ClusterAllocator {
       }
       this.#state.set(NUMBER.freeHint, Math.min(this.#state.get(NUMBER.freeHint), first));
     }
+  }
+
+  /** An entry that referred to metadata as its data would give it away. */
+  #refuseMetadata(cluster: number): void {
+    const what = this.#context.metadata.overlap(cluster, 1);
+    if (what === undefined) return;
+    const offset = cluster * this.#clusterSize;
+    this.markCorrupt(`the cluster at ${hex(offset)} is freed, and is ${what}`, offset);
+  }
+
+  /** Another thread may have moved a table, and freed the place where it was. */
+  #refreshRanges(): void {
+    const { layout, metadata } = this.#context;
+    metadata.ranges = metadataRanges(layout, this.#state);
   }
 
   /** Cut off what nobody uses at the end of the file, as far as it is a hole. */

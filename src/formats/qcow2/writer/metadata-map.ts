@@ -96,12 +96,17 @@ export class MetadataMap {
     }
   }
 
+  /** Whether a cluster was noted. */
+  has(cluster: number): boolean {
+    return this.#table[this.#find(cluster)] === cluster + 1;
+  }
+
   /** What `clusters` clusters from `firstCluster` on would overwrite, or undefined. */
   overlap(firstCluster: number, clusters: number): string | undefined {
     const range = this.overlapOfRanges(firstCluster, clusters);
     if (range !== undefined) return range;
     for (let cluster = firstCluster; cluster < firstCluster + clusters; cluster++) {
-      if (this.#table[this.#find(cluster)] === cluster + 1) return "an L2 table or refcount block";
+      if (this.has(cluster)) return "an L2 table or refcount block";
     }
     return undefined;
   }

@@ -176,6 +176,9 @@ export class Qcow2Writer implements FormatWriter {
       end += clusterSize;
     }
     plan.coverEnd = Math.min(plan.coverEnd, end);
+    if (!this.#hasDataFile) {
+      this.#protectMetadata(plan.hostOffset, plan.coverEnd - plan.coverStart);
+    }
     return ALLOCATION.planned;
   }
 
