@@ -68,7 +68,7 @@ describe("refused mounts", () => {
     expect(await refusedMount([path])).toMatch(/contents\.bin: .*--format/);
     await expectRefusal(["info", path], [/contents\.bin: .*--format/]);
     await expectRefusal(["map", path], [/contents\.bin: .*--format/]);
-    await mounted([path], { args: ["--format", "raw"] }, async (mount) => {
+    await mounted([path], { args: ["-r", "--format", "raw"] }, async (mount) => {
       const expected = join(directory, "contents.expected");
       await convertToRaw(path, "raw", expected);
       await expectSameBytes(join(mount.mountPoint, "contents.bin.raw"), expected, "stated raw");
@@ -91,7 +91,7 @@ describe("refused mounts", () => {
   );
 
   it("do not include --format raw of a qcow2 file, whose own bytes are shown", async () => {
-    await mounted([sample.path], { args: ["--format", "raw"] }, async (mount) => {
+    await mounted([sample.path], { args: ["-r", "--format", "raw"] }, async (mount) => {
       const expected = join(directory, "container");
       await convertToRaw(sample.path, "raw", expected);
       await expectSameBytes(mount.device(sample.path), expected, "container bytes");

@@ -82,6 +82,15 @@ export class Mount {
     return pid;
   }
 
+  /** Adds what the daemon logged so far to the message of an error, and returns the error. */
+  async explain(error: unknown): Promise<unknown> {
+    const log = await readFile(logPath(this.mark), "utf8").catch(() => "");
+    if (error instanceof Error && log !== "") {
+      error.message += `\n--- log of the daemon\n${log}`;
+    }
+    return error;
+  }
+
   /** Unmounts through the command and waits for the daemon's end. Uses force, and fails, if that does not work. */
   async stop(): Promise<void> {
     const problems: string[] = [];
@@ -197,8 +206,9 @@ export async function mounted<T>(
   try {
     result = await Promise.race([body(mount), tooLong]);
   } catch (error) {
+    const explained = await mount.explain(error);
     await mount.stop().catch(() => {});
-    throw error;
+    throw explained;
   } finally {
     clearTimeout(limit);
   }

@@ -56,15 +56,28 @@ export function readArguments(offset: number | bigint, size: number, fh = 0): Bu
   return bytes;
 }
 
+/** Fields of `fuse_write_in` that are rarely looked at. */
+interface WriteFields {
+  /** Of open(2). */
+  readonly flags?: number;
+  /** Bytes that the request says it has. */
+  readonly size?: number;
+  readonly fh?: number;
+  /** FUSE_WRITE_CACHE: 1. */
+  readonly writeFlags?: number;
+}
+
 /** `fuse_write_in` (40 bytes) and the data behind it. */
 export function writeArguments(
   offset: number | bigint,
   data: Uint8Array,
-  { flags = 0, size = data.length }: { flags?: number; size?: number } = {},
+  { flags = 0, size = data.length, fh = 0, writeFlags = 0 }: WriteFields = {},
 ): Buffer {
   const bytes = Buffer.alloc(40);
+  bytes.writeBigUInt64LE(BigInt(fh), 0);
   bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(offset)), 8);
   bytes.writeUInt32LE(size, 16);
+  bytes.writeUInt32LE(writeFlags, 20);
   bytes.writeUInt32LE(flags, 32);
   return Buffer.concat([bytes, data]);
 }
@@ -83,9 +96,10 @@ export function fallocateArguments(
 }
 
 /** `fuse_setattr_in`: 88 bytes; `valid` has the FATTR bits. */
-export function setattrArguments(valid: number, size: number | bigint = 0): Buffer {
+export function setattrArguments(valid: number, size: number | bigint = 0, fh = 0): Buffer {
   const bytes = Buffer.alloc(88);
   bytes.writeUInt32LE(valid, 0);
+  bytes.writeBigUInt64LE(BigInt(fh), 8);
   bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(size)), 16);
   return bytes;
 }

@@ -1,7 +1,8 @@
 /** The snapshot table as a check reads it: what others refuse of it is counted, so that it can be repaired. */
 
 import { offsetOf, sizeOf } from "../../../binary/struct.ts";
-import { FormatError, hex } from "../../../errors.ts";
+import { joinHalves, SAFE_HI_MAX } from "../../../binary/words.ts";
+import { FormatError } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import { SNAPSHOTS_MAX } from "../header.ts";
 import {
@@ -10,7 +11,6 @@ import {
   SNAPSHOT_EXTRA_SIZE_MAX,
   SNAPSHOT_TABLE_SIZE_MAX,
 } from "../snapshot-table.ts";
-import { entryHostOffset } from "../table-entry.ts";
 import type { CheckedImage } from "./check-layout.ts";
 import type { Findings } from "./findings.ts";
 
@@ -61,8 +61,7 @@ export class SnapshotEntries {
         this.#findings.add(
           "reference",
           1,
-          () =>
-            `snapshot ${index}: L1 table offset ${hex(entry.l1TableOffset)} is not cluster aligned`,
+          () => `snapshot ${index}: its L1 table's offset is not cluster aligned`,
         );
       } else if (entry.l1Entries > L1_ENTRIES_MAX) {
         this.#findings.add(
@@ -128,7 +127,7 @@ export function readSnapshotEntries(
       start,
       extraSize,
       textSize,
-      l1TableOffset: entryHostOffset(hi, lo) + (lo % 512),
+      l1TableOffset: hi > SAFE_HI_MAX ? Number.POSITIVE_INFINITY : joinHalves(hi, lo),
       l1Aligned: lo % clusterSize === 0,
       l1Entries: view.getUint32(L1_SIZE_AT),
     });

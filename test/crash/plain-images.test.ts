@@ -1,0 +1,5 @@
+/** Crashes while clusters are allocated, overwritten and freed. */
+
+import { testReplays } from "./replay-suite.ts";
+
+testReplays("plain");

@@ -1,0 +1,202 @@
+/**
+ * Replays crashes: random work on an image whose files are recorded, then every state in which the host
+ * or the daemon could have left them is held against what had been promised by then.
+ */
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { recoverInPlace } from "./crash-engine.ts";
+import {
+  contentOf,
+  contentOfSnapshot,
+  IMAGE_NAME,
+  imageFiles,
+  makeImage,
+  qemuImg,
+  workByQemu,
+} from "./crash-images.ts";
+import type { ImageRecipe } from "./crash-recipes.ts";
+import { type RecordedSession, recordSession, storyAt } from "./crash-session.ts";
+import { CrashStates, STRATEGIES } from "./crash-states.ts";
+import { CrashVerifier, type StateToVerify } from "./crash-verifier.ts";
+import { findForbidden } from "./disk-model.ts";
+import { Random, SEED } from "./random.ts";
+import { SparseFile } from "./recording-sparse-file.ts";
+
+export interface SessionPlan {
+  /** Steps of work. */
+  readonly steps: number;
+  /** Prefixes of the log to verify, at the most. */
+  readonly prefixes: number;
+  /** Random states to verify. */
+  readonly randomStates: number;
+}
+
+export interface ReplayPlan extends SessionPlan {
+  /** The image is opened, worked on and closed this many times; between, QEMU works on it. */
+  readonly sessions: number;
+  /** This many crashed images of each session are worked on, and crash again. */
+  readonly aftermaths: number;
+  readonly aftermath: SessionPlan;
+}
+
+export class CrashReplay {
+  readonly #recipe: ImageRecipe;
+  readonly #plan: ReplayPlan;
+  /** Where images lie while they are made and worked on. */
+  readonly #directory: string;
+  readonly #snapshots = new Map<string, SparseFile>();
+  readonly #verifier: CrashVerifier;
+
+  /** @param root an empty directory, best in memory */
+  constructor(root: string, recipe: ImageRecipe, plan: ReplayPlan) {
+    this.#recipe = recipe;
+    this.#plan = plan;
+    this.#directory = join(root, "work");
+    this.#verifier = new CrashVerifier({
+      root,
+      recipe,
+      recover: (directory) => recoverInPlace(directory, recipe),
+      snapshots: this.#snapshots,
+    });
+  }
+
+  /**
+   * @returns how many states were verified
+   * @throws {Error} a state breaks a promise; the message says how to see it again
+   */
+  async run(): Promise<number> {
+    const { name, snapshots = 0 } = this.#recipe;
+    mkdirSync(this.#directory);
+    await makeImage(this.#directory, this.#recipe, new Random(`image ${name}`));
+    for (let index = 0; index < snapshots; index++) await this.#noteSnapshot(`start-${index}`);
+    for (let number = 0; number < this.#plan.sessions; number++) {
+      const label = `session ${number} of "${name}"`;
+      const random = new Random(label);
+      if (number > 0) {
+        const { length } = await contentOf(this.#directory, this.#recipe);
+        const work = { number, virtualSize: length };
+        await workByQemu(this.#directory, this.#recipe, work, random, (snapshot) =>
+          this.#noteSnapshot(snapshot),
+        );
+      }
+      const files = this.#load();
+      const content = await contentOf(this.#directory, this.#recipe);
+      const session = this.#record(label, files, content, this.#plan, random);
+      await this.#verify(label, session, this.#plan, random);
+      for (let again = 0; again < this.#plan.aftermaths; again++) {
+        await this.#crashAgain(`aftermath ${again} of ${label}`, session, random);
+      }
+      this.#save(session.files);
+    }
+    return this.#verifier.count;
+  }
+
+  #record(
+    label: string,
+    files: readonly SparseFile[],
+    content: SparseFile,
+    { steps }: SessionPlan,
+    random: Random,
+  ): RecordedSession {
+    const { directory, recipe } = { directory: this.#directory, recipe: this.#recipe };
+    try {
+      return recordSession({ recipe, directory, files, content, steps, random });
+    } catch (error) {
+      throw new Error(`${label}, ${SEED_LINE}\n${String(error)}`, { cause: error });
+    }
+  }
+
+  /** Verifies the crashes of a session, and its orderly end. */
+  async #verify(
+    label: string,
+    session: RecordedSession,
+    plan: SessionPlan,
+    random: Random,
+  ): Promise<void> {
+    const { model } = session;
+    const states = new CrashStates(session.initial, session.log);
+    const last = session.log.operations.length;
+    for (const position of somePositions(last, plan.prefixes, random)) {
+      await this.#verifier.add({
+        files: states.prefix(position),
+        allowed: model.allowedAfterKill(position),
+        describe: () => `${label}, prefix ${position}, ${SEED_LINE}\n${storyAt(session, position)}`,
+      });
+    }
+    for (let number = 0; number < plan.randomStates; number++) {
+      await this.#verifier.add(this.#randomState(`${label}, state ${number}`, session, states));
+    }
+    await this.#verifier.finish();
+    await this.#expectOrderlyEnd(label, session);
+  }
+
+  /** A state that depends on its label and the seed alone. */
+  #randomState(label: string, session: RecordedSession, states: CrashStates): StateToVerify {
+    const random = new Random(label);
+    const position = random.between(0, session.log.operations.length);
+    const strategy = random.pick(STRATEGIES);
+    const mixed = strategy === "any-order";
+    return {
+      files: states.random(position, strategy, random),
+      allowed: session.model.allowedAfterPowerCut(position, { mixed }),
+      describe: () =>
+        `${label} (${strategy}, position ${position}), ${SEED_LINE}\n${storyAt(session, position)}`,
+    };
+  }
+
+  /** After an orderly end nothing is leaked, and the disk contains exactly what was written. */
+  async #expectOrderlyEnd(label: string, session: RecordedSession): Promise<void> {
+    this.#save(session.files);
+    const { format } = this.#recipe;
+    const { log } = session;
+    const story = `${label}, ${SEED_LINE}\n${storyAt(session, log.operations.length)}`;
+    if (format !== "raw") {
+      const args = ["check", "-q", "-f", format, IMAGE_NAME];
+      const { status, stdout, stderr } = await qemuImg(this.#directory, args);
+      if (status !== 0) throw new Error(`after the end: ${stdout}${stderr}\n${story}`);
+    }
+    const content = await contentOf(this.#directory, this.#recipe);
+    const problem = findForbidden(content, session.model.allowedAfterKill(log.operations.length));
+    if (problem !== undefined) throw new Error(`after the end: ${problem}\n${story}`);
+  }
+
+  /** A crashed image is opened again, worked on, and crashes once more. */
+  async #crashAgain(label: string, session: RecordedSession, random: Random): Promise<void> {
+    const states = new CrashStates(session.initial, session.log);
+    const { files, describe } = this.#randomState(label, session, states);
+    this.#save(files);
+    const content = await contentOf(this.#directory, this.#recipe);
+    try {
+      const next = this.#record(label, files, content, this.#plan.aftermath, random);
+      await this.#verify(label, next, this.#plan.aftermath, random);
+    } catch (error) {
+      throw new Error(`${String(error)}\nwhich began as ${describe()}`, { cause: error });
+    }
+  }
+
+  async #noteSnapshot(name: string): Promise<void> {
+    this.#snapshots.set(name, await contentOfSnapshot(this.#directory, this.#recipe, name));
+  }
+
+  #load(): SparseFile[] {
+    return imageFiles(this.#directory, this.#recipe).map((path) => SparseFile.load(path));
+  }
+
+  #save(files: readonly SparseFile[]): void {
+    imageFiles(this.#directory, this.#recipe).forEach((path, index) => {
+      files[index]?.save(path);
+    });
+  }
+}
+
+const SEED_LINE = `TSIMGFS_TEST_SEED=${SEED} repeats it`;
+
+/** All positions of a log up to its end, or that many of them, in order. */
+function somePositions(last: number, count: number, random: Random): number[] {
+  const all = Array.from({ length: last + 1 }, (_, position) => position);
+  if (all.length <= count) return all;
+  const chosen = new Set<number>([last]);
+  while (chosen.size < count) chosen.add(random.between(0, last));
+  return all.filter((position) => chosen.has(position));
+}

@@ -1,0 +1,115 @@
+/**
+ * A short workload on a storage that fails at one of its calls, each in turn: what was acknowledged
+ * stays, nothing worse than leaks is left behind, and the next writer clears them away.
+ */
+
+import { describe, expect, it } from "vitest";
+import { TsimgfsError } from "../../../src/errors.ts";
+import { Random } from "../../support/random.ts";
+import { byScale, LONG } from "../../support/scale.ts";
+import { DISK_KINDS, type DiskKind, putDisk } from "./disk-kinds.ts";
+import { FaultModel } from "./fault-model.ts";
+import { stepsFor } from "./fault-steps.ts";
+import { type Faults, FaultyFiles } from "./faulty-storage.ts";
+import { type DiskFiles, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
+
+/** Those that differ most in what they do come first. */
+const QUICK_KINDS = ["a shorter backing file", "a snapshot", "clusters of 512 bytes"];
+
+const KINDS = DISK_KINDS.filter(({ name }) => LONG || QUICK_KINDS.includes(name));
+
+/** Writes of a session, and its end. */
+function runSession(
+  files: DiskFiles,
+  kind: DiskKind,
+  model: FaultModel,
+  faulty: FaultyFiles,
+): void {
+  const disk: WritableDisk = files.open(kind.file, {
+    attachFile: faulty.attach,
+    policy: { growable: true },
+    format: kind.file === "disk.raw" ? "raw" : undefined,
+  });
+  for (const step of stepsFor(kind)) model.step(disk, step);
+  model.expectAllowed(disk.read(), "before the end");
+  try {
+    disk.close();
+  } catch (error) {
+    if (!(error instanceof TsimgfsError)) throw error;
+  }
+}
+
+/** What qemu-img and the next writer find after a session. */
+async function verify(files: DiskFiles, kind: DiskKind, model: FaultModel): Promise<void> {
+  const { file } = kind;
+  const isRaw = file === "disk.raw";
+  if (!isRaw) await files.check(file);
+  const options = { format: isRaw ? ("raw" as const) : undefined };
+  const shown = files.use(file, (disk) => disk.read(), options);
+  model.expectAllowed(shown, "opened again");
+  if (!isRaw) await files.expectClean(file);
+  expect((await files.converted(file)).equals(shown), "as qemu-img reads it").toBe(true);
+}
+
+/** Which call fails, and in which way. */
+const WAYS: readonly { readonly name: string; readonly faults: (n: number) => Faults }[] = [
+  {
+    name: "once, without space",
+    faults: (n) => (_, index) => (index === n ? { code: "ENOSPC" } : "works"),
+  },
+  {
+    name: "once, half done",
+    faults: (n) => (_, index) => (index === n ? { code: "EIO", half: true } : "works"),
+  },
+  {
+    name: "from then on",
+    faults: (n) => (_, index) => (index >= n ? { code: "EIO" } : "works"),
+  },
+  {
+    name: "from then on, but for a sync, without space",
+    faults: (n) => (call, index) =>
+      index >= n && call.kind !== "sync" ? { code: "ENOSPC", half: true } : "works",
+  },
+];
+
+describe.each(KINDS)("a disk with $name on a failing storage", (kind) => {
+  it("needs no more than works: the workload itself", async () => {
+    await withDiskFiles(async (files) => {
+      const model = new FaultModel(putDisk(files, kind));
+      const session = new FaultyFiles();
+      runSession(files, kind, model, session);
+      expect(session.calls.length).toBeGreaterThan(10);
+      expect(model.sizes.size).toBe(0);
+      if (kind.file !== "disk.raw") await files.expectClean(kind.file);
+      await verify(files, kind, model);
+    });
+  });
+
+  it.each(WAYS)(
+    "stays whole when a call fails $name",
+    async ({ faults }) => {
+      await withDiskFiles(async (files) => {
+        const dry = new FaultModel(putDisk(files, kind));
+        const works = new FaultyFiles();
+        runSession(files, kind, dry, works);
+        const { length } = works.calls;
+        const stride = byScale(3, 1);
+        const problems: string[] = [];
+        for (let n = new Random(kind.name).below(stride); n < length; n += stride) {
+          const model = new FaultModel(putDisk(files, kind));
+          const session = new FaultyFiles(faults(n));
+          try {
+            runSession(files, kind, model, session);
+            await verify(files, kind, model);
+          } catch (error) {
+            const call = session.calls[n];
+            const what = `${call?.kind} 0x${call?.offset.toString(16)}+${call?.length}`;
+            problems.push(`call ${n} of ${length} (${what}): ${String(error).slice(0, 600)}`);
+          }
+        }
+        expect(problems).toEqual([]);
+      });
+    },
+    600_000,
+  );
+});

@@ -1,0 +1,42 @@
+/** A short workload that has something of everything that changes an image. */
+
+import { Random } from "../../support/random.ts";
+import type { DiskKind } from "./disk-kinds.ts";
+import type { FaultStep } from "./fault-model.ts";
+
+/** One of each kind of change, some of which need what others have freed. */
+export function stepsFor({ name, clusterSize, virtualSize }: DiskKind): FaultStep[] {
+  const random = new Random(`failing ${name}`);
+  const write = (offset: number, length: number): FaultStep => ({
+    kind: "write",
+    offset,
+    bytes: random.bytes(Math.min(length, virtualSize - offset)),
+  });
+  const zero = (offset: number, length: number, unmap: boolean): FaultStep => ({
+    kind: "zero",
+    offset,
+    length: Math.min(length, virtualSize - offset),
+    unmap,
+  });
+  const flush: FaultStep = { kind: "flush" };
+  const maintain: FaultStep = { kind: "maintain" };
+  return [
+    write(clusterSize + 7, 100),
+    write(3 * clusterSize - 50, 2 * clusterSize),
+    zero(0, 6 * clusterSize, true),
+    flush,
+    maintain,
+    write(5 * clusterSize, clusterSize + 9),
+    { kind: "preallocate", offset: 8 * clusterSize + 1, length: 2 * clusterSize },
+    zero(8 * clusterSize, clusterSize, false),
+    write(virtualSize - 700, 700),
+    flush,
+    { kind: "resize", size: virtualSize + 70 * clusterSize },
+    write(virtualSize - 10, 10),
+    { kind: "resize", size: virtualSize - 4 * clusterSize },
+    write(9 * clusterSize, 3 * clusterSize),
+    flush,
+    maintain,
+    write(100, 10),
+  ];
+}

@@ -1,0 +1,118 @@
+/** Local files whose changes are noted, and fail where a test wants it: each file as the disk has it. */
+
+import type { AttachFile } from "../../../src/block/attach-disk.ts";
+import { type Errno, StorageError } from "../../../src/errors.ts";
+import { LocalFile, type SharedFile } from "../../../src/storage/local-file.ts";
+import type { HostRun, WritableStorage } from "../../../src/storage/storage.ts";
+import type { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+
+/** What a host writes as a whole or not at all, bytes. */
+const SECTOR_SIZE = 512;
+
+/** One call that changes a file, or makes it durable. */
+export interface Call {
+  readonly kind: "write" | "zero" | "preallocate" | "length" | "sync";
+  readonly path: string;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/**
+ * What becomes of a call: it is made, it fails, or it fails after the first half of it was made, whole
+ * sectors of the file.
+ */
+export type Outcome = "works" | { readonly code: Errno; readonly half?: boolean };
+
+/** Decides about a call, which is the `index`th of all. */
+export type Faults = (call: Call, index: number) => Outcome;
+
+/** All files of a disk; calls are counted over all of them. */
+export class FaultyFiles {
+  readonly calls: Call[] = [];
+  faults: Faults;
+
+  constructor(faults: Faults = () => "works") {
+    this.faults = faults;
+  }
+
+  readonly attach: AttachFile = (file) => new FaultyStorage(file, this);
+
+  /** Notes a call and decides about it. */
+  decide(call: Call): Outcome {
+    this.calls.push(call);
+    return this.faults(call, this.calls.length - 1);
+  }
+}
+
+class FaultyStorage implements WritableStorage {
+  readonly path: string;
+  readonly length: number;
+  readonly resizable: boolean;
+  readonly #file: LocalFile;
+  readonly #files: FaultyFiles;
+
+  constructor(file: SharedFile, files: FaultyFiles) {
+    this.#file = new LocalFile(file);
+    this.path = file.path;
+    this.length = file.length;
+    this.resizable = file.resizable;
+    this.#files = files;
+  }
+
+  readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
+    this.#file.readAt(target, start, length, offset);
+  }
+
+  allocatedSize(): number {
+    return this.#file.allocatedSize();
+  }
+
+  hostRun(offset: number, out: HostRun): void {
+    this.#file.hostRun(offset, out);
+  }
+
+  isHole(offset: number, length: number): boolean {
+    return this.#file.isHole(offset, length);
+  }
+
+  currentLength(): number {
+    return this.#file.currentLength();
+  }
+
+  writeAt(source: NativeBuffer, start: number, length: number, offset: number): void {
+    this.#call("write", offset, length, (count) => {
+      this.#file.writeAt(source, start, count, offset);
+    });
+  }
+
+  zeroAt(offset: number, length: number, space: "release" | "keep"): void {
+    this.#call("zero", offset, length, (count) => this.#file.zeroAt(offset, count, space));
+  }
+
+  preallocate(offset: number, length: number): void {
+    this.#call("preallocate", offset, length, (count) => this.#file.preallocate(offset, count));
+  }
+
+  setLength(length: number): void {
+    // A length changes as a whole or not at all.
+    this.#call("length", 0, length, (count) => {
+      if (count === length) this.#file.setLength(length);
+    });
+  }
+
+  sync(): void {
+    this.#call("sync", 0, 0, () => this.#file.sync());
+  }
+
+  #call(kind: Call["kind"], offset: number, length: number, make: (length: number) => void): void {
+    const outcome = this.#files.decide({ kind, path: this.path, offset, length });
+    if (outcome === "works") {
+      make(length);
+      return;
+    }
+    const end = offset + length / 2;
+    const half = end - (end % SECTOR_SIZE) - offset;
+    if (outcome.half === true && half > 0) make(half);
+    throw new StorageError(outcome.code, this.path, `${kind} failed: ${outcome.code}`, { offset });
+  }
+}
