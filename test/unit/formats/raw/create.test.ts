@@ -86,9 +86,11 @@ describe("requireLength", () => {
 
   it("refuses what the host's file system cannot have", () => {
     const { content, storage } = fileWith(5000);
-    storage.fault = () => {
-      throw new StorageError("EFBIG", "new.raw", "truncate failed: EFBIG");
-    };
+    Object.defineProperty(storage, "setLength", {
+      value: () => {
+        throw new StorageError("EFBIG", "new.raw", "truncate failed: EFBIG");
+      },
+    });
     expect(() => requireLength(storage, 2 ** 50)).toThrow(
       "new.raw: the host's file system has no files of 1125899906842624 bytes",
     );
