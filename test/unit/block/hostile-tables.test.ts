@@ -75,11 +75,16 @@ function expectRefused(files: DiskFiles, code: string, reason: RegExp): void {
   expectBytes(files.bytes(NAME), before);
 }
 
-/** Fails unless a write marks the image corrupt, and nothing is written from then on. */
+/**
+ * Fails unless a write marks the image corrupt, and nothing is written from then on.
+ *
+ * @param counts offset of a refcount block that may have changed: clusters were reserved for the write
+ */
 function expectCorrupted(
   files: DiskFiles,
   write: (disk: WritableDisk) => void,
   reason: RegExp,
+  counts?: number,
 ): void {
   const before = files.bytes(NAME);
   const disk = files.open(NAME);
@@ -107,6 +112,7 @@ function expectCorrupted(
   // All but the mark is as before: tables, and data.
   const after = files.bytes(NAME).subarray(0, before.length);
   after.writeBigUInt64BE(before.readBigUInt64BE(INCOMPATIBLE), INCOMPATIBLE);
+  if (counts !== undefined) before.copy(after, counts, counts, counts + CLUSTER);
   expectBytes(after, before);
   expectRefused(files, "EACCES", /^is marked corrupt/);
 }
@@ -234,7 +240,8 @@ describe("a data cluster that lies upon metadata", () => {
     const image = buildQcow2(OPTIONS);
     image.setL2(2, COPIED | BigInt(image.region(region).offset) | 1n);
     await withHostile(image, (files) => {
-      expectCorrupted(files, (disk) => disk.fill(2 * CLUSTER + 10, 10, 1), /lies on/);
+      const counts = image.region("refcount block 0").offset;
+      expectCorrupted(files, (disk) => disk.fill(2 * CLUSTER + 10, 10, 1), /lies on/, counts);
     });
   });
 

@@ -1,10 +1,9 @@
 /** Opening a qcow2 image for writing: what threads share, and the writer of each thread. */
 
-import { CorruptionError, hex, TsimgfsError } from "../../../errors.ts";
+import { CorruptionError, hex } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
-import { INCOMPATIBLE } from "../features.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import type { Qcow2Image } from "../qcow2-image.ts";
 import { COPIED_HI, entryHostOffset } from "../table-entry.ts";
@@ -43,15 +42,10 @@ export interface WriterOptions {
 /**
  * Look where the metadata of an image is, and refuse what must not be written to.
  *
- * @throws {TsimgfsError} EACCES: marked corrupt
  * @throws {CorruptionError} tables lie upon each other
  */
 export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorage): Qcow2Writing {
   const { header } = layout;
-  if ((header.incompatible_features & INCOMPATIBLE.corrupt) !== 0n) {
-    const reason = "is marked corrupt: repair it with tsimgfs check -r all, or read it with -r";
-    throw new TsimgfsError("EACCES", storage.path, reason);
-  }
   const memory = createSharedState(header, layout.virtualSize);
   const state = new SharedState(memory);
   const refcounts = new RefcountStore(

@@ -1,6 +1,6 @@
 /** What a writer that was stopped left behind: clusters reserved or freed, but not accounted for. */
 
-import { CorruptionError } from "../../../errors.ts";
+import { CorruptionError, TsimgfsError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { reclaimLeaks, repairRefcounts } from "../check/repair.ts";
 import { INCOMPATIBLE } from "../features.ts";
@@ -13,12 +13,13 @@ import { createSharedState, SharedState } from "./shared-state.ts";
  * Repair an image that was not closed orderly.
  *
  * @returns what happened, for the user to know; undefined: there was nothing to do
- * @throws {TsimgfsError} it cannot be repaired
+ * @throws {TsimgfsError} EACCES: it is marked corrupt; or it cannot be repaired
  */
 export function repairQcow2BeforeWriting(
   layout: Qcow2Layout,
   storage: WritableStorage,
 ): string | undefined {
+  refuseCorrupt(layout, storage);
   if ((layout.header.incompatible_features & INCOMPATIBLE.dirty) !== 0n) {
     dropPastEnd(layout, storage);
     repairRefcounts(storage, layout);
@@ -26,6 +27,13 @@ export function repairQcow2BeforeWriting(
   }
   // Version 2 has no dirty bit: only a look at all tables tells whether clusters are leaked.
   return layout.header.version < 3 ? reclaimUnmarked(layout, storage) : undefined;
+}
+
+/** What was found corrupt is repaired by who asks for it, and not in passing. */
+function refuseCorrupt({ header }: Qcow2Layout, storage: WritableStorage): void {
+  if ((header.incompatible_features & INCOMPATIBLE.corrupt) === 0n) return;
+  const reason = "is marked corrupt: repair it with tsimgfs check -r all, or read it with -r";
+  throw new TsimgfsError("EACCES", storage.path, reason);
 }
 
 function reclaimUnmarked(layout: Qcow2Layout, storage: WritableStorage): string | undefined {
