@@ -15,6 +15,9 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/unit/**/*.test.ts"],
+          // Much longer than any takes, also beside others.
+          testTimeout: 5 * MINUTE_MS,
+          hookTimeout: MINUTE_MS,
           sequence: { groupOrder: 0 },
         },
       },

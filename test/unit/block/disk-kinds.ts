@@ -65,6 +65,27 @@ export const DISK_KINDS: readonly DiskKind[] = [
   { ...kind("raw", 12, "none"), name: "raw", file: "disk.raw" },
 ];
 
+/** Disks whose tables grow soon: the L1 table, and the refcount table. */
+export const GROWING_KINDS: Readonly<Record<"l1" | "refcounts", DiskKind>> = {
+  l1: {
+    name: "a short L1 table",
+    clusterSize: 512,
+    virtualSize: 200 * 1024,
+    file: "disk.qcow2",
+    options: { clusterBits: 9, virtualSize: 200 * 1024 },
+    clusters: "none",
+  },
+  refcounts: {
+    name: "a short refcount table",
+    clusterSize: 512,
+    virtualSize: 3 * 1024 * 1024,
+    file: "disk.qcow2",
+    // One table of 64 blocks, which count 64 clusters each.
+    options: { clusterBits: 9, virtualSize: 3 * 1024 * 1024, refcountOrder: 6 },
+    clusters: "none",
+  },
+};
+
 /** What clusters of a kind are, and what is read of them. */
 function contentsOf(
   { clusterSize, virtualSize, options, clusters }: DiskKind,

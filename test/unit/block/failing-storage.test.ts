@@ -7,21 +7,45 @@ import { describe, expect, it } from "vitest";
 import { TsimgfsError } from "../../../src/errors.ts";
 import { Random } from "../../support/random.ts";
 import { byScale, LONG } from "../../support/scale.ts";
-import { DISK_KINDS, type DiskKind, putDisk } from "./disk-kinds.ts";
-import { FaultModel } from "./fault-model.ts";
-import { stepsFor } from "./fault-steps.ts";
+import { DISK_KINDS, type DiskKind, GROWING_KINDS, putDisk } from "./disk-kinds.ts";
+import { FaultModel, type FaultStep } from "./fault-model.ts";
+import { fillingSteps, movingSteps, stepsFor } from "./fault-steps.ts";
 import { type Faults, FaultyFiles } from "./faulty-storage.ts";
 import { type DiskFiles, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
+
+interface Workload {
+  readonly kind: DiskKind;
+  readonly steps: readonly FaultStep[];
+  /** Each of so many calls fails. */
+  readonly stride: number;
+}
 
 /** Those that differ most in what they do come first. */
 const QUICK_KINDS = ["a shorter backing file", "a snapshot", "clusters of 512 bytes"];
 
-const KINDS = DISK_KINDS.filter(({ name }) => LONG || QUICK_KINDS.includes(name));
+const WORKLOADS: readonly Workload[] = [
+  ...DISK_KINDS.filter(({ name }) => LONG || QUICK_KINDS.includes(name)).map((kind) => ({
+    kind,
+    steps: stepsFor(kind),
+    stride: byScale(4, 1),
+  })),
+  {
+    kind: GROWING_KINDS.l1,
+    steps: movingSteps(GROWING_KINDS.l1),
+    stride: byScale(2, 1),
+  },
+  {
+    // Thousands of calls, most of them the same.
+    kind: GROWING_KINDS.refcounts,
+    steps: fillingSteps(GROWING_KINDS.refcounts),
+    stride: byScale(2000, 97),
+  },
+];
 
 /** Writes of a session, and its end. */
 function runSession(
   files: DiskFiles,
-  kind: DiskKind,
+  { kind, steps }: Workload,
   model: FaultModel,
   faulty: FaultyFiles,
 ): void {
@@ -30,7 +54,7 @@ function runSession(
     policy: { growable: true },
     format: kind.file === "disk.raw" ? "raw" : undefined,
   });
-  for (const step of stepsFor(kind)) model.step(disk, step);
+  for (const step of steps) model.step(disk, step);
   model.expectAllowed(disk.read(), "before the end");
   try {
     disk.close();
@@ -72,12 +96,14 @@ const WAYS: readonly { readonly name: string; readonly faults: (n: number) => Fa
   },
 ];
 
-describe.each(KINDS)("a disk with $name on a failing storage", (kind) => {
+describe.each(WORKLOADS)("a disk with $kind.name on a failing storage", (workload) => {
+  const { kind } = workload;
+
   it("needs no more than works: the workload itself", async () => {
     await withDiskFiles(async (files) => {
       const model = new FaultModel(putDisk(files, kind));
       const session = new FaultyFiles();
-      runSession(files, kind, model, session);
+      runSession(files, workload, model, session);
       expect(session.calls.length).toBeGreaterThan(10);
       expect(model.sizes.size).toBe(0);
       if (kind.file !== "disk.raw") await files.expectClean(kind.file);
@@ -91,15 +117,15 @@ describe.each(KINDS)("a disk with $name on a failing storage", (kind) => {
       await withDiskFiles(async (files) => {
         const dry = new FaultModel(putDisk(files, kind));
         const works = new FaultyFiles();
-        runSession(files, kind, dry, works);
+        runSession(files, workload, dry, works);
         const { length } = works.calls;
-        const stride = byScale(3, 1);
+        const { stride } = workload;
         const problems: string[] = [];
         for (let n = new Random(kind.name).below(stride); n < length; n += stride) {
           const model = new FaultModel(putDisk(files, kind));
           const session = new FaultyFiles(faults(n));
           try {
-            runSession(files, kind, model, session);
+            runSession(files, workload, model, session);
             await verify(files, kind, model);
           } catch (error) {
             const call = session.calls[n];

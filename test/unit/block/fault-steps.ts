@@ -40,3 +40,39 @@ export function stepsFor({ name, clusterSize, virtualSize }: DiskKind): FaultSte
     write(100, 10),
   ];
 }
+
+/** Where the L1 table moves, and what is written afterwards needs new L2 tables. */
+export function movingSteps({ name, clusterSize, virtualSize }: DiskKind): FaultStep[] {
+  const random = new Random(`moving ${name}`);
+  const write = (offset: number, length: number): FaultStep => ({
+    kind: "write",
+    offset,
+    bytes: random.bytes(length),
+  });
+  const tables = (clusterSize * clusterSize) / 8;
+  return [
+    write(10, 1000),
+    { kind: "resize", size: virtualSize * 30 },
+    write(2 * tables + 100, 700),
+    { kind: "resize", size: virtualSize * 60 },
+    write(3 * tables + 100, 700),
+    { kind: "flush" },
+    { kind: "maintain" },
+    write(4 * tables + 100, 700),
+  ];
+}
+
+/** Where the refcount table moves. */
+export function fillingSteps({ name, virtualSize }: DiskKind): FaultStep[] {
+  const bytes = new Random(`filling ${name}`).bytes(virtualSize);
+  const half = virtualSize / 2;
+  return [
+    { kind: "write", offset: 0, bytes: bytes.subarray(0, half) },
+    { kind: "flush" },
+    { kind: "write", offset: half, bytes: bytes.subarray(half) },
+    { kind: "zero", offset: 512, length: half, unmap: true },
+    { kind: "flush" },
+    { kind: "maintain" },
+    { kind: "write", offset: 1024, bytes: bytes.subarray(0, 4096) },
+  ];
+}

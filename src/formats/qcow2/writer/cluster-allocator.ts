@@ -312,6 +312,7 @@ export class ClusterAllocator {
       }
       this.#context.lock.bumpGeneration();
     });
+    this.sync();
     this.#lower([oldTable]);
   }
 

@@ -221,7 +221,7 @@ export class RefcountStore {
 
   /**
    * Make a larger refcount table, in a new area behind all that the old one counts, with the blocks that
-   * count the area itself; when all that is durable, let the header refer to it.
+   * count the area itself; when all that is durable, let the header refer to it, which is not durable yet.
    *
    * @returns the clusters of the new table, of its blocks, and of the old table, which are still counted
    * @throws {StorageError} EFBIG: the table would exceed QEMU's limit
@@ -256,7 +256,6 @@ export class RefcountStore {
     this.#storage.writeAt(table, 0, table.length, first * clusterSize);
     this.#storage.sync();
     this.#headerWriter.setRefcountTable(first * clusterSize, tableClusters);
-    this.#storage.sync();
     return {
       table: { first, count: tableClusters },
       blocks: { first: first + tableClusters, count: blocks },

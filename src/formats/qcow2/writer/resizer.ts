@@ -3,7 +3,7 @@
 import { TsimgfsError } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import { L1_SIZE_MAX } from "../header.ts";
-import { NUMBER } from "./shared-state.ts";
+import { NUMBER, WORD } from "./shared-state.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
 /**
@@ -25,7 +25,7 @@ export function checkResizable({ layout, storage }: Qcow2WriterContext): void {
  * @throws {TsimgfsError} EFBIG: the format cannot have that size
  */
 export function growL1Table(context: Qcow2WriterContext, virtualSize: number): void {
-  const { layout, state, storage, allocator } = context;
+  const { layout, state, storage } = context;
   const { clusterSize, l2Entries } = layout;
   const needed = Math.ceil(virtualSize / (clusterSize * l2Entries));
   const oldSize = state.get(NUMBER.l1Size);
@@ -34,9 +34,21 @@ export function growL1Table(context: Qcow2WriterContext, virtualSize: number): v
     const reason = `a size of ${virtualSize} needs an L1 table of more than ${L1_SIZE_MAX} bytes`;
     throw new TsimgfsError("EFBIG", storage.path, reason);
   }
+  try {
+    moveL1Table(context, needed);
+  } catch (error) {
+    // Wherever it stopped: clusters are counted that nothing refers to.
+    state.raise(WORD.leaks);
+    throw error;
+  }
+}
+
+function moveL1Table(context: Qcow2WriterContext, needed: number): void {
+  const { layout, state, storage, allocator } = context;
+  const { clusterSize } = layout;
+  const oldSize = state.get(NUMBER.l1Size);
   const clusters = Math.ceil((needed * 8) / clusterSize);
-  const first = allocator.allocateArea(clusters);
-  const offset = first * clusterSize;
+  const offset = allocator.allocateArea(clusters) * clusterSize;
   const oldOffset = state.get(NUMBER.l1Offset);
   // Zeroed: what lies past the entries that there were refers to nothing.
   const table = NativeBuffer.allocate(clusters * clusterSize);
@@ -44,7 +56,7 @@ export function growL1Table(context: Qcow2WriterContext, virtualSize: number): v
   storage.writeAt(table, 0, table.length, offset);
   allocator.sync();
   context.headerWriter.setL1Table(offset, needed);
-  allocator.sync();
+  // From here on the file says so: what is not durable yet keeps the old table from being freed.
   context.lock.lockExclusive();
   try {
     context.tableCache.invalidate(offset, clusters * clusterSize);
@@ -56,6 +68,7 @@ export function growL1Table(context: Qcow2WriterContext, virtualSize: number): v
   } finally {
     context.lock.unlockExclusive();
   }
+  allocator.sync();
 }
 
 /** Write a new size to the header, durably, and let all threads know. */
