@@ -114,6 +114,7 @@ export class ClusterAllocator {
   /** Make clusters available, unless another thread has done so. Without the lock. */
   reserve(): void {
     this.#exclusively(() => {
+      if (this.#state.isSet(WORD.corrupt)) this.markCorrupt("it was found corrupt");
       if (this.#reservation.clusters === 0) this.#reserveRun();
     });
   }
@@ -143,6 +144,7 @@ export class ClusterAllocator {
   maintain(): void {
     Atomics.store(this.#state.words, WORD.wanted, 0);
     this.#exclusively(() => {
+      if (this.#state.isSet(WORD.corrupt)) return;
       const { isLow, room } = this.#reservation;
       if (isLow && room >= RESERVATION_RUNS_MAX) this.#reserveRun();
       this.#lowerFreed();
