@@ -277,6 +277,8 @@ export const CROSSED: Readonly<Record<string, Damage>> = {
       if (at + 8 > image.bytes.length) continue;
       const word = random.bytes(8);
       if (random.below(2) === 0) word.fill(0, 0, 4);
+      // Above 2^53 we know no more of an offset than that: not whether the next cluster follows it.
+      word[1] = (word[1] ?? 0) & 0x1f;
       word.copy(image.bytes, at);
     }
     return true;
@@ -290,7 +292,7 @@ export const CROSSED: Readonly<Record<string, Damage>> = {
         ) ?? 1;
       const at = cluster * image.clusterSize() + random.below(Math.min(image.clusterSize(), 256));
       if (at < image.bytes.length)
-        image.bytes[at] = (image.bytes[at] ?? 0) ^ (1 << random.below(8));
+        image.bytes[at] = (image.bytes[at] ?? 0) ^ (1 << random.below(at % 8 === 1 ? 5 : 8));
     }
     return true;
   },
