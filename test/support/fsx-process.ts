@@ -25,7 +25,7 @@ function isGone(error: unknown, device: string): boolean {
   if (GONE.includes(codeOf(error))) {
     return true;
   }
-  for (let tries = 0; codeOf(error) === "EIO" && tries < 100; tries++) {
+  for (let tries = 0; codeOf(error) === "EIO" && tries < 1000; tries++) {
     try {
       fs.closeSync(fs.openSync(device, "r"));
     } catch (next) {
