@@ -93,7 +93,7 @@ export class DiskWriter {
 
   /** As Disk.write. */
   write(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
-    this.#writer.begin();
+    this.#writer.begin("contents");
     if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
       const count = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
       this.#writeGuarded(guestOffset, count, source, start);
@@ -160,7 +160,7 @@ export class DiskWriter {
 
   /** As Disk.writeZeroes. */
   writeZeroes(guestOffset: number, length: number, unmap: boolean): void {
-    this.#writer.begin();
+    this.#writer.begin("contents");
     let guarded = 0;
     if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
       guarded = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
@@ -172,7 +172,7 @@ export class DiskWriter {
 
   /** As Disk.preallocate. */
   preallocate(guestOffset: number, length: number): void {
-    this.#writer.begin();
+    this.#writer.begin("contents");
     let done = 0;
     for (let turns = 0; done < length; turns++) {
       assert(turns < TURNS_MAX, "an allocation comes to no end");
@@ -193,7 +193,7 @@ export class DiskWriter {
       throw new TsimgfsError("EFBIG", this.#image.storage.path, `a size of ${size} is too large`);
     }
     this.#writer.checkResizable();
-    this.#writer.begin();
+    this.#writer.begin("contents");
     this.#resizing.lock();
     try {
       this.#changes.lockShared();

@@ -54,19 +54,27 @@ export class ZeroProgress {
   mustWrite = false;
 }
 
+/**
+ * What a change does to the disk: `contents` may change what it reads as; `places` only where that is,
+ * as copying from a backing file does.
+ */
+export type Change = "contents" | "places";
+
 export interface FormatWriter {
   /** Bytes that one table entry (or bit) decides about: less than that cannot be zeroed by tables. */
   readonly unit: number;
   /** Bytes: of the cluster, which COW copies at most. */
   readonly clusterSize: number;
+  /** Tables can say that a unit reads as zeros, whatever a backing file has there. */
+  readonly hasZeroClusters: boolean;
 
   /**
-   * Announce the first change: features that this writer does not maintain are cleared, durably. Cheap
-   * when it was done before. Without the lock.
+   * Announce a change: features that this writer does not maintain are cleared, durably, before the first
+   * one. Cheap when it was done before. Without the lock.
    *
    * @throws {CorruptionError} the image was found corrupt: nothing is written any more
    */
-  begin(): void;
+  begin(change: Change): void;
 
   /**
    * Bytes from `guestOffset` on that can be written where they are. Under the shared lock.

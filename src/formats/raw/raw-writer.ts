@@ -10,6 +10,7 @@ import type { RawImage } from "./raw-image.ts";
 export class RawWriter implements FormatWriter {
   /** Zeroing less than a byte is not asked for. */
   readonly unit = 1;
+  readonly hasZeroClusters = true;
   readonly clusterSize: number;
   readonly #image: RawImage;
   readonly #storage: WritableStorage;

@@ -6,7 +6,7 @@
 import { encode, offsetOf, sizeOf } from "../../../binary/struct.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
-import { AUTOCLEAR, INCOMPATIBLE } from "../features.ts";
+import { INCOMPATIBLE } from "../features.ts";
 import { HEADER } from "../header.ts";
 
 const FEATURES_START = offsetOf(HEADER, "incompatible_features");
@@ -26,14 +26,17 @@ export class HeaderWriter {
     this.#version = version;
   }
 
-  /** Clear all autoclear bits but those that this writer maintains. Returns whether any was set. */
-  clearUnmaintained(): boolean {
+  /**
+   * Clear all autoclear bits but those of what stays true. Returns whether any was set.
+   *
+   * @param kept bits
+   */
+  clearAutoclear(kept: bigint): boolean {
     const features = this.#readFeatures();
     if (features === undefined) return false;
     const autoclear = features.getBigUint64(AUTOCLEAR_AT);
-    const maintained = autoclear & AUTOCLEAR.rawExternalData;
-    if (autoclear === maintained) return false;
-    features.setBigUint64(AUTOCLEAR_AT, maintained);
+    if ((autoclear & ~kept) === 0n) return false;
+    features.setBigUint64(AUTOCLEAR_AT, autoclear & kept);
     this.#storage.writeAt(this.#buffer, 0, FEATURES_LENGTH, FEATURES_START);
     return true;
   }

@@ -8,12 +8,14 @@ import { hex } from "../../../errors.ts";
 import {
   ALLOCATION,
   type Allocation,
+  type Change,
   type FormatWriter,
   type HostPlace,
   type WritePlan,
   type ZeroProgress,
   type ZeroSpace,
 } from "../../writer.ts";
+import { AUTOCLEAR } from "../features.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import { MappingCursor } from "./mapping-cursor.ts";
@@ -24,9 +26,13 @@ import { ALL_SUBCLUSTERS, bitRange, hasBit, SUBCLUSTERS } from "./subclusters.ts
 import type { Qcow2WriterContext } from "./writer-context.ts";
 import { ZeroWriter } from "./zero-writer.ts";
 
+/** Autoclear bits of what stays true whatever is written here. */
+const MAINTAINED = AUTOCLEAR.rawExternalData;
+
 export class Qcow2Writer implements FormatWriter {
   readonly unit: number;
   readonly clusterSize: number;
+  readonly hasZeroClusters: boolean;
 
   readonly #context: Qcow2WriterContext;
   readonly #allocator: ClusterAllocator;
@@ -47,19 +53,24 @@ export class Qcow2Writer implements FormatWriter {
     this.#hasDataFile = layout.dataFile !== undefined;
     this.#extended = layout.extendedL2;
     this.clusterSize = layout.clusterSize;
+    this.hasZeroClusters = layout.header.version >= 3;
     this.unit = layout.extendedL2 ? layout.clusterSize / SUBCLUSTERS : layout.clusterSize;
     this.#zeroWriter = new ZeroWriter(context, this.#cursor, this.unit);
   }
 
-  begin(): void {
+  begin(change: Change): void {
     if (this.#state.isSet(WORD.corrupt)) this.#allocator.markCorrupt("it was found corrupt");
-    if (this.#state.isSet(WORD.begun)) return;
-    if (this.#context.headerWriter.clearUnmaintained()) {
+    const begun = change === "contents" ? WORD.begun : WORD.placesBegun;
+    if (this.#state.isSet(begun)) return;
+    const kept = change === "contents" ? MAINTAINED : MAINTAINED | AUTOCLEAR.bitmaps;
+    if (this.#context.headerWriter.clearAutoclear(kept)) {
       this.#allocator.sync();
       // The clusters of invalid bitmaps belong to nothing.
-      if (this.#context.layout.extensions.bitmaps !== undefined) this.#state.raise(WORD.leaks);
+      const losesBitmaps =
+        change === "contents" && this.#context.layout.extensions.bitmaps !== undefined;
+      if (losesBitmaps) this.#state.raise(WORD.leaks);
     }
-    this.#state.raise(WORD.begun);
+    this.#state.raise(begun);
   }
 
   mapInPlace(guestOffset: number, maxLength: number, out: HostPlace): number {
@@ -188,13 +199,25 @@ export class Qcow2Writer implements FormatWriter {
       cursor.linkCopy(plan);
       return;
     }
-    if (!cursor.open(plan.coverStart)) {
-      this.#allocator.markCorrupt(`the L2 table for ${hex(plan.coverStart)} is gone`);
+    const { clusterSize } = this;
+    const end = Math.ceil(plan.coverEnd / clusterSize);
+    let cluster = Math.floor(plan.coverStart / clusterSize);
+    while (cluster < end) {
+      if (!cursor.open(cluster * clusterSize)) {
+        this.#allocator.markCorrupt(`the L2 table for ${hex(cluster * clusterSize)} is gone`);
+      }
+      const sliceEnd = Math.min(end, cursor.endCluster);
+      this.#linkInSlice(plan, cluster, sliceEnd);
+      cluster = sliceEnd;
     }
+  }
+
+  /** Link clusters of a plan, all in the open slice. */
+  #linkInSlice(plan: WritePlan, first: number, end: number): void {
+    const cursor = this.#cursor;
     const { clusterSize, unit } = this;
     const { entry } = cursor;
-    const first = Math.floor(plan.coverStart / clusterSize);
-    const end = Math.ceil(plan.coverEnd / clusterSize);
+    const planned = Math.floor(plan.coverStart / clusterSize);
     const host = plan.hostOffset - (plan.coverStart % clusterSize);
     for (let cluster = first; cluster < end; cluster++) {
       const start = cluster * clusterSize;
@@ -202,7 +225,7 @@ export class Qcow2Writer implements FormatWriter {
       const to = Math.min(clusterSize, plan.coverEnd - start) / unit;
       const covered = this.#extended ? bitRange(from, to) : ALL_SUBCLUSTERS;
       cursor.decode(cluster);
-      const place = host + (cluster - first) * clusterSize;
+      const place = host + (cluster - planned) * clusterSize;
       const keepsPlace = entry.hasCluster && entry.host === place;
       if (!keepsPlace) cursor.freeOld();
       const dataBits = (keepsPlace ? entry.dataBits : 0) | covered;

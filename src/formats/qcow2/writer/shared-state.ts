@@ -4,7 +4,8 @@
  * Words, by Atomics:
  *     CORRUPT          1: the image was found corrupt, nothing is written any more
  *     SYNC_FAILED      1: the host could not make something durable; from then on nothing is freed
- *     BEGUN            1: unknown autoclear bits are cleared
+ *     BEGUN            1: autoclear bits of what is not kept up are cleared
+ *     PLACES_BEGUN     1: all of them but that of bitmaps, which know nothing of places
  *     DIRTY            1: the dirty bit was set by us, and is cleared at the end
  *     LEAKS            1: something failed half-way: some clusters may be leaked
  *     WANTED           1: the main thread was asked to maintain the image
@@ -38,6 +39,7 @@ export const WORD = {
   freesHead: 7,
   freesTail: 8,
   freesDurable: 9,
+  placesBegun: 10,
 } as const;
 const WORDS = 16;
 

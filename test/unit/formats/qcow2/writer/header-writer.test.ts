@@ -42,6 +42,8 @@ const u64 = (sample: WriterState, offset: number): bigint =>
 const INCOMPATIBLE = 72;
 const COMPATIBLE = 80;
 const AUTOCLEAR = 88;
+/** The bit of raw external data. */
+const RAW_DATA = 2n;
 
 describe("HeaderWriter.setIncompatible", () => {
   it.each([
@@ -89,17 +91,17 @@ describe("HeaderWriter.setIncompatible", () => {
     const change = (): void => {
       writer.setIncompatible("dirty", true);
       writer.setIncompatible("corrupt", true);
-      expect(writer.clearUnmaintained()).toBe(false);
+      expect(writer.clearAutoclear(RAW_DATA)).toBe(false);
     };
     expect(changesOf(sample, change)).toEqual([]);
     expect(sample.log.operations).toEqual([]);
   });
 });
 
-describe("HeaderWriter.clearUnmaintained", () => {
+describe("HeaderWriter.clearAutoclear", () => {
   it.each([
     { before: 0n, after: 0n, cleared: false },
-    // Raw external data is kept up.
+    // What is to be kept stays.
     { before: 2n, after: 2n, cleared: false },
     { before: 1n, after: 0n, cleared: true },
     { before: 3n, after: 2n, cleared: true },
@@ -114,13 +116,13 @@ describe("HeaderWriter.clearUnmaintained", () => {
     const writer = new HeaderWriter(sample.storage, 3);
     let result: boolean | undefined;
     const changes = changesOf(sample, () => {
-      result = writer.clearUnmaintained();
+      result = writer.clearAutoclear(RAW_DATA);
     });
     expect(result).toBe(cleared);
     expect(changes.every(([at]) => at >= AUTOCLEAR && at < AUTOCLEAR + 8)).toBe(true);
     expect(u64(sample, AUTOCLEAR)).toBe(after);
     expect(sample.log.operations).toHaveLength(cleared ? 1 : 0);
-    expect(writer.clearUnmaintained()).toBe(false);
+    expect(writer.clearAutoclear(RAW_DATA)).toBe(false);
   });
 });
 
