@@ -1,11 +1,11 @@
 /** Checking and repairing one image file, whatever its format: for `check`. */
 
 import { UsageError } from "../errors.ts";
+import type { CheckResult, RepairMode, Report } from "../formats/check-result.ts";
 import type { FormatName } from "../formats/driver.ts";
 import { determineFormat } from "../formats/formats.ts";
 import { checkQcow2 } from "../formats/qcow2/check/analysis.ts";
-import type { CheckResult, Report } from "../formats/qcow2/check/findings.ts";
-import { type RepairMode, repairQcow2 } from "../formats/qcow2/check/repair.ts";
+import { repairQcow2 } from "../formats/qcow2/check/repair.ts";
 import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
 

@@ -2,7 +2,7 @@
 
 import { checkImage } from "../../src/block/check-image.ts";
 import { TsimgfsError } from "../../src/errors.ts";
-import type { RepairMode } from "../../src/formats/qcow2/check/repair.ts";
+import type { RepairMode } from "../../src/formats/check-result.ts";
 import type { CheckCounts } from "./check-oracle.ts";
 
 export interface EngineCheck {
@@ -14,20 +14,25 @@ export interface EngineCheck {
   readonly lines: readonly string[];
 }
 
-export function engineCheck(path: string, repair?: RepairMode): EngineCheck {
+export function engineCheck(
+  path: string,
+  repair?: RepairMode,
+  format: "qcow2" | "qed" = "qcow2",
+): EngineCheck {
   const lines: string[] = [];
   try {
     const { outcome } = checkImage(path, {
-      format: "qcow2",
+      format,
       repair,
       forceShare: false,
       report: (line) => lines.push(line),
     });
-    if (outcome === undefined) throw new Error("no check of qcow2");
+    if (outcome === undefined) throw new Error(`no check of ${format}`);
     const { leaksFixed, corruptionsFixed, ...result } = outcome;
     const { checkErrors, corruptions, leaks } = result;
     const status = checkErrors > 0 ? 1 : corruptions > 0 ? 2 : leaks > 0 ? 3 : 0;
-    return { status, counts: { status, ...result }, leaksFixed, corruptionsFixed, lines };
+    const counts = { status, ...result, imageEndOffset: result.imageEndOffset ?? 0 };
+    return { status, counts, leaksFixed, corruptionsFixed, lines };
   } catch (error) {
     if (!(error instanceof TsimgfsError)) throw error;
     lines.push(error.message);

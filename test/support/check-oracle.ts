@@ -8,6 +8,7 @@ export interface CheckCounts {
   readonly leaks: number;
   readonly corruptions: number;
   readonly checkErrors: number;
+  /** 0: nothing is said of it. */
   readonly imageEndOffset: number;
   readonly totalClusters: number;
   readonly allocatedClusters: number;
@@ -23,21 +24,32 @@ export interface OracleCheck {
   readonly stderr: string;
 }
 
-const CHECK = ["check", "-f", "qcow2", "--output", "json"];
+type CheckedFormat = "qcow2" | "qed";
+
+const check = (format: CheckedFormat): string[] => ["check", "-f", format, "--output", "json"];
 
 /** `qemu-img check`. */
-export async function qemuCheck(path: string): Promise<OracleCheck> {
-  const result = await attempt("qemu-img", [...CHECK, path]);
+export async function qemuCheck(
+  path: string,
+  format: CheckedFormat = "qcow2",
+): Promise<OracleCheck> {
+  const result = await attempt("qemu-img", [...check(format), path]);
   if (result.status === undefined) throw new RunError("ended by a signal", result);
   return readOutcome(result);
 }
 
 /** `qemu-img check -r`, which changes the image. */
-export async function qemuRepair(path: string, mode: "leaks" | "all"): Promise<OracleCheck> {
+export async function qemuRepair(
+  path: string,
+  mode: "leaks" | "all",
+  format: CheckedFormat = "qcow2",
+): Promise<OracleCheck> {
   try {
     // Some damage makes it extend the file to many terabytes, and count their clusters.
     const timeoutMs = 10_000;
-    return readOutcome(await attempt("qemu-img", [...CHECK, "-r", mode, path], { timeoutMs }));
+    return readOutcome(
+      await attempt("qemu-img", [...check(format), "-r", mode, path], { timeoutMs }),
+    );
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     return { status: undefined, counts: undefined, stderr: error.message };
@@ -63,9 +75,13 @@ function readOutcome({ status, stdout, stderr }: RunResult): OracleCheck {
 }
 
 /** As `qemu-img compare`, also of what no guest may read: undefined if one cannot be read. */
-export async function looksAlike(one: string, other: string): Promise<boolean | undefined> {
+export async function looksAlike(
+  one: string,
+  other: string,
+  format: CheckedFormat = "qcow2",
+): Promise<boolean | undefined> {
   const { status } = await attempt("qemu-img", [
-    ...["compare", "-f", "qcow2", "-F", "qcow2"],
+    ...["compare", "-f", format, "-F", format],
     one,
     other,
   ]);

@@ -3,8 +3,8 @@
 import { type Command, Option } from "commander";
 import { type CheckOutcome, checkImage } from "../../block/check-image.ts";
 import { printable } from "../../errors.ts";
+import { REPAIR_MODES, type RepairMode } from "../../formats/check-result.ts";
 import type { FormatName } from "../../formats/driver.ts";
-import { REPAIR_MODES, type RepairMode } from "../../formats/qcow2/check/repair.ts";
 import { forceShareOption, formatOption, type Output, oneOf, outputOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 
@@ -131,6 +131,8 @@ function humanText(outcome: CheckOutcome): string {
         `${percent(compressedClusters, allocatedClusters)}% compressed clusters`,
     );
   }
-  paragraphs.push(`Image end offset: ${outcome.imageEndOffset}`);
+  if (outcome.imageEndOffset !== undefined) {
+    paragraphs.push(`Image end offset: ${outcome.imageEndOffset}`);
+  }
   return `${paragraphs.join("\n")}\n`;
 }

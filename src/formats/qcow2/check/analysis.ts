@@ -2,10 +2,11 @@
 
 import { UnsupportedError } from "../../../errors.ts";
 import type { Storage } from "../../../storage/storage.ts";
+import type { CheckResult, Report } from "../../check-result.ts";
 import { type CheckedImage, readCheckLayout } from "./check-layout.ts";
 import { compareRefcounts } from "./compare-refcounts.ts";
 import { checkCopiedFlags } from "./copied-flags.ts";
-import { type CheckResult, Findings, type Report } from "./findings.ts";
+import { Findings } from "./findings.ts";
 import { RefcountTable } from "./refcount-table.ts";
 import { References } from "./references.ts";
 import type { SnapshotMode } from "./snapshot-entries.ts";

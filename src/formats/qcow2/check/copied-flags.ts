@@ -3,8 +3,8 @@
 import { hex } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { DataRuns } from "../../data-runs.ts";
 import { COPIED_HI, entryHostOffset } from "../table-entry.ts";
-import { DataRuns } from "./data-runs.ts";
 import type { Findings } from "./findings.ts";
 import { CLUSTER, L2EntryRules } from "./l2-table-walk.ts";
 import { type RefcountTable, UNREADABLE } from "./refcount-table.ts";

@@ -1,5 +1,8 @@
 /** What a check finds: counted by kind, and described in a limited number of lines. */
 
+import type { Report } from "../../check-result.ts";
+import { LimitedReport } from "../../limited-report.ts";
+
 /**
  * Kinds of findings, by what can be done about them:
  *
@@ -26,34 +29,12 @@ export const FINDING_KINDS = [
 ] as const;
 export type FindingKind = (typeof FINDING_KINDS)[number];
 
-/** Takes one line about one finding. */
-export type Report = (line: string) => void;
-
-/** Findings that are described, of each check. */
-const DESCRIBED_MAX = 100;
-
-/** A check's outcome, in the names and units of qemu-img check. */
-export interface CheckResult {
-  /** Bytes: behind the last cluster in use. */
-  readonly imageEndOffset: number;
-  readonly totalClusters: number;
-  readonly allocatedClusters: number;
-  readonly fragmentedClusters: number;
-  readonly compressedClusters: number;
-  readonly leaks: number;
-  readonly corruptions: number;
-  /** What could not be checked. */
-  readonly checkErrors: number;
-}
-
 export class Findings {
   readonly #counts = new Map<FindingKind, number>();
-  readonly #report: Report;
-  #described = 0;
-  #omitted = 0;
+  readonly #report: LimitedReport;
 
   constructor(report: Report) {
-    this.#report = report;
+    this.#report = new LimitedReport(report);
   }
 
   /**
@@ -63,12 +44,7 @@ export class Findings {
    */
   add(kind: FindingKind, count: number, describe: () => string): void {
     this.#counts.set(kind, this.count(kind) + count);
-    if (this.#described < DESCRIBED_MAX) {
-      this.#described++;
-      this.#report(describe());
-    } else {
-      this.#omitted++;
-    }
+    this.#report.add(describe);
   }
 
   count(...kinds: readonly FindingKind[]): number {
@@ -83,7 +59,6 @@ export class Findings {
 
   /** Say how many were not described. */
   end(): void {
-    if (this.#omitted > 0) this.#report(`${this.#omitted} more findings are not shown`);
-    this.#omitted = 0;
+    this.#report.end();
   }
 }

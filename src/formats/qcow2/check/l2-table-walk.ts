@@ -3,6 +3,7 @@
 import { joinHalves, SAFE_HI_MAX } from "../../../binary/words.ts";
 import { hex } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { DataRuns } from "../../data-runs.ts";
 import {
   COPIED_HI,
   compressedLength,
@@ -12,7 +13,6 @@ import {
   sectorCountShift,
 } from "../table-entry.ts";
 import { type CheckLayout, hasDataFile } from "./check-layout.ts";
-import { DataRuns } from "./data-runs.ts";
 import type { Findings } from "./findings.ts";
 import type { References } from "./references.ts";
 

@@ -2,9 +2,9 @@
 
 import { joinHalves, SAFE_HI_MAX } from "../../../binary/words.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { DataRuns } from "../../data-runs.ts";
 import { readRefcount } from "../refcount-entry.ts";
 import type { CheckedImage } from "./check-layout.ts";
-import { DataRuns } from "./data-runs.ts";
 import type { Findings } from "./findings.ts";
 import type { References } from "./references.ts";
 

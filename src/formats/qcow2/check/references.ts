@@ -1,10 +1,10 @@
 /** All that refers to host clusters, counted: what the refcounts of an intact image say. */
 
 import { FormatError, hex, UnsupportedError } from "../../../errors.ts";
+import { DataRuns } from "../../data-runs.ts";
 import { readBitmapTables } from "../bitmap-directory.ts";
 import { entryHostOffset } from "../table-entry.ts";
 import { type CheckedImage, hasDataFile } from "./check-layout.ts";
-import { DataRuns } from "./data-runs.ts";
 import type { FindingKind, Findings } from "./findings.ts";
 import { L2TableWalk } from "./l2-table-walk.ts";
 import { L2Tables } from "./l2-tables.ts";

@@ -17,11 +17,11 @@
 
 import { CorruptionError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
+import type { CheckResult, RepairMode, RepairOutcome, Report } from "../../check-result.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { type Analysis, analyse } from "./analysis.ts";
 import { type CheckLayout, checkedImage, readCheckLayout } from "./check-layout.ts";
 import { correctCopiedFlags } from "./copied-flags.ts";
-import type { CheckResult, Report } from "./findings.ts";
 import { FreeClusters } from "./free-clusters.ts";
 import { keepLeaks, needsRebuild, rebuildRefcounts } from "./rebuild-refcounts.ts";
 import { BLOCK_FAULT } from "./refcount-table.ts";
@@ -29,17 +29,6 @@ import { RepairMark } from "./repair-mark.ts";
 import { NewSnapshotTable } from "./rewrite-snapshots.ts";
 import { punchLeaks, updateRefcounts } from "./update-refcounts.ts";
 import { dropUnalignedClusters } from "./zero-entries.ts";
-
-/** leaks: refcounts are lowered, nothing else changes much. all: everything that can be repaired. */
-export const REPAIR_MODES = ["leaks", "all"] as const;
-export type RepairMode = (typeof REPAIR_MODES)[number];
-
-export interface RepairOutcome {
-  readonly leaksFixed: number;
-  readonly corruptionsFixed: number;
-  /** Of a check after the repair. */
-  readonly result: CheckResult;
-}
 
 /** Some findings stay whatever is done. */
 const ROUNDS_MAX = 3;

@@ -3,8 +3,8 @@
 import { closeSync, openSync, rmSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { CheckResult } from "../../../../src/formats/check-result.ts";
 import { checkQcow2 } from "../../../../src/formats/qcow2/check/analysis.ts";
-import type { CheckResult } from "../../../../src/formats/qcow2/check/findings.ts";
 import { repairQcow2 } from "../../../../src/formats/qcow2/check/repair.ts";
 import { LocalFile, type OpenMode } from "../../../../src/storage/local-file.ts";
 import {

@@ -1,7 +1,8 @@
 /** Reading tables of a file without its holes: a sparse file may claim terabytes of them. */
 
-import type { HostRun, Storage } from "../../../storage/storage.ts";
-import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import type { Endianness } from "../binary/struct.ts";
+import type { HostRun, Storage } from "../storage/storage.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
 
 /** Tables are read in pieces of this many bytes. */
 const PIECE = 65536;
@@ -9,14 +10,19 @@ const PIECE = 65536;
 export class DataRuns {
   readonly #storage: Storage;
   readonly #length: number;
+  readonly #little: boolean;
   readonly #run: HostRun = { isData: false, length: 0 };
   #runStart = 0;
   readonly #piece = NativeBuffer.allocate(PIECE);
 
-  /** @param length bytes of the file */
-  constructor(storage: Storage, length: number) {
+  /**
+   * @param length bytes of the file
+   * @param endianness of table entries
+   */
+  constructor(storage: Storage, length: number, endianness: Endianness = "be") {
     this.#storage = storage;
     this.#length = length;
+    this.#little = endianness === "le";
   }
 
   /** The first byte from `start` on that may be other than zero, or `end`. */
@@ -54,8 +60,8 @@ export class DataRuns {
       const length = Math.min(PIECE, end - from);
       this.#storage.readAt(this.#piece, 0, length, from);
       for (let offset = 0; offset < length; offset += 8) {
-        const hi = view.getUint32(offset);
-        const lo = view.getUint32(offset + 4);
+        const hi = view.getUint32(offset + (this.#little ? 4 : 0), this.#little);
+        const lo = view.getUint32(offset + (this.#little ? 0 : 4), this.#little);
         if (hi !== 0 || lo !== 0) visit(hi, lo, from + offset);
       }
       at = from + length;
