@@ -4,12 +4,13 @@ import { CorruptionError, hex } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
+import { createMetadataSet, type MetadataMap } from "../../metadata-map.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import type { Qcow2Image } from "../qcow2-image.ts";
 import { COPIED_HI, entryHostOffset } from "../table-entry.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
 import { HeaderWriter } from "./header-writer.ts";
-import { createMetadataSet, MetadataMap, metadataRanges } from "./metadata-map.ts";
+import { metadataRanges, qcow2MetadataMap } from "./metadata-ranges.ts";
 import { Qcow2Writer } from "./qcow2-writer.ts";
 import { RefcountStore } from "./refcount-store.ts";
 import { createSharedState, SharedState } from "./shared-state.ts";
@@ -62,7 +63,7 @@ export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorag
   let l2Tables = 0;
   for (const _ of readL2Offsets(layout, storage)) l2Tables++;
   const metadata = createMetadataSet(blocks.length * 2 + l2Tables + layout.l1Entries / 4);
-  const map = new MetadataMap(metadata);
+  const map = qcow2MetadataMap(metadata);
   map.ranges = metadataRanges(layout, state);
   const refuseIf = (lies: boolean, what: string, cluster: number): void => {
     if (!lies) return;
@@ -125,7 +126,7 @@ export function attachQcow2Writer(
 ): Qcow2Writer {
   const { layout, tableCache } = image;
   const state = new SharedState(shared.state);
-  const metadata = new MetadataMap(shared.metadata);
+  const metadata = qcow2MetadataMap(shared.metadata);
   const headerWriter = new HeaderWriter(files.storage, layout.header.version);
   const allocator = new ClusterAllocator({
     layout,

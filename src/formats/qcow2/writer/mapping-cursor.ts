@@ -6,11 +6,11 @@
 
 import { hex } from "../../../errors.ts";
 import type { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import type { MetadataMap } from "../../metadata-map.ts";
 import { ALLOCATION, type Allocation, type WritePlan } from "../../writer.ts";
 import { ActiveTables } from "./active-tables.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { L2Entry } from "./l2-entry.ts";
-import type { MetadataMap } from "./metadata-map.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
 export class MappingCursor {

@@ -19,7 +19,7 @@ import { AUTOCLEAR } from "../features.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import { MappingCursor } from "./mapping-cursor.ts";
-import { metadataRanges } from "./metadata-map.ts";
+import { metadataRanges } from "./metadata-ranges.ts";
 import { checkResizable, growL1Table, setVirtualSize } from "./resizer.ts";
 import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
 import { ALL_SUBCLUSTERS, bitRange, hasBit, SUBCLUSTERS } from "./subclusters.ts";

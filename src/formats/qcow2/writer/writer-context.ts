@@ -3,11 +3,11 @@
 import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
 import type { TableCache } from "../../../threads/table-cache.ts";
+import type { MetadataMap } from "../../metadata-map.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import type { Qcow2Image } from "../qcow2-image.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import type { HeaderWriter } from "./header-writer.ts";
-import type { MetadataMap } from "./metadata-map.ts";
 import type { SharedState } from "./shared-state.ts";
 
 export interface Qcow2WriterContext {

@@ -1,17 +1,13 @@
 /**
  * Where the metadata of an image is, so that data is never written over it: a table that says so is
- * damaged or hostile. The header, the L1 table, the refcount table and the snapshot table are ranges;
- * active L2 tables and refcount blocks are clusters in a hash set that all threads share:
+ * damaged or hostile. The header and the tables that it names are ranges; all others are clusters in a
+ * hash set that all threads share:
  *
  *     word 0          clusters in the set
  *     double 1 + n    cluster index + 1, or 0
  *
- * It is filled at open and added to under the exclusive lock. Source: QEMU's overlap checks,
- * main-header, active-l1, active-l2, refcount-table, refcount-block, snapshot-table.
+ * It is filled at open and added to under the exclusive lock. Source: QEMU's overlap checks.
  */
-
-import type { Qcow2Layout } from "../layout.ts";
-import { NUMBER, type SharedState } from "./shared-state.ts";
 
 const COUNT = 0;
 const FIRST = 1;
@@ -32,38 +28,17 @@ export interface MetadataRange {
   readonly clusters: number;
 }
 
-/** The header and the tables that the header names, where they are now. */
-export function metadataRanges(layout: Qcow2Layout, state: SharedState): MetadataRange[] {
-  const { clusterSize, header } = layout;
-  const range = (name: string, offset: number, bytes: number): MetadataRange => ({
-    name,
-    firstCluster: offset / clusterSize,
-    clusters: Math.ceil(bytes / clusterSize),
-  });
-  const refcountTable = state.get(NUMBER.refcountTableOffset);
-  const ranges = [
-    range("the header", 0, clusterSize),
-    range("the L1 table", state.get(NUMBER.l1Offset), state.get(NUMBER.l1Size) * 8),
-    range(
-      "the refcount table",
-      refcountTable,
-      state.get(NUMBER.refcountTableClusters) * clusterSize,
-    ),
-  ];
-  if (header.nb_snapshots > 0) {
-    ranges.push(range("the snapshot table", header.snapshots_offset, layout.snapshotTable.size));
-  }
-  return ranges;
-}
-
 export class MetadataMap {
   readonly #table: Float64Array;
   readonly #places: number;
   readonly #shift: number;
+  /** What messages call a cluster of the set. */
+  readonly #clusterName: string;
   /** The tables that are ranges; replaced when one moves. */
   ranges: readonly MetadataRange[] = [];
 
-  constructor(memory: SharedArrayBuffer) {
+  constructor(memory: SharedArrayBuffer, clusterName: string) {
+    this.#clusterName = clusterName;
     this.#table = new Float64Array(memory);
     this.#places = this.#table.length - FIRST;
     this.#shift = 32 - Math.log2(this.#places);
@@ -106,12 +81,12 @@ export class MetadataMap {
     const range = this.overlapOfRanges(firstCluster, clusters);
     if (range !== undefined) return range;
     for (let cluster = firstCluster; cluster < firstCluster + clusters; cluster++) {
-      if (this.has(cluster)) return "an L2 table or refcount block";
+      if (this.has(cluster)) return this.#clusterName;
     }
     return undefined;
   }
 
-  /** As `overlap`, without L2 tables and refcount blocks. */
+  /** As `overlap`, without the clusters of the set. */
   overlapOfRanges(firstCluster: number, clusters: number): string | undefined {
     for (let index = 0; index < this.ranges.length; index++) {
       const range = this.ranges[index];

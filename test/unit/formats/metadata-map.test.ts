@@ -1,22 +1,22 @@
 /** Where metadata is, against a set of numbers and the layout that the image was built with. */
 
 import { describe, expect, it } from "vitest";
+import { createMetadataSet } from "../../../src/formats/metadata-map.ts";
 import {
-  createMetadataSet,
-  MetadataMap,
   metadataRanges,
-} from "../../../../../src/formats/qcow2/writer/metadata-map.ts";
-import { NUMBER } from "../../../../../src/formats/qcow2/writer/shared-state.ts";
-import { Random } from "../../../../support/random.ts";
-import { byScale } from "../../../../support/scale.ts";
-import { writerState } from "./writer-state.ts";
+  qcow2MetadataMap,
+} from "../../../src/formats/qcow2/writer/metadata-ranges.ts";
+import { NUMBER } from "../../../src/formats/qcow2/writer/shared-state.ts";
+import { Random } from "../../support/random.ts";
+import { byScale } from "../../support/scale.ts";
+import { writerState } from "./qcow2/writer/writer-state.ts";
 
 /** Clusters of the largest files that a Number can address, with clusters of 512 bytes. */
 const CLUSTER_MAX = 2 ** 44 - 1;
 
 describe("MetadataMap", () => {
   it("notes clusters once", () => {
-    const map = new MetadataMap(createMetadataSet(10));
+    const map = qcow2MetadataMap(createMetadataSet(10));
     for (const cluster of [0, 1, 2 ** 32, 2 ** 32 - 1, CLUSTER_MAX]) {
       expect(map.overlap(cluster, 1)).toBeUndefined();
       expect(map.add(cluster)).toBe(true);
@@ -30,7 +30,7 @@ describe("MetadataMap", () => {
 
   it("is shared by all threads", () => {
     const memory = createMetadataSet(10);
-    const [one, other] = [new MetadataMap(memory), new MetadataMap(memory)];
+    const [one, other] = [qcow2MetadataMap(memory), qcow2MetadataMap(memory)];
     one.add(77);
     expect(other.overlap(70, 8)).toBeDefined();
     expect(other.add(77)).toBe(false);
@@ -49,7 +49,7 @@ describe("MetadataMap", () => {
   ])("does what a set does for clusters that are $label", ({ label, draw }) => {
     const random = new Random(`metadata map ${label}`);
     const memory = createMetadataSet(300);
-    const map = new MetadataMap(memory);
+    const map = qcow2MetadataMap(memory);
     const model = new Set<number>();
     for (let step = 0; step < byScale(5000, 100_000); step++) {
       const cluster = draw(random);
@@ -75,7 +75,7 @@ describe("MetadataMap", () => {
   });
 
   it("takes no more than it has room for, and still answers", () => {
-    const map = new MetadataMap(createMetadataSet(0));
+    const map = qcow2MetadataMap(createMetadataSet(0));
     const clusters = Array.from({ length: 5000 }, (_, index) => index * 3);
     for (const cluster of clusters) expect(map.add(cluster)).toBe(true);
     const known = clusters.filter((cluster) => map.overlap(cluster, 1) !== undefined);
@@ -88,7 +88,7 @@ describe("MetadataMap", () => {
 });
 
 describe("MetadataMap.overlapOfRanges", () => {
-  const map = new MetadataMap(createMetadataSet(10));
+  const map = qcow2MetadataMap(createMetadataSet(10));
   map.ranges = [
     { name: "the header", firstCluster: 0, clusters: 1 },
     { name: "the L1 table", firstCluster: 10, clusters: 3 },

@@ -1,0 +1,37 @@
+/**
+ * Where the metadata of a qcow2 image is. Source: QEMU's overlap checks, main-header, active-l1,
+ * active-l2, refcount-table, refcount-block, snapshot-table.
+ */
+
+import { MetadataMap, type MetadataRange } from "../../metadata-map.ts";
+import type { Qcow2Layout } from "../layout.ts";
+import { NUMBER, type SharedState } from "./shared-state.ts";
+
+/** Active L2 tables and refcount blocks are the clusters of the set. */
+export function qcow2MetadataMap(memory: SharedArrayBuffer): MetadataMap {
+  return new MetadataMap(memory, "an L2 table or refcount block");
+}
+
+/** The header and the tables that the header names, where they are now. */
+export function metadataRanges(layout: Qcow2Layout, state: SharedState): MetadataRange[] {
+  const { clusterSize, header } = layout;
+  const range = (name: string, offset: number, bytes: number): MetadataRange => ({
+    name,
+    firstCluster: offset / clusterSize,
+    clusters: Math.ceil(bytes / clusterSize),
+  });
+  const refcountTable = state.get(NUMBER.refcountTableOffset);
+  const ranges = [
+    range("the header", 0, clusterSize),
+    range("the L1 table", state.get(NUMBER.l1Offset), state.get(NUMBER.l1Size) * 8),
+    range(
+      "the refcount table",
+      refcountTable,
+      state.get(NUMBER.refcountTableClusters) * clusterSize,
+    ),
+  ];
+  if (header.nb_snapshots > 0) {
+    ranges.push(range("the snapshot table", header.snapshots_offset, layout.snapshotTable.size));
+  }
+  return ranges;
+}
