@@ -6,6 +6,8 @@ import type { FormatName } from "../formats/driver.ts";
 import { determineFormat } from "../formats/formats.ts";
 import { checkQcow2 } from "../formats/qcow2/check/analysis.ts";
 import { repairQcow2 } from "../formats/qcow2/check/repair.ts";
+import { checkQed } from "../formats/qed/check/analysis.ts";
+import { repairQed } from "../formats/qed/check/repair.ts";
 import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
 
@@ -45,19 +47,29 @@ export function checkImage(path: string, options: CheckOptions): CheckedImageFil
   const file = LocalFile.open(path, repair === undefined ? "read-only" : "read-write");
   try {
     const format = determineFormat(file, options.format);
-    if (format !== "qcow2") return { format, outcome: undefined };
+    if (format === "raw") return { format, outcome: undefined };
     if (repair !== undefined) lockForWriting(file);
     else if (!forceShare) lockForReading(file);
-    return { format, outcome: checkFile(file, options) };
+    return { format, outcome: checkFile(file, format, options) };
   } finally {
     file.close();
   }
 }
 
-function checkFile(file: LocalFile, { repair, report }: CheckOptions): CheckOutcome {
+function checkFile(
+  file: LocalFile,
+  format: "qcow2" | "qed",
+  { repair, report }: CheckOptions,
+): CheckOutcome {
+  const engine = ENGINES[format];
   if (repair === undefined) {
-    return { ...checkQcow2(file, report), leaksFixed: 0, corruptionsFixed: 0 };
+    return { ...engine.check(file, report), leaksFixed: 0, corruptionsFixed: 0 };
   }
-  const { result, leaksFixed, corruptionsFixed } = repairQcow2(file, repair, report);
+  const { result, leaksFixed, corruptionsFixed } = engine.repair(file, repair, report);
   return { ...result, leaksFixed, corruptionsFixed };
 }
+
+const ENGINES = {
+  qcow2: { check: checkQcow2, repair: repairQcow2 },
+  qed: { check: checkQed, repair: repairQed },
+} as const;

@@ -1,6 +1,6 @@
 // The command `check` beside `qemu-img check`: exit codes, JSON fields, text, locks, and what it refuses.
 
-import { readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { DamageImage } from "../support/damage-image.ts";
@@ -123,12 +123,23 @@ describe("check beside qemu-img check", () => {
     expect(result).toMatchObject({ status: 63, stdout: "" });
     expect(result.stderr).toMatch(/^tsimgfs: .*disk\.raw: raw images have nothing to check\n$/);
     expect((await attempt("qemu-img", ["check", "-f", "raw", raw])).status).toBe(63);
+  });
 
+  it("checks and repairs QED images, with the JSON of qemu-img", async () => {
     const qed = join(directory, "disk.qed");
-    await createImage(qed, "qed", { size: MiB });
-    const refused = await attemptTsimgfs(["check", qed]);
-    expect(refused).toMatchObject({ status: 63, stdout: "" });
-    expect(refused.stderr).toMatch(/^tsimgfs: .*disk\.qed: qed images cannot be checked yet\n$/);
+    await createImage(qed, "qed", { size: 8 * MiB });
+    await qemuIo(qed, "qed", ["write 0 1M", "write 5M 64k", "write 3M 64k"]);
+    appendFileSync(qed, Buffer.alloc(3 * 65536));
+    const oracle = await attempt("qemu-img", ["check", "--output", "json", qed]);
+    const ours = await attemptTsimgfs(["check", "--output", "json", qed]);
+    expect(ours.status).toBe(3);
+    expect(ours.status).toBe(oracle.status);
+    expect(JSON.parse(ours.stdout)).toEqual(JSON.parse(oracle.stdout));
+    const repair = await attemptTsimgfs(["check", "-r", "leaks", qed]);
+    expect(repair.status).toBe(0);
+    expect(repair.stdout).toContain("    3 leaked clusters\n    0 corruptions\n");
+    const after = await run("qemu-img", ["check", qed]);
+    expect((await tsimgfs(["check", qed])).stdout).toBe(after.stdout);
   });
 
   it("refuses what is no image, in one line", async () => {
