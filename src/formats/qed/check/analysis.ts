@@ -23,9 +23,17 @@ export interface Analysis {
   readonly leaksAtEnd: number;
 }
 
-/** @throws {UnsupportedError | StorageError} the check cannot be completed */
-export function analyse(image: CheckedQed, report: Report): Analysis {
-  const { storage, header, length } = image;
+const silent: Report = () => undefined;
+
+/**
+ * Check the tables of a file as it is now, which may not be as it was when it was opened.
+ *
+ * @throws {FormatError | UnsupportedError | StorageError} the check cannot be completed
+ */
+export function examineTables(storage: Storage, report: Report = silent): Analysis {
+  const length = storage.currentLength();
+  const header = readStoredHeader(storage, length);
+  const image = { storage, header, length };
   const clusterSize = header.cluster_size;
   const clusters = wholeClusters(length, clusterSize) / clusterSize;
   if (clusters > CLUSTERS_MAX) {
@@ -64,6 +72,5 @@ function describeLeaks(leaks: number, leaksAtEnd: number): string {
  * @throws {FormatError | UnsupportedError | StorageError} the check cannot be completed
  */
 export function checkQed(storage: Storage, report: Report): CheckResult {
-  const { length } = storage;
-  return analyse({ storage, header: readStoredHeader(storage, length), length }, report).result;
+  return examineTables(storage, report).result;
 }
