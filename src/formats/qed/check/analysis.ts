@@ -23,17 +23,9 @@ export interface Analysis {
   readonly leaksAtEnd: number;
 }
 
-const silent: Report = () => undefined;
-
-/**
- * Check the tables of a file as it is now, which may not be as it was when it was opened.
- *
- * @throws {FormatError | UnsupportedError | StorageError} the check cannot be completed
- */
-export function examineTables(storage: Storage, report: Report = silent): Analysis {
-  const length = storage.currentLength();
-  const header = readStoredHeader(storage, length);
-  const image = { storage, header, length };
+/** @throws {UnsupportedError | StorageError} the check cannot be completed */
+export function analyse(image: CheckedQed, report: Report): Analysis {
+  const { storage, header, length } = image;
   const clusterSize = header.cluster_size;
   const clusters = wholeClusters(length, clusterSize) / clusterSize;
   if (clusters > CLUSTERS_MAX) {
@@ -72,5 +64,6 @@ function describeLeaks(leaks: number, leaksAtEnd: number): string {
  * @throws {FormatError | UnsupportedError | StorageError} the check cannot be completed
  */
 export function checkQed(storage: Storage, report: Report): CheckResult {
-  return examineTables(storage, report).result;
+  const { length } = storage;
+  return analyse({ storage, header: readStoredHeader(storage, length), length }, report).result;
 }

@@ -16,8 +16,8 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import type { RepairMode, RepairOutcome, Report } from "../../check-result.ts";
 import { LimitedReport } from "../../limited-report.ts";
 import { FEATURE } from "../header.ts";
-import { writeFeatures } from "../stored-header.ts";
-import { type Analysis, examineTables } from "./analysis.ts";
+import { readStoredHeader, writeFeatures } from "../stored-header.ts";
+import { type Analysis, analyse } from "./analysis.ts";
 import { type CheckedQed, TableWalk } from "./table-walk.ts";
 import { ZeroedEntries } from "./zeroed-entries.ts";
 
@@ -35,12 +35,12 @@ export function repairQed(
   mode: RepairMode,
   report: Report,
 ): RepairOutcome {
-  const first = examineTables(storage, report);
+  const first = analyse(imageOf(storage), report);
   let last = first;
   if (mode === "all" && first.invalid > 0) {
     clearAutoclear(storage, first.image);
     zeroInvalidEntries(storage, first.image);
-    last = examineTables(storage);
+    last = analyse(imageOf(storage), silent);
   }
   const corruptionsFixed = first.result.corruptions - last.result.corruptions;
   const isSound = last.result.corruptions === 0;
@@ -49,6 +49,11 @@ export function repairQed(
   if (isSound) clearNeedCheck(storage, last.image);
   reportRest({ result, invalid: last.invalid }, report);
   return { leaksFixed, corruptionsFixed, result };
+}
+
+function imageOf(storage: WritableStorage): CheckedQed {
+  const length = storage.currentLength();
+  return { storage, header: readStoredHeader(storage, length), length };
 }
 
 function zeroInvalidEntries(storage: WritableStorage, image: CheckedQed): void {
