@@ -192,13 +192,13 @@ export class DiskWriter {
     if (!Number.isSafeInteger(rounded)) {
       throw new TsimgfsError("EFBIG", this.#image.storage.path, `a size of ${size} is too large`);
     }
-    this.#writer.checkResizable();
-    this.#writer.begin("contents");
     this.#resizing.lock();
     try {
       this.#changes.lockShared();
       const old = this.#image.virtualSize;
       this.#changes.unlockShared();
+      this.#writer.checkResizable(old, rounded);
+      this.#writer.begin("contents");
       if (rounded > old) this.#grow(old, rounded);
       else if (rounded < old) {
         // What is cut off must not come back when the disk grows again.

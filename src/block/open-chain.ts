@@ -11,7 +11,6 @@ import {
   determineFormat,
   type FormatLayout,
   isFormatName,
-  isWritableFormat,
   lossesOf,
   prepareWriting,
   probeFormat,
@@ -119,7 +118,7 @@ class ChainOpener {
   readonly #warnings: string[] = [];
   /** The paths of the files that are open, by device and inode. */
   readonly #seen = new Map<string, string>();
-  #mode: OpenMode;
+  readonly #mode: OpenMode;
 
   constructor(path: string, options: OpenOptions) {
     this.#path = path;
@@ -130,28 +129,14 @@ class ChainOpener {
 
   open(): OpenChain {
     try {
-      const { file, format } = this.#openImage();
-      this.#addLayers(file, format);
+      const file = this.#openFile(this.#path, this.#mode);
+      this.#addLayers(file, determineFormat(file, this.#options.format));
       const writing = this.#mode === "read-only" ? undefined : this.#prepareWriting(file);
       return { layers: this.#layers, writing, warnings: this.#warnings };
     } catch (error) {
       for (const file of this.#files) file.close();
       throw error;
     }
-  }
-
-  /** Open the image itself. */
-  #openImage(): { file: LocalFile; format: FormatName } {
-    const file = this.#openFile(this.#path, this.#mode);
-    const format = determineFormat(file, this.#options.format);
-    if (this.#mode === "read-only" || isWritableFormat(format)) return { file, format };
-    this.#warnings.push(
-      `${this.#path}: warning: is shown read-only: writing ${format} images is not supported yet`,
-    );
-    this.#mode = "read-only";
-    for (const opened of this.#files.splice(0)) opened.close();
-    this.#seen.clear();
-    return { file: this.#openFile(this.#path, this.#mode), format };
   }
 
   #addLayers(first: LocalFile, firstFormat: FormatName): void {
@@ -197,7 +182,6 @@ class ChainOpener {
     const [top] = this.#layers;
     assert(writing !== undefined && top !== undefined);
     const format = prepareWriting(top.layout, file);
-    assert(format !== undefined, "formats that are only read are opened so");
     this.#warnings.push(...lossesOf(top.layout).map((loss) => `${file.path}: warning: ${loss}`));
     return {
       lock: createAccessLock(writing.threads),

@@ -30,6 +30,8 @@ import {
 import { repairQcow2BeforeWriting } from "./qcow2/writer/leftovers.ts";
 import { conditionsOfQed, probeQed, type QedLayout, readQedLayout } from "./qed/layout.ts";
 import { QedImage } from "./qed/qed-image.ts";
+import { attachQedWriter, prepareQedWriting, type QedWriting } from "./qed/writer/attach.ts";
+import { repairQedBeforeWriting } from "./qed/writer/leftovers.ts";
 import { RawImage, type RawLayout } from "./raw/raw-image.ts";
 import { RawWriter } from "./raw/raw-writer.ts";
 import type { FormatWriter } from "./writer.ts";
@@ -128,11 +130,6 @@ export function attachImage(
   }
 }
 
-/** Formats that can be written to. */
-export function isWritableFormat(format: FormatName): boolean {
-  return format !== "qed";
-}
-
 /** What the first write to an image costs, for the user to know. */
 export function lossesOf(layout: FormatLayout): string[] {
   return layout.format === "qcow2" ? lossesOfQcow2(layout) : [];
@@ -148,29 +145,32 @@ export function repairBeforeWriting(
   layout: FormatLayout,
   storage: WritableStorage,
 ): string | undefined {
-  return layout.format === "qcow2" ? repairQcow2BeforeWriting(layout, storage) : undefined;
+  switch (layout.format) {
+    case "raw":
+      return undefined;
+    case "qcow2":
+      return repairQcow2BeforeWriting(layout, storage);
+    case "qed":
+      return repairQedBeforeWriting(layout, storage);
+  }
 }
 
 /** What the writers of an image share between threads: plain data for structured clone. */
-export type FormatWriting = Qcow2Writing | { readonly format: "raw" };
+export type FormatWriting = Qcow2Writing | QedWriting | { readonly format: "raw" };
 
 /**
- * Check that an image can be written to, and make what its writers share. `undefined`: the format can
- * only be read.
+ * Check that an image can be written to, and make what its writers share.
  *
  * @throws {TsimgfsError} it must not be written to
  */
-export function prepareWriting(
-  layout: FormatLayout,
-  storage: WritableStorage,
-): FormatWriting | undefined {
+export function prepareWriting(layout: FormatLayout, storage: WritableStorage): FormatWriting {
   switch (layout.format) {
     case "raw":
       return { format: "raw" };
     case "qcow2":
       return prepareQcow2Writing(layout, storage);
     case "qed":
-      return undefined;
+      return prepareQedWriting(layout, storage);
   }
 }
 
@@ -193,6 +193,9 @@ export function attachWriter(
 ): FormatWriter {
   if (shared.format === "qcow2" && image instanceof Qcow2Image) {
     return attachQcow2Writer(image, files, shared, files);
+  }
+  if (shared.format === "qed" && image instanceof QedImage) {
+    return attachQedWriter(image, files.storage, shared, files);
   }
   assert(image instanceof RawImage, `a writer of ${shared.format} for ${image.format}`);
   return new RawWriter(image, files.storage, files.lock);

@@ -117,9 +117,10 @@ export interface FormatWriter {
   /**
    * Refuse a change of the size that the image cannot have.
    *
+   * @param oldSize, newSize bytes
    * @throws {TsimgfsError}
    */
-  checkResizable(): void;
+  checkResizable(oldSize: number, newSize: number): void;
 
   /**
    * Make tables long enough for a size; the disk stays as it is. Without the lock, but no other thread may

@@ -21,7 +21,7 @@ export interface QedLayout {
   readonly backingFile: BackingReference | undefined;
   /** Entries of an L1 or L2 table. */
   readonly tableEntries: number;
-  /** The part of the L1 table that covers the disk, as it is on disk. */
+  /** The L1 table as it is on disk, as far as any disk can reach: at most 2 MiB. */
   readonly l1: SharedArrayBuffer;
   readonly tableCache: SharedTableCache;
 }
@@ -43,7 +43,11 @@ export function readQedLayout(storage: Storage, tableCacheMax: number): QedLayou
   storage.readAt(head, 0, HEADER_SIZE, 0);
   const header = readHeader(head.bytes, storage.length, storage.path);
   const entries = tableEntries(header);
-  const l1Entries = Math.ceil(header.image_size / (header.cluster_size * entries));
+  // The disk may grow; the table, which does not move, has room for that from the start.
+  const l1Entries = Math.min(
+    entries,
+    Math.ceil(Number.MAX_SAFE_INTEGER / (header.cluster_size * entries)),
+  );
   const l1 = new SharedArrayBuffer(l1Entries * 8);
   storage.readAt(new NativeBuffer(l1), 0, l1Entries * 8, header.l1_table_offset);
   const wanted = Math.ceil(header.image_size / header.cluster_size) * 8;

@@ -1,7 +1,6 @@
 /** An open QED image: the mapping of guest offsets. Source: QED specification, "Tables". */
 
 import assert from "node:assert";
-import { joinHalves, SAFE_HI_MAX } from "../../binary/words.ts";
 import { CorruptionError, hex } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import { TableCache } from "../../threads/table-cache.ts";
@@ -17,16 +16,13 @@ import {
 } from "../driver.ts";
 import { wholeClusters } from "./header.ts";
 import type { QedLayout } from "./layout.ts";
-
-/** Table entries that are no host offsets. */
-const ENTRY_UNALLOCATED = 0;
-const ENTRY_ZERO = 1;
+import { ENTRY_UNALLOCATED, ENTRY_ZERO, entryAt } from "./table-entry.ts";
 
 export class QedImage implements FormatImage {
   readonly format = "qed";
   readonly storage: Storage;
   readonly dataStorage: Storage;
-  readonly virtualSize: number;
+  virtualSize: number;
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
   readonly layout: QedLayout;
@@ -37,7 +33,7 @@ export class QedImage implements FormatImage {
   readonly #sliceEntries: number;
   readonly #headerBytes: number;
   /** Bytes of whole clusters in the file. */
-  readonly #fileEnd: number;
+  #fileEnd: number;
 
   constructor(layout: QedLayout, storage: Storage) {
     this.layout = layout;
@@ -52,6 +48,16 @@ export class QedImage implements FormatImage {
     this.#sliceEntries = layout.tableCache.sliceSize / 8;
     this.#headerBytes = layout.header.header_size * this.clusterSize;
     this.#fileEnd = wholeClusters(storage.length, this.clusterSize);
+  }
+
+  /**
+   * Take over sizes that a writer has changed.
+   *
+   * @param fileEnd bytes of whole clusters in the file
+   */
+  adopt(virtualSize: number, fileEnd: number): void {
+    this.virtualSize = virtualSize;
+    this.#fileEnd = fileEnd;
   }
 
   mapExtent(guestOffset: number, maxLength: number, out: Extent): void {
@@ -163,11 +169,4 @@ export class QedImage implements FormatImage {
 function kindOf(entry: number): ExtentKind {
   if (entry === ENTRY_UNALLOCATED) return EXTENT.unallocated;
   return entry === ENTRY_ZERO ? EXTENT.zero : EXTENT.data;
-}
-
-/** A table entry; beyond 2^53 - 1, the next Number above, which is past the end of every file. */
-function entryAt(words: Int32Array, at: number): number {
-  const lo = Atomics.load(words, at) >>> 0;
-  const hi = Atomics.load(words, at + 1) >>> 0;
-  return hi > SAFE_HI_MAX ? Number.MAX_SAFE_INTEGER + 1 : joinHalves(hi, lo);
 }

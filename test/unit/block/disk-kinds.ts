@@ -3,6 +3,7 @@
 import { deflate } from "../../support/compressed-stream-builder.ts";
 import { type Qcow2Options, qcow2Bytes } from "../../support/qcow2-builder.ts";
 import type { Qcow2Cluster } from "../../support/qcow2-tree-builder.ts";
+import { type QedCluster, type QedOptions, qedBytes } from "../../support/qed-builder.ts";
 import { Random } from "../../support/random.ts";
 import type { DiskFiles } from "./writable-disk.ts";
 
@@ -14,6 +15,8 @@ export interface DiskKind {
   /** The file of the image. */
   readonly file: string;
   readonly options: Qcow2Options;
+  /** Of a QED image: these instead. */
+  readonly qed?: QedOptions;
   /** Bytes of the raw backing file, or none. */
   readonly backingSize?: number;
   /** Cluster contents: none, of all kinds, or of all kinds but the first snapshot shares them. */
@@ -43,6 +46,19 @@ const kind = (
   };
 };
 
+const qedKind = (
+  name: string,
+  clusters: DiskKind["clusters"],
+  { backingSize, ...qed }: QedOptions & { clusterSize: number; backingSize?: number },
+): DiskKind => {
+  const virtualSize = 70 * qed.clusterSize - 3 * 512;
+  const size = { clusterSize: qed.clusterSize, virtualSize };
+  // QEMU takes no tables of one cluster.
+  const options = { tableClusters: 2, virtualSize, ...qed };
+  const backing = backingSize === undefined ? {} : { backingSize };
+  return { name, file: "disk.qed", options: {}, qed: options, clusters, ...size, ...backing };
+};
+
 export const DISK_KINDS: readonly DiskKind[] = [
   kind("v3", 12, "none"),
   kind("v3 with contents", 12, "mixed"),
@@ -63,6 +79,23 @@ export const DISK_KINDS: readonly DiskKind[] = [
   kind("a backing file, v2", 12, "none", { version: 2, ...BACKING, backingSize: 100_001 }),
   kind("a data file", 12, "none", { dataFile: "disk.data" }),
   { ...kind("raw", 12, "none"), name: "raw", file: "disk.raw" },
+  qedKind("QED", "none", { clusterSize: 4096 }),
+  qedKind("QED with contents", "mixed", { clusterSize: 4096 }),
+  qedKind("QED, large tables", "mixed", {
+    clusterSize: 8192,
+    tableClusters: 16,
+    headerClusters: 3,
+  }),
+  qedKind("QED over a shorter backing file", "mixed", {
+    clusterSize: 4096,
+    ...BACKING,
+    backingSize: 100_001,
+  }),
+  qedKind("QED over a longer backing file", "none", {
+    clusterSize: 4096,
+    ...BACKING,
+    backingSize: 400_000,
+  }),
 ];
 
 /** Disks whose tables grow soon: the L1 table, and the refcount table. */
@@ -134,6 +167,26 @@ function contentsOf(
   return result;
 }
 
+/** As `contentsOf`, of a QED image. */
+function qedContentsOf(
+  { clusterSize, virtualSize, clusters }: DiskKind,
+  random: Random,
+  disk: Buffer,
+): Record<number, QedCluster> {
+  const result: Record<number, QedCluster> = {};
+  if (clusters === "none") return result;
+  for (let index = 0; index * clusterSize < virtualSize; index++) {
+    const offset = index * clusterSize;
+    const kind = random.pick(["data", "data", "zeros", "zero", "none", "none"]);
+    if (kind === "none") continue;
+    const bytes = kind === "data" ? random.text(clusterSize) : Buffer.alloc(clusterSize);
+    // Zeros may be data, too.
+    result[index] = kind === "zero" ? { kind } : { kind: "data", bytes };
+    bytes.copy(disk, offset, 0, Math.min(clusterSize, virtualSize - offset));
+  }
+  return result;
+}
+
 /** Writes the files of a kind; returns what its disk contains. */
 export function putDisk(files: DiskFiles, diskKind: DiskKind): Buffer {
   const random = new Random(`disk ${diskKind.name}`);
@@ -146,6 +199,11 @@ export function putDisk(files: DiskFiles, diskKind: DiskKind): Buffer {
   }
   if (diskKind.file === "disk.raw") {
     files.put(diskKind.file, disk);
+    return disk;
+  }
+  if (diskKind.qed !== undefined) {
+    const clusters = qedContentsOf(diskKind, random, disk);
+    files.put(diskKind.file, qedBytes({ ...diskKind.qed, clusters }));
     return disk;
   }
   const clusters = contentsOf(diskKind, random, disk);

@@ -21,7 +21,12 @@ interface Workload {
 }
 
 /** Those that differ most in what they do come first. */
-const QUICK_KINDS = ["a shorter backing file", "a snapshot", "clusters of 512 bytes"];
+const QUICK_KINDS = [
+  "a shorter backing file",
+  "a snapshot",
+  "clusters of 512 bytes",
+  "QED over a shorter backing file",
+];
 
 const WORKLOADS: readonly Workload[] = [
   ...DISK_KINDS.filter(({ name }) => LONG || QUICK_KINDS.includes(name)).map((kind) => ({
@@ -65,13 +70,15 @@ function runSession(
 
 /** What qemu-img and the next writer find after a session. */
 async function verify(files: DiskFiles, kind: DiskKind, model: FaultModel): Promise<void> {
-  const { file } = kind;
+  const { file, qed } = kind;
   const isRaw = file === "disk.raw";
   if (!isRaw) await files.check(file);
   const options = { format: isRaw ? ("raw" as const) : undefined };
   const shown = files.use(file, (disk) => disk.read(), options);
   model.expectAllowed(shown, "opened again");
-  if (!isRaw) await files.expectClean(file);
+  // Where nobody knows whether a table of QED refers to a cluster, it stays, unless it is the last one.
+  if (qed !== undefined) await files.check(file);
+  else if (!isRaw) await files.expectClean(file);
   expect((await files.converted(file)).equals(shown), "as qemu-img reads it").toBe(true);
 }
 

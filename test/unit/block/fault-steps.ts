@@ -5,7 +5,7 @@ import type { DiskKind } from "./disk-kinds.ts";
 import type { FaultStep } from "./fault-model.ts";
 
 /** One of each kind of change, some of which need what others have freed. */
-export function stepsFor({ name, clusterSize, virtualSize }: DiskKind): FaultStep[] {
+export function stepsFor({ name, clusterSize, virtualSize, qed }: DiskKind): FaultStep[] {
   const random = new Random(`failing ${name}`);
   const write = (offset: number, length: number): FaultStep => ({
     kind: "write",
@@ -20,6 +20,7 @@ export function stepsFor({ name, clusterSize, virtualSize }: DiskKind): FaultSte
   });
   const flush: FaultStep = { kind: "flush" };
   const maintain: FaultStep = { kind: "maintain" };
+  const shrink: FaultStep = { kind: "resize", size: virtualSize - 4 * clusterSize };
   return [
     write(clusterSize + 7, 100),
     write(3 * clusterSize - 50, 2 * clusterSize),
@@ -33,7 +34,8 @@ export function stepsFor({ name, clusterSize, virtualSize }: DiskKind): FaultSte
     flush,
     { kind: "resize", size: virtualSize + 70 * clusterSize },
     write(virtualSize - 10, 10),
-    { kind: "resize", size: virtualSize - 4 * clusterSize },
+    // QED disks do not shrink.
+    ...(qed === undefined ? [shrink] : []),
     write(9 * clusterSize, 3 * clusterSize),
     flush,
     maintain,

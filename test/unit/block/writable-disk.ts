@@ -144,7 +144,7 @@ export class DiskFiles {
 
   /** What qemu-img check counts in an image. */
   async check(name: string): Promise<CheckCounts> {
-    const { counts, stderr } = await qemuCheck(this.path(name));
+    const { counts, stderr } = await qemuCheck(this.path(name), clusteredFormat(name));
     if (counts === undefined) expect.fail(`qemu-img check: ${stderr}`);
     expect(counts.corruptions + counts.checkErrors, stderr).toBe(0);
     return counts;
@@ -152,7 +152,7 @@ export class DiskFiles {
 
   /** Fails unless qemu-img check finds nothing at all; gives its counts. */
   async expectClean(name: string): Promise<CheckCounts> {
-    const { counts, stderr } = await qemuCheck(this.path(name));
+    const { counts, stderr } = await qemuCheck(this.path(name), clusteredFormat(name));
     expect(counts, stderr).toMatchObject({ status: 0, leaks: 0, corruptions: 0, checkErrors: 0 });
     if (counts === undefined) expect.fail(stderr);
     return counts;
@@ -163,7 +163,7 @@ export class DiskFiles {
    * `.` nothing, and d or o for data or zeros of a backing file.
    */
   async clusters(name: string, clusterSize: number): Promise<string> {
-    const entries = parseMap(await imageMap(["-f", "qcow2", this.path(name)]));
+    const entries = parseMap(await imageMap(["-f", clusteredFormat(name), this.path(name)]));
     const letters = entries.map(({ length, depth, present, zero, data, offset }) => {
       const count = Math.ceil(length / clusterSize);
       if (depth > 0 && present) return (zero ? "o" : "d").repeat(count);
@@ -176,13 +176,17 @@ export class DiskFiles {
 
   /** The whole disk of an image, by qemu-img. */
   async converted(name: string): Promise<Buffer> {
-    const format = name.endsWith(".raw") ? "raw" : name.endsWith(".qed") ? "qed" : "qcow2";
+    const format = name.endsWith(".raw") ? "raw" : clusteredFormat(name);
     const flat = this.path(`${name}.flat`);
     await convertToRaw(this.path(name), format, flat);
     const bytes = fs.readFileSync(flat);
     fs.rmSync(flat);
     return bytes;
   }
+}
+
+function clusteredFormat(name: string): "qcow2" | "qed" {
+  return name.endsWith(".qed") ? "qed" : "qcow2";
 }
 
 /** Calls `body` with a new directory for image files, in memory. */

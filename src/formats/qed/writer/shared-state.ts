@@ -1,0 +1,90 @@
+/**
+ * What the threads that write to a QED image share: one block of memory.
+ *
+ * Words, by Atomics:
+ *     CORRUPT          1: the tables were found corrupt, nothing is written any more
+ *     SYNC_FAILED      1: the host could not make something durable; from then on nothing is reserved
+ *     BEGUN            1: unknown autoclear bits are cleared
+ *     NEED_CHECK       1: the need-check bit is set, durably, and is cleared at the end
+ *     LEAKS            1: something failed half-way: some clusters may belong to nothing
+ *     WANTED           1: the main thread was asked to maintain the image
+ *     STRUCTURE_MUTEX  whoever reserves clusters
+ *     TAIL_CHECKED     1: nothing is allocated behind the end of the disk
+ *
+ * Doubles, under the exclusive lock of the image:
+ *     the sizes, and where the reserved clusters are
+ *     GIVEN_UP         extents of clusters that nothing refers to: first cluster, count
+ */
+
+/** Extents of clusters that were given up and are remembered, at the most. */
+export const GIVEN_UP_MAX = 256;
+
+export const WORD = {
+  corrupt: 0,
+  syncFailed: 1,
+  begun: 2,
+  needCheck: 3,
+  leaks: 4,
+  wanted: 5,
+  structureMutex: 6,
+  tailChecked: 7,
+} as const;
+const WORDS = 16;
+
+export const NUMBER = {
+  virtualSize: 0,
+  /** Clusters of the file that tables may refer to: they are there, durably. */
+  fileClusters: 1,
+  /** The first reserved cluster that was not taken yet; none behind it is in use. */
+  nextCluster: 2,
+  /** The first cluster that is not reserved; not below `nextCluster`. */
+  reservedEnd: 3,
+  /** Clusters that were there after the last reservation. */
+  lastReservation: 4,
+  /** Clusters that this session has taken. */
+  taken: 5,
+  /** Clusters of data that were in use at open. */
+  usedAtOpen: 6,
+  /** The file is not cut before this cluster. */
+  keptClusters: 7,
+  givenUpExtents: 8,
+} as const;
+const NUMBERS = 16;
+
+export class SharedState {
+  readonly words: Int32Array;
+  readonly numbers: Float64Array;
+  readonly givenUp: Float64Array;
+
+  constructor(memory: SharedArrayBuffer) {
+    const numbersAt = WORDS * Int32Array.BYTES_PER_ELEMENT;
+    const givenUpAt = numbersAt + NUMBERS * Float64Array.BYTES_PER_ELEMENT;
+    this.words = new Int32Array(memory, 0, WORDS);
+    this.numbers = new Float64Array(memory, numbersAt, NUMBERS);
+    this.givenUp = new Float64Array(memory, givenUpAt, GIVEN_UP_MAX * 2);
+  }
+
+  get(number: number): number {
+    return this.numbers[number] ?? 0;
+  }
+
+  set(number: number, value: number): void {
+    this.numbers[number] = value;
+  }
+
+  isSet(word: number): boolean {
+    return Atomics.load(this.words, word) !== 0;
+  }
+
+  raise(word: number): void {
+    Atomics.store(this.words, word, 1);
+  }
+}
+
+/** Memory for the state of one image. */
+export function createSharedState(): SharedArrayBuffer {
+  return new SharedArrayBuffer(
+    WORDS * Int32Array.BYTES_PER_ELEMENT +
+      (NUMBERS + GIVEN_UP_MAX * 2) * Float64Array.BYTES_PER_ELEMENT,
+  );
+}
