@@ -9,6 +9,8 @@
  *     link        lets the tables refer to them; what they referred to before is freed late
  */
 
+import type { NativeBuffer } from "../syscalls/native-buffer.ts";
+
 /** What must happen before a range can be written. */
 export const ALLOCATION = {
   /** The plan says where: fill it, then `link`. */
@@ -35,6 +37,8 @@ export class WritePlan {
   fresh = false;
   /** Of a copied table: the table that it replaces. */
   replaces = 0;
+  /** Not empty: clusters are compressed; the stream of each, of so many bytes, starts its place. */
+  streamBytes: readonly number[] = [];
 }
 
 /** Where bytes are that can be written without changing a table. */
@@ -60,7 +64,29 @@ export class ZeroProgress {
  */
 export type Change = "contents" | "places";
 
+/** Storing clusters compressed. */
+export interface CompressedClusterWriter {
+  /**
+   * Compress a cluster from `source.bytes[start]` on into `target.bytes[targetStart]` on, where there is
+   * room for as much.
+   *
+   * @returns bytes of the stream; 0: it does not get smaller
+   */
+  compress(source: NativeBuffer, start: number, target: NativeBuffer, targetStart: number): number;
+
+  /**
+   * As FormatWriter.allocate: choose places for streams of clusters that follow each other. They become
+   * durable before they are linked.
+   *
+   * @param guestOffset a multiple of the cluster size
+   * @throws {TsimgfsError} EIO: the first cluster is allocated
+   */
+  allocate(guestOffset: number, streamBytes: readonly number[], plan: WritePlan): Allocation;
+}
+
 export interface FormatWriter {
+  /** Undefined: the image cannot have compressed clusters. */
+  readonly compressed?: CompressedClusterWriter | undefined;
   /** Bytes that one table entry (or bit) decides about: less than that cannot be zeroed by tables. */
   readonly unit: number;
   /** Bytes: of the cluster, which COW copies at most. */

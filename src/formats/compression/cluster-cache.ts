@@ -79,6 +79,12 @@ export class ClusterCache {
     target.bytes.set(slot.buffer.bytes.subarray(skip, skip + length), start);
   }
 
+  /** What is at a place on the host may be another stream now. */
+  forget(): void {
+    this.#current = undefined;
+    for (const slot of this.#slots) slot.storage = undefined;
+  }
+
   #find(storage: Storage, extent: Extent): Slot | undefined {
     for (let index = 0; index < SLOTS; index++) {
       const slot = this.#slots[index];

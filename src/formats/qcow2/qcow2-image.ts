@@ -132,13 +132,15 @@ export class Qcow2Image implements FormatImage {
   }
 
   /**
-   * Take over a size and a place of the L1 table that a writer has changed.
+   * Take over a size and a place of the L1 table that a writer has changed; compressed clusters may have
+   * come to places of others.
    *
    * @param l1Offset bytes
    * @param l1Size entries in the file
    */
   adopt(virtualSize: number, l1Offset: number, l1Size: number): void {
     this.virtualSize = virtualSize;
+    this.#resources.clusterCache.forget();
     // A table that is kept does not move.
     if (this.#l1.words !== undefined) return;
     const entries = Math.min(Math.ceil(virtualSize / this.#l2Coverage), l1Size);

@@ -17,6 +17,7 @@ import {
 } from "../../writer.ts";
 import { AUTOCLEAR } from "../features.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
+import { CompressedWriter } from "./compressed-writer.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import { MappingCursor } from "./mapping-cursor.ts";
 import { metadataRanges } from "./metadata-ranges.ts";
@@ -33,6 +34,7 @@ export class Qcow2Writer implements FormatWriter {
   readonly unit: number;
   readonly clusterSize: number;
   readonly hasZeroClusters: boolean;
+  readonly compressed: CompressedWriter | undefined;
 
   readonly #context: Qcow2WriterContext;
   readonly #allocator: ClusterAllocator;
@@ -56,6 +58,7 @@ export class Qcow2Writer implements FormatWriter {
     this.hasZeroClusters = layout.header.version >= 3;
     this.unit = layout.extendedL2 ? layout.clusterSize / SUBCLUSTERS : layout.clusterSize;
     this.#zeroWriter = new ZeroWriter(context, this.#cursor, this.unit);
+    this.compressed = this.#hasDataFile ? undefined : new CompressedWriter(context, this.#cursor);
   }
 
   begin(change: Change): void {
@@ -197,6 +200,10 @@ export class Qcow2Writer implements FormatWriter {
     const cursor = this.#cursor;
     if (plan.replaces !== 0) {
       cursor.linkCopy(plan);
+      return;
+    }
+    if (plan.streamBytes.length > 0) {
+      this.compressed?.link(plan);
       return;
     }
     const { clusterSize } = this;
