@@ -7,10 +7,17 @@ import fs from "node:fs";
 import { resolve } from "node:path";
 import { type Errno, StorageError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
-import type { FormatName } from "../formats/driver.ts";
+import type { BackingReference, FormatName } from "../formats/driver.ts";
 import { probeFormat } from "../formats/formats.ts";
 import { imageLength, type PlannedQcow2, planQcow2, writeQcow2 } from "../formats/qcow2/create.ts";
 import type { Qcow2CreateOptions } from "../formats/qcow2/create-check.ts";
+import {
+  type PlannedQed,
+  planQed,
+  type QedCreateOptions,
+  requireFile,
+  writeQed,
+} from "../formats/qed/create.ts";
 import {
   createRaw,
   type RawPreallocation,
@@ -19,6 +26,7 @@ import {
 } from "../formats/raw/create.ts";
 import { lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
+import type { WritableStorage } from "../storage/storage.ts";
 import { attachChain } from "./attach-disk.ts";
 import { closeChain, openChain } from "./open-chain.ts";
 import {
@@ -49,8 +57,18 @@ export interface CreateRequest {
     | {
         readonly name: "qcow2";
         readonly options: Omit<Qcow2CreateOptions, "virtualSize" | "backingFile">;
+      }
+    | {
+        readonly name: "qed";
+        readonly options: Omit<QedCreateOptions, "virtualSize" | "backingFile">;
       };
 }
+
+/** What the format makes of a request. */
+type PlannedFormat =
+  | { readonly name: "raw"; readonly preallocation: RawPreallocation }
+  | { readonly name: "qcow2"; readonly plan: PlannedQcow2 }
+  | { readonly name: "qed"; readonly plan: PlannedQed };
 
 /** A request that can be carried out. */
 export interface PlannedImage {
@@ -59,8 +77,7 @@ export interface PlannedImage {
   readonly size: number;
   readonly virtualSize: number;
   readonly dataFilePath: string | undefined;
-  readonly qcow2: PlannedQcow2 | undefined;
-  readonly rawPreallocation: RawPreallocation;
+  readonly format: PlannedFormat;
   /** What the user should know, one line each: `FILE: reason`. */
   readonly warnings: readonly string[];
 }
@@ -82,18 +99,40 @@ export function planImage(request: CreateRequest): PlannedImage {
   if (!Number.isSafeInteger(virtualSize)) {
     throw new UsageError(path, `size ${size} is above the limit of 2^53 - ${SECTOR_SIZE} bytes`);
   }
-  const plan = { path, size, virtualSize, warnings: below.warnings };
-  if (format.name === "raw") {
-    const { preallocation } = format;
-    return { ...plan, dataFilePath: undefined, qcow2: undefined, rawPreallocation: preallocation };
-  }
-  const { dataFile } = format.options;
+  const dataFile = format.name === "qcow2" ? format.options.dataFile : undefined;
   const dataFilePath =
     dataFile && permittedPath({ imagePath: path, role: "data file", name: dataFile.name }, "any");
   refuseSameFile(path, dataFilePath, below.paths);
   const backingFile = backing && { name: backing.name, format: backing.format };
-  const qcow2 = planQcow2({ ...format.options, virtualSize, backingFile }, path);
-  return { ...plan, dataFilePath, qcow2, rawPreallocation: "off" };
+  return {
+    path,
+    size,
+    virtualSize,
+    dataFilePath,
+    format: planFormat(format, { virtualSize, backingFile }, path),
+    warnings: [...below.warnings, ...warningsOf(request)],
+  };
+}
+
+function planFormat(
+  format: CreateRequest["format"],
+  disk: { virtualSize: number; backingFile: BackingReference | undefined },
+  path: string,
+): PlannedFormat {
+  switch (format.name) {
+    case "raw":
+      return format;
+    case "qcow2":
+      return { name: "qcow2", plan: planQcow2({ ...format.options, ...disk }, path) };
+    case "qed":
+      return { name: "qed", plan: planQed({ ...format.options, ...disk }, path) };
+  }
+}
+
+function warningsOf({ path, format, backing }: CreateRequest): string[] {
+  if (format.name !== "qed" || backing === undefined || backing.format === "raw") return [];
+  const reason = `QED cannot state that its backing file is ${backing.format}: it is probed at each opening`;
+  return [`${path}: warning: ${reason}`];
 }
 
 /** What is below a new image: nothing, or the backing file and all that it needs in turn. */
@@ -163,20 +202,49 @@ function refuseSameFile(
  * @throws {StorageError} EAGAIN: somebody uses the file that is there; EFBIG, ENOSPC, …
  */
 export function createImage(plan: PlannedImage): void {
-  const { path, dataFilePath, qcow2, virtualSize, rawPreallocation } = plan;
+  const { path, dataFilePath, format, virtualSize } = plan;
   const files = new OutputFiles();
   try {
     const dataStorage = dataFilePath === undefined ? undefined : files.open(dataFilePath);
     const storage = files.open(path);
-    requireLength(storage, qcow2 === undefined ? virtualSize : imageLength(qcow2));
+    if (format.name === "qed") requireFile(storage);
+    requireLength(storage, lengthOf(plan));
     if (dataStorage !== undefined) requireLength(dataStorage, virtualSize);
     files.beginWriting();
-    if (qcow2 !== undefined) writeQcow2(qcow2, { storage, dataStorage });
-    else createRaw(storage, { virtualSize, preallocation: rawPreallocation });
+    writeImage(plan, { storage, dataStorage });
     files.close();
   } catch (error) {
     files.discard();
     throw error;
+  }
+}
+
+/** Bytes of the image file. */
+function lengthOf({ format, virtualSize }: PlannedImage): number {
+  switch (format.name) {
+    case "raw":
+      return virtualSize;
+    case "qcow2":
+      return imageLength(format.plan);
+    case "qed":
+      return format.plan.length;
+  }
+}
+
+function writeImage(
+  { format, virtualSize }: PlannedImage,
+  files: { storage: WritableStorage; dataStorage: WritableStorage | undefined },
+): void {
+  switch (format.name) {
+    case "raw":
+      createRaw(files.storage, { virtualSize, preallocation: format.preallocation });
+      break;
+    case "qcow2":
+      writeQcow2(format.plan, files);
+      break;
+    case "qed":
+      writeQed(format.plan, files.storage);
+      break;
   }
 }
 

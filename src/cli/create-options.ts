@@ -26,10 +26,17 @@ const OPTIONS = {
     ["refcount_bits",    "num",  "Width of a reference count entry in bits"],
     ["size",             "size", "Virtual disk size"],
   ],
+  qed: [
+    ["backing_file",     "str",  "File name of a base image"],
+    ["backing_fmt",      "str",  "Image format of the base image"],
+    ["cluster_size",     "size", "Cluster size (in bytes)"],
+    ["size",             "size", "Virtual disk size"],
+    ["table_size",       "size", "L1/L2 table size (in clusters)"],
+  ],
 } as const satisfies Record<string, readonly OptionRow[]>;
 
 export type CreateFormat = keyof typeof OPTIONS;
-export const CREATE_FORMATS: readonly CreateFormat[] = ["raw", "qcow2"];
+export const CREATE_FORMATS: readonly CreateFormat[] = ["raw", "qcow2", "qed"];
 
 type OptionName = (typeof OPTIONS)[CreateFormat][number][0];
 

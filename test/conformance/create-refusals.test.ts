@@ -200,7 +200,7 @@ describe("create refuses, whatever qemu-img does,", () => {
     ...REFUSED.slice(-1),
     ["a disk above 2^53", [...QCOW2, "-o", "cluster_size=2M", "IMAGE", "8P"], /2\^53 - 512/],
     ["encryption", [...QCOW2, "-o", "encrypt.format=luks", "IMAGE", "1M"], /no option "encrypt/],
-    ["QED", ["-f", "qed", "IMAGE", "1M"], /qed is not one of raw, qcow2/],
+    ["VDI", ["-f", "vdi", "IMAGE", "1M"], /vdi is not one of raw, qcow2, qed/],
     ["an option without a value", [...QCOW2, "-o", "lazy_refcounts", "IMAGE", "1M"], /=…/],
     [
       "a backing file by protocol",
@@ -279,7 +279,7 @@ describe("sizes of create", () => {
 
 describe("the options of create", () => {
   it("are listed by -o help, each in the words of qemu-img", async () => {
-    for (const format of ["qcow2", "raw"]) {
+    for (const format of ["qcow2", "qed", "raw"]) {
       const { stdout } = await tsimgfs(["create", "-f", format, "-o", "help"]);
       const wanted = await run("qemu-img", ["create", "-f", format, "-o", "help", "x.img"]);
       const names = (text: string): string[] => [...text.matchAll(/^ {2}(\w+)=</gm)].map(String);

@@ -33,7 +33,7 @@ interface CreateCommandOptions {
   readonly quiet?: boolean;
 }
 
-const DEFAULT = { clusterSize: 65536, refcountBits: 16, compat: "1.1" } as const;
+const DEFAULT = { clusterSize: 65536, refcountBits: 16, compat: "1.1", tableSize: 4 } as const;
 const COMPAT_VERSIONS = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 } as const;
 const COMPATS = ["0.10", "v2", "1.1", "v3"] as const;
 
@@ -44,7 +44,7 @@ export function defineCreate(command: Command): void {
     .argument("[image]")
     .argument("[size]", "bytes, or with a suffix k, M, G, T, P; default: as the backing file")
     .addOption(
-      new Option("-f, --format <name>", "raw or qcow2")
+      new Option("-f, --format <name>", "raw, qcow2 or qed")
         .default("raw")
         .argParser(oneOf<CreateFormat>("--format", CREATE_FORMATS)),
     )
@@ -136,6 +136,13 @@ function requestedFormat(
   if (name === "raw") {
     return { name, preallocation: list.word("preallocation", RAW_PREALLOCATIONS) ?? "off" };
   }
+  if (name === "qed") {
+    const clusterSize = list.size("cluster_size") ?? DEFAULT.clusterSize;
+    return {
+      name,
+      options: { clusterSize, tableSize: list.size("table_size") ?? DEFAULT.tableSize },
+    };
+  }
   const dataFileName = list.text("data_file");
   const raw = list.bool("data_file_raw") ?? false;
   if (dataFileName === "") throw new UsageError(path, "the name of the data file is empty");
@@ -159,31 +166,50 @@ function requestedFormat(
 
 /** `Formatting 'x.qcow2', fmt=qcow2 cluster_size=65536 …`: what qemu-img prints, in its order. */
 function formattingLine(plan: PlannedImage, request: CreateRequest, list: CreateOptions): string {
-  const { format, backing } = request;
-  const values: [name: string, value: string | number | boolean | undefined][] =
-    format.name === "raw"
-      ? [
-          ["size", plan.size],
-          ["preallocation", list.text("preallocation")],
-        ]
-      : [
-          ["cluster_size", format.options.clusterSize],
-          ["extended_l2", format.options.extendedL2],
-          ["preallocation", list.text("preallocation")],
-          ["compression_type", format.options.compressionType],
-          ["size", plan.size],
-          ["compat", list.text("compat")],
-          ["backing_file", backing?.name],
-          ["backing_fmt", backing?.format],
-          ["data_file", list.text("data_file")],
-          ["data_file_raw", list.bool("data_file_raw")],
-          ["lazy_refcounts", format.options.lazyRefcounts],
-          ["refcount_bits", format.options.refcountBits],
-        ];
-  const words = values.flatMap(([name, value]) => {
+  const words = announcedOptions(plan, request, list).flatMap(([name, value]) => {
     if (value === undefined) return [];
     const text = typeof value === "boolean" ? (value ? "on" : "off") : String(value);
     return [`${name}=${text.replaceAll(",", ",,")}`];
   });
-  return printable(`Formatting '${request.path}', fmt=${format.name} ${words.join(" ")}`);
+  const { path, format } = request;
+  return printable(`Formatting '${path}', fmt=${format.name} ${words.join(" ")}`);
+}
+
+type AnnouncedOption = [name: string, value: string | number | boolean | undefined];
+
+function announcedOptions(
+  { size }: PlannedImage,
+  { format, backing }: CreateRequest,
+  list: CreateOptions,
+): AnnouncedOption[] {
+  switch (format.name) {
+    case "raw":
+      return [
+        ["size", size],
+        ["preallocation", list.text("preallocation")],
+      ];
+    case "qcow2":
+      return [
+        ["cluster_size", format.options.clusterSize],
+        ["extended_l2", format.options.extendedL2],
+        ["preallocation", list.text("preallocation")],
+        ["compression_type", format.options.compressionType],
+        ["size", size],
+        ["compat", list.text("compat")],
+        ["backing_file", backing?.name],
+        ["backing_fmt", backing?.format],
+        ["data_file", list.text("data_file")],
+        ["data_file_raw", list.bool("data_file_raw")],
+        ["lazy_refcounts", format.options.lazyRefcounts],
+        ["refcount_bits", format.options.refcountBits],
+      ];
+    case "qed":
+      return [
+        ["size", size],
+        ["backing_file", backing?.name],
+        ["backing_fmt", backing?.format],
+        ["cluster_size", format.options.clusterSize],
+        ["table_size", list.size("table_size")],
+      ];
+  }
 }

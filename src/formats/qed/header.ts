@@ -31,12 +31,12 @@ export const FEATURE = {
 } as const;
 const FEATURES_KNOWN = Object.values(FEATURE).reduce((mask, bit) => mask | bit, 0n);
 
-const CLUSTER_SIZE_MIN = 4 * 1024;
-const CLUSTER_SIZE_MAX = 64 * 1024 * 1024;
-const TABLE_SIZE_MAX = 16;
+export const CLUSTER_SIZE_MIN = 4 * 1024;
+export const CLUSTER_SIZE_MAX = 64 * 1024 * 1024;
+export const TABLE_SIZE_MAX = 16;
 const SECTOR_SIZE = 512;
 /** QEMU's limit, bytes: that of a path. */
-const BACKING_FILENAME_MAX = 4095;
+export const BACKING_FILENAME_MAX = 4095;
 
 /**
  * Decode the header and reject what this driver must not interpret.
