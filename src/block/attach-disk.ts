@@ -1,6 +1,6 @@
 /** Attaching to the images that `openChain` opened, maybe in another thread. */
 
-import type { ThreadResources } from "../formats/driver.ts";
+import type { FormatImage, ThreadResources } from "../formats/driver.ts";
 import { attachImage } from "../formats/formats.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import type { WritableStorage } from "../storage/storage.ts";
@@ -19,7 +19,7 @@ function attach(
   resources: ThreadResources,
   attachFile: AttachFile,
 ): {
-  chain: BackingChain;
+  images: readonly [FormatImage, ...FormatImage[]];
   files: WritableFiles;
 } {
   const [top, ...below] = layers.map(({ file, dataFile, layout }) => {
@@ -31,10 +31,7 @@ function attach(
     };
   });
   if (top === undefined) throw new RangeError("a chain has at least one image");
-  return {
-    chain: new BackingChain([top.image, ...below.map(({ image }) => image)]),
-    files: top.files,
-  };
+  return { images: [top.image, ...below.map(({ image }) => image)], files: top.files };
 }
 
 /** A chain to read from. */
@@ -42,7 +39,7 @@ export function attachChain(
   layers: readonly SharedLayer[],
   resources: ThreadResources,
 ): BackingChain {
-  return attach(layers, resources, attachLocalFile).chain;
+  return new BackingChain(attach(layers, resources, attachLocalFile).images);
 }
 
 /**
@@ -56,8 +53,8 @@ export function attachDisk(
   thread: DiskThread,
   attachFile: AttachFile = attachLocalFile,
 ): Disk {
-  const { chain, files } = attach(layers, resources, attachFile);
+  const { images, files } = attach(layers, resources, attachFile);
   return writing === undefined
-    ? Disk.readOnly(chain)
-    : Disk.writable(chain, files, writing, thread);
+    ? Disk.readOnly(new BackingChain(images))
+    : Disk.writable(images, files, writing, thread);
 }

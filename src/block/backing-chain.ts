@@ -9,18 +9,34 @@ interface Layer {
   readonly extent: Extent;
 }
 
+/** 1: the image alone is the disk, what was below is not used any more. */
+const DROPPED_WORD = 0;
+
+/** Memory for what threads share of a chain that can become shorter. */
+export function createChainState(): SharedArrayBuffer {
+  return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+}
+
 /** A chain as one thread uses it. */
 export class BackingChain {
   /** The top image, which the chain is named for. */
   readonly image: FormatImage;
-  /** The image, its backing file, and so on. Not empty. */
-  readonly images: readonly FormatImage[];
-  readonly #layers: readonly Layer[];
+  readonly #shared: Int32Array | undefined;
+  #images: readonly FormatImage[];
+  #layers: readonly Layer[];
+  #generation = 0;
 
-  constructor(images: readonly [FormatImage, ...FormatImage[]]) {
+  /** @param shared of `createChainState`, if the chain can become shorter */
+  constructor(images: readonly [FormatImage, ...FormatImage[]], shared?: SharedArrayBuffer) {
     this.image = images[0];
-    this.images = images;
+    this.#shared = shared && new Int32Array(shared);
+    this.#images = images;
     this.#layers = images.map((image) => ({ image, extent: new Extent() }));
+  }
+
+  /** The image, its backing file, and so on. Not empty. */
+  get images(): readonly FormatImage[] {
+    return this.#images;
   }
 
   /** Bytes. */
@@ -33,6 +49,20 @@ export class BackingChain {
     return new BackingChain([this.image.openSnapshot(index), ...this.images.slice(1)]);
   }
 
+  /** The image alone is the disk from now on, in all threads that `refresh`. Excluding all others. */
+  dropBacking(): void {
+    if (this.#shared !== undefined) Atomics.store(this.#shared, DROPPED_WORD, 1);
+  }
+
+  /** Take over what another thread has changed, if the generation is another one than the last. */
+  refresh(generation: number): void {
+    if (generation === this.#generation) return;
+    this.#generation = generation;
+    if (this.#shared === undefined || Atomics.load(this.#shared, DROPPED_WORD) === 0) return;
+    this.#images = [this.image];
+    this.#layers = this.#layers.slice(0, 1);
+  }
+
   /**
    * Read `length` bytes at `guestOffset` into `target.bytes[start]` on.
    *
@@ -40,20 +70,32 @@ export class BackingChain {
    * @throws {CorruptionError | StorageError} the target may be written in part
    */
   read(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
-    this.#readLayer(0, guestOffset, length, target, start);
+    this.#readLayer(0, guestOffset, length, target, start, false);
   }
 
+  /** As `read`, what the image itself has. Returns the bytes before the first one that it lacks. */
+  readOwn(guestOffset: number, length: number, target: NativeBuffer, start: number): number {
+    return this.#readLayer(0, guestOffset, length, target, start, true);
+  }
+
+  /** As `read`, what is below the image itself. */
+  readBelow(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
+    this.#readLayer(1, guestOffset, length, target, start, false);
+  }
+
+  /** @param stops at what the layer does not have: nothing is read from those below */
   #readLayer(
     depth: number,
     guestOffset: number,
     length: number,
     target: NativeBuffer,
     start: number,
-  ): void {
+    stops: boolean,
+  ): number {
     const layer = this.#layers[depth];
     if (layer === undefined) {
       target.bytes.fill(0, start, start + length);
-      return;
+      return length;
     }
     const { image, extent } = layer;
     // Beyond the end of a shorter backing file there are zeros.
@@ -81,17 +123,31 @@ export class BackingChain {
         image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
         runLength = 0;
       }
-      if (extent.kind === EXTENT.zero) {
-        target.bytes.fill(0, start + done, start + done + count);
-      } else if (extent.kind === EXTENT.unallocated) {
-        this.#readLayer(depth + 1, guestOffset + done, count, target, start + done);
-      } else {
-        const skip = (guestOffset + done) % image.clusterSize;
-        image.readCompressed(extent, target, start + done, skip, count);
-      }
+      if (stops && extent.kind === EXTENT.unallocated) return done;
+      this.#readOther(depth, guestOffset + done, count, target, start + done);
       done += count;
     }
     if (runLength > 0)
       image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
+    return length;
+  }
+
+  /** Read what a layer has just mapped and what is not plain data. */
+  #readOther(
+    depth: number,
+    guestOffset: number,
+    length: number,
+    target: NativeBuffer,
+    start: number,
+  ): void {
+    const layer = this.#layers[depth];
+    if (layer === undefined || layer.extent.kind === EXTENT.zero) {
+      target.bytes.fill(0, start, start + length);
+    } else if (layer.extent.kind === EXTENT.unallocated) {
+      this.#readLayer(depth + 1, guestOffset, length, target, start, false);
+    } else {
+      const skip = guestOffset % layer.image.clusterSize;
+      layer.image.readCompressed(layer.extent, target, start, skip, length);
+    }
   }
 }

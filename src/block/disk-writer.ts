@@ -10,24 +10,16 @@ import assert from "node:assert";
 import { TsimgfsError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
 import { MAGIC_SECTOR_SIZE, magicOf } from "../formats/image-magic.ts";
-import {
-  ALLOCATION,
-  type Allocation,
-  type FormatWriter,
-  HostPlace,
-  type ZeroSpace,
-} from "../formats/writer.ts";
+import { ALLOCATION, type Allocation, type FormatWriter, HostPlace } from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
-import type { AccessLock } from "../threads/access-lock.ts";
-import type { BusyRanges } from "../threads/busy-ranges.ts";
 import type { Mutex } from "../threads/mutex.ts";
 import type { BackingChain } from "./backing-chain.ts";
-import { TableChanges } from "./table-changes.ts";
+import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
 import { ZeroLookup } from "./zero-lookup.ts";
-import { ZeroRanges } from "./zero-ranges.ts";
+import { type ZeroManner, ZeroRanges } from "./zero-ranges.ts";
 
 /** Zeros are looked for in pieces of this many bytes where a format has no unit. */
 const DETECT_UNIT = 4096;
@@ -44,13 +36,32 @@ const TURNS_MAX = 1_000_000;
 const SOURCE = { buffer: 0, zeros: 1, nothing: 2 } as const;
 type Source = (typeof SOURCE)[keyof typeof SOURCE];
 
-/** What a writer works on: the lock and the busy ranges are those of the image, shared by all threads. */
+/** Zeros whose space on the host stays theirs. */
+const KEPT: ZeroManner = { space: "keep", mayWrite: true, isExplicit: false };
+/** Zeros that need no space. */
+const RELEASED: ZeroManner = { space: "release", mayWrite: true, isExplicit: false };
+/** As those, if tables can say them. */
+const KEPT_BY_TABLES: ZeroManner = { ...KEPT, mayWrite: false };
+const RELEASED_BY_TABLES: ZeroManner = { ...RELEASED, mayWrite: false };
+/** Zeros of a backing file, which the image says itself from then on. */
+const COPIED: ZeroManner = { space: "release", mayWrite: false, isExplicit: true };
+
+/** How zeros are to be made. As QEMU's flags for its drivers. */
+export interface ZeroFlags {
+  /** Their space on the host is not needed any more; else it stays the disk's. */
+  readonly unmap: boolean;
+  /** Not by writing zeros, which takes as long as any write. */
+  readonly noFallback?: boolean;
+}
+
+/** What a writer works on, in one thread. */
 export interface DiskWriterContext {
   readonly chain: BackingChain;
   readonly writer: FormatWriter;
   readonly dataStorage: WritableStorage;
-  readonly lock: AccessLock;
-  readonly busy: BusyRanges;
+  /** Taken before the lock of the image: changes of the size go one after the other. */
+  readonly resizing: Mutex;
+  readonly changes: TableChanges;
   readonly policy: WritePolicy;
   /** No image magic may be written to the first sector. */
   readonly guardsMagic: boolean;
@@ -78,8 +89,8 @@ export class DiskWriter {
     this.#image = context.chain.image;
     this.#writer = context.writer;
     this.#dataStorage = context.dataStorage;
-    this.#resizing = context.lock.resizing;
-    this.#changes = new TableChanges(context.writer, context.lock, context.busy);
+    this.#resizing = context.resizing;
+    this.#changes = context.changes;
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
     this.#zeros = new ZeroLookup(context.chain);
@@ -154,20 +165,34 @@ export class DiskWriter {
     start: number,
   ): void {
     if (from === to) return;
-    if (zero) this.#zeroRanges.zero(guestOffset + from, to - from, this.#releasedSpace());
+    if (zero) this.#zeroRanges.zero(guestOffset + from, to - from, this.#released());
     else this.#writeRange(guestOffset + from, to - from, SOURCE.buffer, source, start + from);
   }
 
   /** As Disk.writeZeroes. */
-  writeZeroes(guestOffset: number, length: number, unmap: boolean): void {
+  writeZeroes(guestOffset: number, length: number, flags: ZeroFlags): void {
     this.#writer.begin("contents");
     let guarded = 0;
     if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
       guarded = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
       this.#writeGuarded(guestOffset, guarded, ZEROS, 0);
     }
-    const space = unmap ? this.#releasedSpace() : "keep";
-    this.#zeroRanges.zero(guestOffset + guarded, length - guarded, space);
+    const manner = this.#mannerOf(flags);
+    const done = this.#zeroRanges.zero(guestOffset + guarded, length - guarded, manner);
+    if (guarded + done < length) {
+      const reason = "zeros must be written there, which was ruled out";
+      throw new TsimgfsError("ENOTSUP", this.#image.storage.path, reason);
+    }
+  }
+
+  /**
+   * Let the image itself say that a range that it lacks reads as zeros, as the backing file does. The
+   * range is claimed.
+   *
+   * @returns the bytes done; less than `length` where tables cannot say that
+   */
+  copyZeros(guestOffset: number, length: number): number {
+    return this.#zeroRanges.zero(guestOffset, length, COPIED);
   }
 
   /** As Disk.preallocate. */
@@ -202,7 +227,7 @@ export class DiskWriter {
       if (rounded > old) this.#grow(old, rounded);
       else if (rounded < old) {
         // What is cut off must not come back when the disk grows again.
-        this.#zeroRanges.zero(rounded, old - rounded, this.#releasedSpace());
+        this.#zeroRanges.zero(rounded, old - rounded, this.#released());
         this.#writer.flush();
         this.#writer.setVirtualSize(rounded);
       }
@@ -225,7 +250,7 @@ export class DiskWriter {
     this.#pretendSize(size);
     try {
       const end = Math.min(hidden, size);
-      if (end > old) this.#zeroRanges.zero(old, end - old, this.#releasedSpace());
+      if (end > old) this.#zeroRanges.zero(old, end - old, this.#released());
       this.#writer.flush();
       this.#writer.setVirtualSize(size);
     } finally {
@@ -251,8 +276,13 @@ export class DiskWriter {
     }
   }
 
-  #releasedSpace(): ZeroSpace {
-    return this.#policy.discard === "unmap" ? "release" : "keep";
+  #released(): ZeroManner {
+    return this.#policy.discard === "unmap" ? RELEASED : KEPT;
+  }
+
+  #mannerOf({ unmap, noFallback = false }: ZeroFlags): ZeroManner {
+    if (!noFallback) return unmap ? this.#released() : KEPT;
+    return unmap && this.#policy.discard === "unmap" ? RELEASED_BY_TABLES : KEPT_BY_TABLES;
   }
 
   /** Write a range that is not looked at any more. */
@@ -306,7 +336,7 @@ export class DiskWriter {
 
   #putZeros(length: number, hostOffset: number): void {
     if (length >= HOLE_MIN) {
-      this.#dataStorage.zeroAt(hostOffset, length, this.#releasedSpace());
+      this.#dataStorage.zeroAt(hostOffset, length, this.#released().space);
       return;
     }
     for (let done = 0; done < length; done += ZEROS_SIZE) {

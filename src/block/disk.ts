@@ -1,21 +1,32 @@
 /** A disk as one thread uses it: an image with its backing files, read and, if it is open so, written. */
 
 import assert from "node:assert";
+import type { FormatImage } from "../formats/driver.ts";
 import { attachWriter, type FormatWriting } from "../formats/formats.ts";
 import type { FormatWriter } from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { AccessLock } from "../threads/access-lock.ts";
 import { BusyRanges } from "../threads/busy-ranges.ts";
-import type { BackingChain } from "./backing-chain.ts";
-import { BlockStatusWalker } from "./block-status.ts";
-import { DiskWriter } from "./disk-writer.ts";
+import { COUNTERS } from "../threads/counters.ts";
+import { BackingChain } from "./backing-chain.ts";
+import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
+import { CompressedWrites } from "./compressed-writes.ts";
+import { CopiedImage } from "./copied-image.ts";
+import { CopyOnRead } from "./copy-on-read.ts";
+import { DiskWriter, type ZeroFlags } from "./disk-writer.ts";
+import { PendingCopies } from "./pending-copies.ts";
+import { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
 
 /** What all threads that use a writable disk share: plain data for structured clone. */
 export interface SharedWriting {
   readonly lock: SharedArrayBuffer;
+  /** Of twice as many slots as threads. */
   readonly busy: SharedArrayBuffer;
+  readonly chain: SharedArrayBuffer;
+  /** Of images with a backing file. */
+  readonly copies: SharedArrayBuffer | undefined;
   readonly format: FormatWriting;
   readonly policy: WritePolicy;
   /** The first sector must not become that of an image of another format, nobody having stated this one. */
@@ -28,24 +39,44 @@ export interface DiskThread {
   readonly slot: number;
   /** Asks another thread to call `maintain`; undefined: nobody else does. */
   readonly requestMaintenance: (() => void) | undefined;
+  /** Its counters of the device; undefined: nobody asks for them. */
+  readonly counters?: Float64Array | undefined;
 }
 
 /** How a disk of an image that is written to is used: under its lock, and knowing what has changed. */
 interface DiskAccess {
-  readonly lock: AccessLock;
+  readonly changes: TableChanges;
   readonly formatWriter: FormatWriter;
+}
+
+/** What changes a disk. */
+interface DiskChanges {
+  readonly writer: DiskWriter;
+  readonly compressed: CompressedWrites;
+  readonly copies: PendingCopies | undefined;
+  readonly copier: CopyOnRead | undefined;
+  /** Reads copy too. */
+  readonly copyOnRead: boolean;
 }
 
 export class Disk {
   readonly chain: BackingChain;
   readonly #access: DiskAccess | undefined;
   readonly #writer: DiskWriter | undefined;
+  readonly #compressed: CompressedWrites | undefined;
+  readonly #copies: PendingCopies | undefined;
+  readonly #copier: CopyOnRead | undefined;
+  readonly #copyOnRead: boolean;
   readonly #walker: BlockStatusWalker;
 
-  private constructor(chain: BackingChain, access?: DiskAccess, writer?: DiskWriter) {
+  private constructor(chain: BackingChain, access?: DiskAccess, changes?: DiskChanges) {
     this.chain = chain;
     this.#access = access;
-    this.#writer = writer;
+    this.#writer = changes?.writer;
+    this.#compressed = changes?.compressed;
+    this.#copies = changes?.copies;
+    this.#copier = changes?.copier;
+    this.#copyOnRead = changes?.copyOnRead ?? false;
     this.#walker = new BlockStatusWalker(chain);
   }
 
@@ -56,30 +87,38 @@ export class Disk {
 
   /** A disk that this thread and others write to. */
   static writable(
-    chain: BackingChain,
+    [image, ...below]: readonly [FormatImage, ...FormatImage[]],
     files: WritableFiles,
     shared: SharedWriting,
     thread: DiskThread,
   ): Disk {
     const lock = new AccessLock(shared.lock, thread.slot);
     const dataStorage = files.dataStorage ?? files.storage;
-    const formatWriter = attachWriter(shared.format, chain.image, {
+    const { requestMaintenance } = thread;
+    const writer = attachWriter(shared.format, image, {
       storage: files.storage,
       dataStorage,
       lock,
       punches: shared.policy.discard === "unmap",
-      requestMaintenance: thread.requestMaintenance,
+      requestMaintenance,
     });
-    const writer = new DiskWriter({
-      chain,
-      writer: formatWriter,
-      dataStorage,
-      lock,
-      busy: new BusyRanges(shared.busy, thread.slot),
-      policy: shared.policy,
-      guardsMagic: shared.guardsMagic,
-    });
-    return new Disk(chain, { lock, formatWriter }, writer);
+    const copies = shared.copies && new PendingCopies(shared.copies);
+    const top = copies === undefined ? image : new CopiedImage(image, copies);
+    const chain = new BackingChain([top, ...below], shared.chain);
+    const { slot } = thread;
+    const changing = new BusyRanges(shared.busy, 2 * slot);
+    const copying = new BusyRanges(shared.busy, 2 * slot + 1);
+    const changes = new TableChanges({ chain, writer, lock, changing, copying, copies });
+    const common = { chain, writer, dataStorage, changes };
+    const { policy, guardsMagic } = shared;
+    const diskWriter = new DiskWriter({ ...common, resizing: lock.resizing, policy, guardsMagic });
+    const counters = thread.counters ?? new Float64Array(COUNTERS.length);
+    const copier =
+      copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });
+    const { copyOnRead, detectZeroes } = policy;
+    const compressed = new CompressedWrites({ ...common, diskWriter, detectZeroes });
+    const access = { changes, formatWriter: writer };
+    return new Disk(chain, access, { writer: diskWriter, compressed, copies, copier, copyOnRead });
   }
 
   /** The disk as it was at an internal snapshot: only to read, while others may write to the image. */
@@ -103,28 +142,73 @@ export class Disk {
    * @throws {CorruptionError | StorageError} the target may be written in part
    */
   read(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
+    this.readFirst(guestOffset, length, target, start);
+    this.storeFetched();
+  }
+
+  /**
+   * As `read`, for who has somebody waiting for the bytes: what was fetched from a backing file is not
+   * stored yet. `storeFetched` does it, before the target is used for anything else; other threads may
+   * wait for it.
+   *
+   * @returns whether there is something to store
+   */
+  readFirst(guestOffset: number, length: number, target: NativeBuffer, start: number): boolean {
     const access = this.#access;
     if (access === undefined) {
       this.chain.read(guestOffset, length, target, start);
-      return;
+      return false;
     }
-    enter(access);
+    if (this.#copyOnRead && this.#copier !== undefined) {
+      this.#copier.read(guestOffset, length, target, start);
+      return this.#copier.hasFetched;
+    }
+    access.changes.lockShared();
     try {
       this.chain.read(guestOffset, length, target, start);
     } finally {
-      access.lock.unlockShared();
+      access.changes.unlockShared();
     }
+    return false;
+  }
+
+  /** Store what the last `readFirst` has fetched. A failure is counted, and is no failure of the disk. */
+  storeFetched(): void {
+    this.#copier?.store();
+  }
+
+  /**
+   * Copy the start of a range from images below into the image.
+   *
+   * @param bottom index in the chain of the first image that is not copied from
+   * @returns bytes from `guestOffset` on that are done: copied, there before, or not to be copied
+   * @throws {CorruptionError | StorageError} they cannot be read, or stored
+   */
+  copyFromBacking(guestOffset: number, length: number, bottom: number): number {
+    assert(this.#copier !== undefined, "the disk is read-only, or has no backing file");
+    return this.#copier.copy(guestOffset, length, bottom);
   }
 
   /** As BlockStatusWalker.seek. */
   seek(guestOffset: number, what: "data" | "hole"): number {
     const access = this.#access;
     if (access === undefined) return this.#walker.seek(guestOffset, what);
-    enter(access);
+    access.changes.lockShared();
     try {
       return this.#walker.seek(guestOffset, what);
     } finally {
-      access.lock.unlockShared();
+      access.changes.unlockShared();
+    }
+  }
+
+  /** As BlockStatusWalker.statusAt. */
+  statusAt(guestOffset: number, maxLength: number, out: BlockStatus): void {
+    const access = this.#access;
+    access?.changes.lockShared();
+    try {
+      this.#walker.statusAt(guestOffset, maxLength, out);
+    } finally {
+      access?.changes.unlockShared();
     }
   }
 
@@ -140,13 +224,26 @@ export class Disk {
   }
 
   /**
-   * Make a range read as zeros, of any alignment.
+   * As `write`, storing clusters compressed where they get smaller.
    *
-   * @param unmap its space on the host is not needed any more; else it stays the disk's
-   * @throws {CorruptionError | StorageError} a part may have been done
+   * @param guestOffset a multiple of the cluster size; so is length, but at the end of the disk
+   * @throws {CorruptionError | StorageError} a part may have been written
+   * @throws {TsimgfsError} ENOTSUP: the image cannot have compressed clusters; EINVAL: parts of clusters;
+   *   EIO: a cluster is allocated already, those before it are written
    */
-  writeZeroes(guestOffset: number, length: number, { unmap }: { unmap: boolean }): void {
-    this.#writable().writeZeroes(guestOffset, length, unmap);
+  writeCompressed(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
+    this.#writable();
+    this.#compressed?.write(guestOffset, length, source, start);
+  }
+
+  /**
+   * Make a range read as zeros, of any alignment: by tables where they can say it, else by writing zeros.
+   *
+   * @throws {CorruptionError | StorageError} a part may have been done
+   * @throws {TsimgfsError} ENOTSUP with `noFallback`: zeros must be written; a part may have been done
+   */
+  writeZeroes(guestOffset: number, length: number, flags: ZeroFlags): void {
+    this.#writable().writeZeroes(guestOffset, length, flags);
   }
 
   /**
@@ -164,6 +261,7 @@ export class Disk {
    * @throws {StorageError}
    */
   flush(): void {
+    if (this.#access?.changes.linkCopies() === true) return;
     this.#access?.formatWriter.flush();
   }
 
@@ -171,9 +269,9 @@ export class Disk {
   currentSize(): number {
     const access = this.#access;
     if (access === undefined) return this.virtualSize;
-    enter(access);
+    access.changes.lockShared();
     const size = this.virtualSize;
-    access.lock.unlockShared();
+    access.changes.unlockShared();
     return size;
   }
 
@@ -187,14 +285,16 @@ export class Disk {
     this.#writable().resize(size);
   }
 
-  /** Work that no request should wait for: prepare reservations, free what can be freed. */
+  /** Work that no request should wait for: prepare reservations, link copies, free what can be freed. */
   maintain(): void {
+    if (this.#copies?.isMuch === true) this.#access?.changes.linkCopies();
     this.#access?.formatWriter.maintain();
   }
 
-  /** Something waits for a `flush` and `maintain`: freed space, that is not given back before. */
-  hasFrees(): boolean {
-    return this.#access?.formatWriter.hasFrees() ?? false;
+  /** Something waits for a `flush` and `maintain`: copies that are not linked, space that is not freed. */
+  hasLateWork(): boolean {
+    const hasCopies = this.#copies !== undefined && this.#copies.count > 0;
+    return hasCopies || (this.#access?.formatWriter.hasFrees() ?? false);
   }
 
   /**
@@ -202,19 +302,19 @@ export class Disk {
    * stay open.
    */
   close(): void {
-    this.#access?.formatWriter.close();
+    try {
+      this.#access?.changes.linkCopies();
+    } finally {
+      this.#access?.formatWriter.close();
+    }
   }
 
   #writable(): DiskWriter {
     assert(this.#writer !== undefined, "the disk is read-only");
+    // What this thread claims would be in its own way.
+    this.#copier?.store();
     return this.#writer;
   }
-}
-
-/** Share the lock, and know what other threads have changed. */
-function enter({ lock, formatWriter }: DiskAccess): void {
-  lock.lockShared();
-  formatWriter.refresh(lock.generation);
 }
 
 /** The files of the image itself, open for writing. */

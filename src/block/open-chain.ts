@@ -22,7 +22,9 @@ import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile, type OpenMode, type SharedFile } from "../storage/local-file.ts";
 import { createAccessLock } from "../threads/access-lock.ts";
 import { createBusyRanges } from "../threads/busy-ranges.ts";
+import { createChainState } from "./backing-chain.ts";
 import type { SharedWriting } from "./disk.ts";
+import { createPendingCopies } from "./pending-copies.ts";
 import { type BackingPolicy, defaultBackingPolicy, permittedPath } from "./referenced-file.ts";
 import type { WritePolicy } from "./write-policy.ts";
 
@@ -185,7 +187,10 @@ class ChainOpener {
     this.#warnings.push(...lossesOf(top.layout).map((loss) => `${file.path}: warning: ${loss}`));
     return {
       lock: createAccessLock(writing.threads),
-      busy: createBusyRanges(writing.threads),
+      // One for what must be durable first, and one for what is copied.
+      busy: createBusyRanges(2 * writing.threads),
+      chain: createChainState(),
+      copies: this.#layers.length > 1 ? createPendingCopies() : undefined,
       format,
       policy: writing.policy,
       // Only a stated format is beyond doubt whatever the first sector says.

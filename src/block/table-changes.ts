@@ -1,32 +1,67 @@
 /**
- * Changes of tables that take more than one step: what each needs before it can be tried again, and
- * which guest ranges other threads are in the middle of.
+ * Changes of tables that take more than one step: what each needs before it can be tried again, which
+ * guest ranges other threads are in the middle of, and the copies that wait to be linked.
  */
 
-import { ALLOCATION, type Allocation, type FormatWriter, WritePlan } from "../formats/writer.ts";
+import assert from "node:assert";
+import {
+  ALLOCATION,
+  type Allocation,
+  type FormatWriter,
+  WritePlan,
+  ZeroProgress,
+} from "../formats/writer.ts";
 import type { AccessLock } from "../threads/access-lock.ts";
 import type { BusyRanges } from "../threads/busy-ranges.ts";
+import type { BackingChain } from "./backing-chain.ts";
+import type { PendingCopies } from "./pending-copies.ts";
+
+/** No thread must be waited for. */
+const NOBODY = -1;
+
+/** What threads share of an image: its lock, and who is about to change what. */
+export interface TableChangesContext {
+  readonly chain: BackingChain;
+  readonly writer: FormatWriter;
+  readonly lock: AccessLock;
+  /** This thread's range for changes that must be durable first. */
+  readonly changing: BusyRanges;
+  /** This thread's range for what it copies from a backing file. */
+  readonly copying: BusyRanges;
+  /** Copies that wait to be linked; undefined: there are none. */
+  readonly copies: PendingCopies | undefined;
+}
 
 export class TableChanges {
   /** What the driver planned last. */
   readonly plan = new WritePlan();
+  readonly #chain: BackingChain;
   readonly #writer: FormatWriter;
   readonly #lock: AccessLock;
-  readonly #busy: BusyRanges;
+  readonly #changing: BusyRanges;
+  readonly #copying: BusyRanges;
+  readonly #copies: PendingCopies | undefined;
+  readonly #copyPlan = new WritePlan();
+  readonly #zeroProgress = new ZeroProgress();
   /** The slot of another thread whose change must end first, and how often it had ended one. */
-  #waitSlot = -1;
+  #waitSlot = NOBODY;
   #waitReleases = 0;
+  /** Copies must be linked first. */
+  #waitsForCopies = false;
 
-  constructor(writer: FormatWriter, lock: AccessLock, busy: BusyRanges) {
-    this.#writer = writer;
-    this.#lock = lock;
-    this.#busy = busy;
+  constructor(context: TableChangesContext) {
+    this.#chain = context.chain;
+    this.#writer = context.writer;
+    this.#lock = context.lock;
+    this.#changing = context.changing;
+    this.#copying = context.copying;
+    this.#copies = context.copies;
   }
 
   /** Share the lock, and know what other threads have changed. */
   lockShared(): void {
     this.#lock.lockShared();
-    this.#writer.refresh(this.#lock.generation);
+    this.#refresh();
   }
 
   unlockShared(): void {
@@ -36,26 +71,52 @@ export class TableChanges {
   /** As `lockShared`, keeping all others out. */
   lockExclusive(): void {
     this.#lock.lockExclusive();
-    this.#writer.refresh(this.#lock.generation);
+    this.#refresh();
   }
 
   unlockExclusive(): void {
     this.#lock.unlockExclusive();
   }
 
-  /** Whether another thread is about to change clusters of a range; `provide` waits for it then. */
+  #refresh(): void {
+    const { generation } = this.#lock;
+    this.#writer.refresh(generation);
+    this.#chain.refresh(generation);
+  }
+
+  /**
+   * Whether something must end before clusters of a range can be changed: another thread is about to
+   * change them, or copies of them wait. `provide` waits for it then.
+   */
   isBusy(start: number, end: number): boolean {
     const size = this.#writer.clusterSize;
     const first = start - (start % size);
-    this.#waitSlot = this.#busy.findOverlap(first, Math.ceil(end / size) * size);
-    if (this.#waitSlot < 0) return false;
-    this.#waitReleases = this.#busy.releasesOf(this.#waitSlot);
-    return true;
+    const last = Math.ceil(end / size) * size;
+    this.#waitsForCopies = false;
+    this.#waitSlot = this.#changing.findOverlap(first, last, this.#copying.slot);
+    if (this.#waitSlot !== NOBODY) {
+      this.#waitReleases = this.#changing.releasesOf(this.#waitSlot);
+      return true;
+    }
+    this.#waitsForCopies = this.#copies?.overlaps(first, last) ?? false;
+    return this.#waitsForCopies;
   }
 
   /** Claim what the plan covers: it is changed when it is durable. Under the exclusive lock. */
   claimPlan(): void {
-    this.#busy.claim(this.plan.coverStart, this.plan.coverEnd);
+    this.#changing.claim(this.plan.coverStart, this.plan.coverEnd);
+  }
+
+  /** Claim a range to copy it from a backing file. Under the exclusive lock. */
+  claimCopy(start: number, end: number): void {
+    this.#copying.claim(start, end);
+  }
+
+  /** Give up what `claimCopy` claimed. Without the lock. */
+  releaseCopy(): void {
+    this.#lock.lockExclusive();
+    this.#copying.release();
+    this.#lock.unlockExclusive();
   }
 
   /** Keep all other threads from changing tables, until `releaseAll`. Without the lock. */
@@ -63,16 +124,16 @@ export class TableChanges {
     for (;;) {
       this.#lock.lockExclusive();
       const isBusy = this.isBusy(0, Number.MAX_SAFE_INTEGER);
-      if (!isBusy) this.#busy.claim(0, Number.MAX_SAFE_INTEGER);
+      if (!isBusy) this.#changing.claim(0, Number.MAX_SAFE_INTEGER);
       this.#lock.unlockExclusive();
       if (!isBusy) return;
-      this.#busy.waitForRelease(this.#waitSlot, this.#waitReleases);
+      this.#waitForOthers();
     }
   }
 
   releaseAll(): void {
     this.#lock.lockExclusive();
-    this.#busy.release();
+    this.#changing.release();
     this.#lock.unlockExclusive();
   }
 
@@ -91,8 +152,16 @@ export class TableChanges {
         this.#writer.maintain();
         break;
       case ALLOCATION.inPlace:
-        if (this.#waitSlot >= 0) this.#busy.waitForRelease(this.#waitSlot, this.#waitReleases);
+        this.#waitForOthers();
         break;
+    }
+  }
+
+  /** Wait for what `isBusy` found. */
+  #waitForOthers(): void {
+    if (this.#waitsForCopies) this.linkCopies();
+    else if (this.#waitSlot !== NOBODY) {
+      this.#changing.waitForRelease(this.#waitSlot, this.#waitReleases);
     }
   }
 
@@ -103,15 +172,86 @@ export class TableChanges {
       this.#writer.flush();
       durable = true;
     } finally {
-      this.#lock.lockExclusive();
+      this.lockExclusive();
       try {
-        this.#writer.refresh(this.#lock.generation);
         if (durable) this.#writer.link(this.plan);
         else this.#writer.abandon(this.plan);
       } finally {
-        this.#busy.release();
+        this.#changing.release();
         this.#lock.unlockExclusive();
       }
+    }
+  }
+
+  /**
+   * Link all copies that wait, when they are durable. Without the lock.
+   *
+   * @returns whether it made durable all that was written before
+   * @throws {TsimgfsError} they still wait
+   */
+  linkCopies(): boolean {
+    const copies = this.#copies;
+    if (copies === undefined || copies.count === 0) return false;
+    copies.linking.lock();
+    try {
+      this.lockExclusive();
+      copies.startLinking();
+      this.unlockExclusive();
+      // Another thread may just have done it.
+      if (copies.linkable === 0) return false;
+      this.#writer.flush();
+      this.lockExclusive();
+      try {
+        this.#linkRuns(copies);
+      } finally {
+        this.unlockExclusive();
+      }
+      return true;
+    } finally {
+      copies.linking.unlock();
+    }
+  }
+
+  #linkRuns(copies: PendingCopies): void {
+    const plan = this.#copyPlan;
+    const runs = copies.linkable;
+    for (let index = 0; index < runs; index++) {
+      if (copies.isZeros(index)) continue;
+      copies.load(index, plan);
+      this.#writer.link(plan);
+    }
+    for (let index = 0; index < runs; index++) {
+      if (!copies.isZeros(index)) continue;
+      copies.load(index, plan);
+      const length = plan.coverEnd - plan.coverStart;
+      // If it takes more than a change of a table it is no gain: it reads as zeros already.
+      this.#writer.zero(plan.coverStart, length, "release", length, plan, this.#zeroProgress);
+      assert(this.#zeroProgress.need !== ALLOCATION.copiedTable, "the table is the image's own");
+    }
+    copies.stopLinking(runs);
+  }
+
+  /** Filling what was planned failed. Without the lock. */
+  abandonPlan(): void {
+    this.lockExclusive();
+    try {
+      this.#writer.abandon(this.plan);
+    } finally {
+      this.unlockExclusive();
+    }
+  }
+
+  /** Add what the plan covers, filled, to the copies that wait. Without the lock. */
+  addCopy(copies: PendingCopies, zeros: readonly number[]): void {
+    for (;;) {
+      this.lockExclusive();
+      const isAdded = copies.add(this.plan);
+      for (let index = 0; isAdded && index < zeros.length; index += 2) {
+        copies.addZeros(zeros[index] ?? 0, zeros[index + 1] ?? 0);
+      }
+      this.unlockExclusive();
+      if (isAdded) return;
+      this.linkCopies();
     }
   }
 }

@@ -9,6 +9,8 @@ export const DISCARD = ["ignore", "unmap"] as const;
 export type Discard = (typeof DISCARD)[number];
 
 export interface WritePolicy {
+  /** What is read from a backing file is stored in the image. */
+  readonly copyOnRead: boolean;
   readonly detectZeroes: DetectZeroes;
   readonly discard: Discard;
   /** The size may change: by truncate, and by writes past the end. */

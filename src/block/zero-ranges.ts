@@ -9,6 +9,15 @@ import { ZeroLookup } from "./zero-lookup.ts";
 /** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
 const TURNS_MAX = 1_000_000;
 
+/** How zeros are made. */
+export interface ZeroManner {
+  readonly space: ZeroSpace;
+  /** Zeros may be written as data, where tables cannot say them. */
+  readonly mayWrite: boolean;
+  /** The image itself says it, also where a backing file has zeros. */
+  readonly isExplicit: boolean;
+}
+
 /** Writes zeros as data. */
 type WriteZeroData = (guestOffset: number, length: number) => void;
 
@@ -33,8 +42,12 @@ export class ZeroRanges {
     this.#writeZeroData = writeZeroData;
   }
 
-  /** Zero a range of any alignment. */
-  zero(guestOffset: number, length: number, space: ZeroSpace): void {
+  /**
+   * Zero a range of any alignment.
+   *
+   * @returns the bytes done: less only where zeros would have to be written and may not be
+   */
+  zero(guestOffset: number, length: number, manner: ZeroManner): number {
     const { unit } = this.#writer;
     const { virtualSize } = this.#chain;
     const end = guestOffset + length;
@@ -43,33 +56,36 @@ export class ZeroRanges {
       assert(turns < TURNS_MAX, "zeroing comes to no end");
       const unitStart = offset - (offset % unit);
       const unitEnd = Math.min(unitStart + unit, virtualSize);
+      let count: number;
       if (offset > unitStart || end < unitEnd) {
-        offset += this.#zeroPart(
-          offset,
-          Math.min(end, unitEnd) - offset,
-          unitStart,
-          unitEnd,
-          space,
-        );
+        count = this.#zeroPart(offset, Math.min(end, unitEnd), unitStart, unitEnd, manner);
       } else {
         const wholeEnd = end >= virtualSize ? virtualSize : end - (end % unit);
-        offset += this.#zeroWhole(offset, wholeEnd - offset, space);
+        count = this.#zeroWhole(offset, wholeEnd - offset, manner);
       }
+      if (this.#progress.mustWrite) {
+        if (!manner.mayWrite) return offset - guestOffset;
+        this.#writeZeroData(offset, count);
+      }
+      offset += count;
     }
+    return length;
   }
 
   /** Zero whole units, as many as one change of tables does. Returns the bytes done. */
-  #zeroWhole(guestOffset: number, length: number, space: ZeroSpace): number {
+  #zeroWhole(guestOffset: number, length: number, manner: ZeroManner): number {
     const progress = this.#progress;
+    progress.mustWrite = false;
     this.#changes.lockExclusive();
     try {
-      const zero = this.#zeroThere(guestOffset, length, space);
+      const zero = manner.isExplicit ? 0 : this.#zeroThere(guestOffset, length, manner.space);
       if (zero > 0) return zero;
-      this.#zeroByTables(guestOffset, length, space);
+      this.#zeroByTables(guestOffset, length, manner);
     } finally {
       this.#changes.unlockExclusive();
     }
-    return this.#finishZero(guestOffset, progress.done);
+    if (!progress.mustWrite && progress.done === 0) this.#changes.provide(progress.need);
+    return progress.done;
   }
 
   /**
@@ -78,18 +94,19 @@ export class ZeroRanges {
    */
   #zeroPart(
     guestOffset: number,
-    length: number,
+    end: number,
     unitStart: number,
     unitEnd: number,
-    space: ZeroSpace,
+    manner: ZeroManner,
   ): number {
     const progress = this.#progress;
-    const end = guestOffset + length;
+    progress.mustWrite = false;
+    const length = end - guestOffset;
     this.#changes.lockExclusive();
     try {
       if (this.#zeros.zerosAt(guestOffset, length, false) === length) return length;
       if (this.#zeros.restIsZero(unitStart, guestOffset, end, unitEnd)) {
-        this.#zeroByTables(unitStart, unitEnd - unitStart, space);
+        this.#zeroByTables(unitStart, unitEnd - unitStart, manner);
       } else {
         progress.need = ALLOCATION.inPlace;
         progress.mustWrite = true;
@@ -98,11 +115,12 @@ export class ZeroRanges {
     } finally {
       this.#changes.unlockExclusive();
     }
-    const done = progress.mustWrite ? length : progress.done;
-    return Math.min(this.#finishZero(guestOffset, done), length);
+    if (progress.mustWrite) return length;
+    if (progress.done === 0) this.#changes.provide(progress.need);
+    return Math.min(progress.done, length);
   }
 
-  #zeroByTables(guestOffset: number, length: number, space: ZeroSpace): void {
+  #zeroByTables(guestOffset: number, length: number, { space, isExplicit }: ZeroManner): void {
     const progress = this.#progress;
     if (this.#changes.isBusy(guestOffset, guestOffset + length)) {
       progress.need = ALLOCATION.inPlace;
@@ -111,22 +129,12 @@ export class ZeroRanges {
       return;
     }
     const backing = this.#chain.images[1];
-    const backed = backing === undefined ? 0 : Math.max(0, backing.virtualSize - guestOffset);
+    let backed = backing === undefined ? 0 : Math.max(0, backing.virtualSize - guestOffset);
+    if (isExplicit) backed = length;
     this.#writer.zero(guestOffset, length, space, backed, this.#changes.plan, progress);
     if (progress.need === ALLOCATION.copiedTable) {
       this.#changes.claimPlan();
     }
-  }
-
-  /** After the lock: what a change of tables needs, or the writing that it cannot replace. */
-  #finishZero(guestOffset: number, done: number): number {
-    const { need, mustWrite } = this.#progress;
-    if (mustWrite) {
-      this.#writeZeroData(guestOffset, done);
-      return done;
-    }
-    if (done === 0) this.#changes.provide(need);
-    return done;
   }
 
   /** Bytes from `guestOffset` on, whole units, for which there is nothing to do. */

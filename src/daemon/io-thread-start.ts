@@ -3,7 +3,7 @@
  * to be made, so the first one is started before anything else is loaded: this file imports nothing of
  * ours but types. It waits in one block of shared memory:
  *
- *     word 0       0: wait, 1: serve
+ *     word 0       0: wait, 1: serve, 2: there is nothing to serve
  *     word 1       bytes of the largest READ or WRITE
  *     word 2 + n   the descriptor of thread n
  *
@@ -20,6 +20,10 @@ const IO_THREAD = new URL("../daemon/io-thread.js", import.meta.url);
 export const IO_THREADS_MAX = 64;
 
 const GO = 0;
+/** Values of the word GO. */
+const WAIT = 0;
+const SERVE = 1;
+const END = 2;
 const DATA_MAX = 1;
 const FIRST_FD = 2;
 
@@ -61,17 +65,27 @@ export function letGo(
   fds.forEach((fd, thread) => {
     Atomics.store(words, FIRST_FD + thread, fd);
   });
-  Atomics.store(words, GO, 1);
+  Atomics.store(words, GO, SERVE);
   Atomics.notify(words, GO);
 }
 
-/** In an I/O thread: wait for `letGo`. */
+/**
+ * Let threads that were not let go end by themselves: to terminate one that has just been started can
+ * abort the process.
+ */
+export function letEnd(start: SharedArrayBuffer): void {
+  const words = new Int32Array(start);
+  if (Atomics.compareExchange(words, GO, WAIT, END) === WAIT) Atomics.notify(words, GO);
+}
+
+/** In an I/O thread: wait for `letGo`. Returns undefined if there is nothing to serve. */
 export function waitForStart({
   start,
   thread,
-}: IoThreadData): Served & { fd: number; dataMax: number } {
+}: IoThreadData): (Served & { fd: number; dataMax: number }) | undefined {
   const words = new Int32Array(start);
-  Atomics.wait(words, GO, 0);
+  Atomics.wait(words, GO, WAIT);
+  if (Atomics.load(words, GO) === END) return undefined;
   if (parentPort === null) throw new Error("not an I/O thread");
   const served: { message: Served } | undefined = receiveMessageOnPort(parentPort);
   if (served === undefined) throw new Error("nothing to serve was sent");

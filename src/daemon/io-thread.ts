@@ -7,13 +7,16 @@ import { Tree } from "../tree/tree.ts";
 import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thread-start.ts";
 
 const data: IoThreadData = workerData;
-const { tree, ownership, fd, dataMax } = waitForStart(data);
-const resources = { clusterCache: new ClusterCache() };
-const say = (message: IoThreadMessage): void => parentPort?.postMessage(message);
-const thread = {
-  thread: data.thread,
-  requestMaintenance: (device: number): void => say({ kind: "maintain", device }),
-};
-const server = { tree: new Tree(tree, resources, thread), ownership };
-say({ kind: "serving" });
-serveRequests(server, { fd, dataMax });
+const start = waitForStart(data);
+if (start !== undefined) {
+  const { tree, ownership, fd, dataMax } = start;
+  const resources = { clusterCache: new ClusterCache() };
+  const say = (message: IoThreadMessage): void => parentPort?.postMessage(message);
+  const thread = {
+    thread: data.thread,
+    requestMaintenance: (device: number): void => say({ kind: "maintain", device }),
+  };
+  const server = { tree: new Tree(tree, resources, thread), ownership };
+  say({ kind: "serving" });
+  serveRequests(server, { fd, dataMax });
+}

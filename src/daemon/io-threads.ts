@@ -3,7 +3,13 @@
 import type { Worker } from "node:worker_threads";
 import { cloneQueue, type Session } from "../fuse/session.ts";
 import { InterimService } from "./interim-service.ts";
-import { type IoThreadMessage, letGo, type Served, startIoThread } from "./io-thread-start.ts";
+import {
+  type IoThreadMessage,
+  letEnd,
+  letGo,
+  type Served,
+  startIoThread,
+} from "./io-thread-start.ts";
 
 /** The first thread, which was started before the mount was made. */
 export interface FirstThread {
@@ -15,7 +21,6 @@ export class IoThreads {
   readonly #start: SharedArrayBuffer;
   readonly #maintain: (device: number) => void;
   readonly #first: Worker;
-  readonly #workers: Worker[] = [];
   readonly #ends: Promise<void>[] = [];
   #allStarted: Promise<void> = Promise.resolve();
 
@@ -56,9 +61,10 @@ export class IoThreads {
     await Promise.all(this.#ends);
   }
 
-  /** End threads that were never let go. */
+  /** Let threads end that were never let go, and wait for all. Failures of theirs are told elsewhere. */
   async abandon(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+    letEnd(this.#start);
+    await Promise.allSettled(this.#ends);
   }
 
   #startOthers(count: number, served: Served): void {
@@ -75,7 +81,6 @@ export class IoThreads {
     });
     const end = endOf(worker);
     end.catch(() => undefined);
-    this.#workers.push(worker);
     this.#ends.push(end);
   }
 }

@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import type { DaemonConfig, Readiness } from "./config.ts";
-import { createStartMemory, startIoThread } from "./io-thread-start.ts";
+import { createStartMemory, letEnd, startIoThread } from "./io-thread-start.ts";
 
 const STDIN = 0;
 /** Where the command that started this process waits for a report. */
@@ -21,7 +21,10 @@ async function main(): Promise<void> {
   const { closeInherited, detachInput } = await import("./standard-streams.ts");
   const task = fs.readFileSync(STDIN, "utf8");
   // The command line was wrong, or asked for help.
-  if (task === "") process.exit(0);
+  if (task === "") {
+    letEnd(start);
+    return;
+  }
   detachInput();
   closeInherited();
   const config: DaemonConfig = JSON.parse(task);

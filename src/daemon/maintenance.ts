@@ -45,7 +45,7 @@ export class Maintenance {
 
   #freeAll(): void {
     for (const disk of this.#disks.values()) {
-      if (!disk.hasFrees()) continue;
+      if (!disk.hasLateWork()) continue;
       attempt(() => {
         disk.flush();
         disk.maintain();

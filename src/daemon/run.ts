@@ -60,9 +60,9 @@ export async function runDaemon(
     await startServing(config, mountpoint, threads, describeServed(config, mountpoint, devices));
   } catch (error) {
     stopOnSignals?.forget();
-    await threads.abandon();
     maintenance?.close();
     devices?.close();
+    await threads.abandon();
     throw error;
   }
   raiseReadAhead(config, mountpoint);

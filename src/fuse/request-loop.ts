@@ -38,15 +38,21 @@ export class RequestServer {
   /** Read a request, handle it, and write the reply. */
   serveOne(): Turn {
     const request = this.#request;
-    const { input, output } = request;
+    const { input } = request;
     const length = read(this.#fd, input.address, input.length);
     if (length < IN_HEADER_SIZE) return length < 0 ? turnAfterFailure(errno()) : "gone";
     const operation = this.#operations[request.opcode] ?? UNKNOWN_OPERATION;
     const result = handle(operation, this.#server, request);
     if (this.#trace.enabled) traceRequest(this.#trace, operation, request, result);
+    const turn = this.#reply(result);
+    this.#server.tree.finishRequest();
+    return turn;
+  }
+
+  #reply(result: number): Turn {
     if (result === NO_REPLY) return "served";
-    const replyLength = finishReply(request, result);
-    if (write(this.#fd, output.address, replyLength) >= 0) return "served";
+    const replyLength = finishReply(this.#request, result);
+    if (write(this.#fd, this.#request.output.address, replyLength) >= 0) return "served";
     return turnAfterFailure(errno());
   }
 }

@@ -15,6 +15,9 @@ export const COUNTERS = [
   "zeroed-ranges",
   "zeroed-bytes",
   "flushes",
+  "copy-on-read-stored",
+  "copy-on-read-zero",
+  "copy-on-read-failed",
 ] as const;
 export type CounterName = (typeof COUNTERS)[number];
 
@@ -31,9 +34,15 @@ export const COUNTER = {
   zeroedRanges: 8,
   zeroedBytes: 9,
   flushes: 10,
+  /** Clusters. */
+  copyOnReadStored: 11,
+  /** Clusters that became zero clusters. */
+  copyOnReadZero: 12,
+  /** Clusters that could not be stored. */
+  copyOnReadFailed: 13,
 } as const;
 
-/** Counters of one thread and device: one cache line more than needed keeps threads apart. */
+/** Counters of one thread and device: a cache line more than needed keeps threads apart. */
 const STRIDE = 24;
 
 /** Memory for the counters of all threads and devices. */

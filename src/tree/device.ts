@@ -17,6 +17,11 @@ const READ_ONLY_VALID_SECONDS = 60;
 /** What a device occupies that is written to changes all the time. */
 const WRITABLE_VALID_SECONDS = 1;
 
+/** What a thread does when it has replied to a request: store what a disk has fetched for it. */
+export interface AfterReply {
+  disk: Disk | undefined;
+}
+
 /** What the files of an image say on the host. */
 export interface HostState {
   /** Bytes that they occupy. */
@@ -42,6 +47,8 @@ export interface DeviceProperties {
   readonly xattrs: () => ReadonlyMap<string, string>;
   /** This thread's counters. */
   readonly counters: Float64Array;
+  /** What this thread is to do when it has replied. */
+  readonly afterReply: AfterReply;
 }
 
 export class Device implements FileNode {
@@ -115,7 +122,8 @@ export class Device implements FileNode {
     this.#count(COUNTER.reads, 1);
     if (count === 0) return 0;
     try {
-      this.#disk().read(offset, count, target, start);
+      const disk = this.#disk();
+      if (disk.readFirst(offset, count, target, start)) this.#properties.afterReply.disk = disk;
     } catch (error) {
       this.#count(COUNTER.readErrors, 1);
       throw error;

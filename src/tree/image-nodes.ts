@@ -9,7 +9,7 @@ import { CorruptionError } from "../errors.ts";
 import type { ThreadResources } from "../formats/driver.ts";
 import { threadCounters } from "../threads/counters.ts";
 import type { DeviceDescription, TreeDescription, TreeThread } from "./description.ts";
-import { Device, type DeviceProperties, type HostState } from "./device.ts";
+import { type AfterReply, Device, type DeviceProperties, type HostState } from "./device.ts";
 import { Directory } from "./directory.ts";
 import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode } from "./node.ts";
@@ -32,6 +32,7 @@ export class ImageNodes {
   readonly #disk: Disk;
   readonly #chain: BackingChain;
   readonly #counters: Float64Array;
+  readonly #afterReply: AfterReply;
   /** Virtual sizes of the snapshots, bytes; read when they are first asked for. */
   #snapshotSizes: Float64Array | undefined;
   readonly #snapshots = new Map<number, Device>();
@@ -40,20 +41,22 @@ export class ImageNodes {
     tree: TreeDescription,
     resources: ThreadResources,
     { thread, requestMaintenance }: TreeThread,
-    index: number,
+    { index, afterReply }: { index: number; afterReply: AfterReply },
   ) {
     const description = tree.devices[index];
     if (description === undefined) throw new RangeError(`device ${index}`);
     this.#tree = tree;
     this.#description = description;
     this.#index = index;
+    const devices = tree.devices.length;
+    this.#counters = threadCounters(tree.counters, { thread, device: index, devices });
     this.#disk = attachDisk(description, resources, {
       slot: thread,
       requestMaintenance: requestMaintenance && (() => requestMaintenance(index)),
+      counters: this.#counters,
     });
     this.#chain = this.#disk.chain;
-    const devices = tree.devices.length;
-    this.#counters = threadCounters(tree.counters, { thread, device: index, devices });
+    this.#afterReply = afterReply;
   }
 
   /** NAME.raw and what stands beside it, with node ids from `nodeid` on. */
@@ -112,6 +115,7 @@ export class ImageNodes {
       hostState: () => hostState(description),
       xattrs: () => deviceXattrs(description, { virtualSize, clusterSize, daemonPid }),
       counters: this.#counters,
+      afterReply: this.#afterReply,
     });
   }
 

@@ -11,6 +11,7 @@
 import { TWO_TO_32 } from "../binary/words.ts";
 import type { ThreadResources } from "../formats/driver.ts";
 import type { TreeDescription, TreeThread } from "./description.ts";
+import type { AfterReply } from "./device.ts";
 import { Directory } from "./directory.ts";
 import { ImageNodes } from "./image-nodes.ts";
 import type { DirectoryEntry, TreeNode } from "./node.ts";
@@ -23,10 +24,14 @@ export class Tree {
   readonly root: TreeNode;
   readonly #nodes: TreeNode[] = [];
   readonly #images: ImageNodes[];
+  readonly #afterReply: AfterReply = { disk: undefined };
 
   constructor(description: TreeDescription, resources: ThreadResources, thread: TreeThread) {
     this.#images = description.devices.map((_, index) => {
-      return new ImageNodes(description, resources, thread, index);
+      return new ImageNodes(description, resources, thread, {
+        index,
+        afterReply: this.#afterReply,
+      });
     });
     this.root = description.rootIsDevice ? this.#deviceAsRoot() : this.#rootDirectory(description);
     this.#nodes[ROOT_NODEID] = this.root;
@@ -36,6 +41,14 @@ export class Tree {
   node(nodeid: number): TreeNode | undefined {
     if (nodeid < TWO_TO_32 || this.root.kind === "file") return this.#nodes[nodeid];
     return this.#images[Math.floor(nodeid / TWO_TO_32) - 1]?.snapshot(nodeid % TWO_TO_32);
+  }
+
+  /** Do what a request has left for after its reply, before the next one is read. */
+  finishRequest(): void {
+    const { disk } = this.#afterReply;
+    if (disk === undefined) return;
+    this.#afterReply.disk = undefined;
+    disk.storeFetched();
   }
 
   #deviceAsRoot(): TreeNode {

@@ -41,5 +41,6 @@ export function randomPolicy(random: Random, recipe: ImageRecipe): WritePolicy {
     detectZeroes: random.pick(["on", "unmap", "off"]),
     discard: random.pick(["unmap", "unmap", "ignore"]),
     growable: recipe.growth !== undefined,
+    copyOnRead: random.pick([true, true, false]),
   };
 }

@@ -24,6 +24,7 @@ export const USUAL_POLICY: WritePolicy = {
   detectZeroes: "on",
   discard: "unmap",
   growable: false,
+  copyOnRead: true,
 };
 
 const THREAD = { slot: 0, requestMaintenance: undefined } as const;

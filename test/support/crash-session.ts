@@ -73,6 +73,7 @@ export function recordSession(options: SessionOptions): RecordedSession {
     detectZeroes: random.pick(["on", "unmap", "off"]),
     discard: random.pick(["unmap", "unmap", "ignore"]),
     growable: recipe.growth !== undefined,
+    copyOnRead: random.pick([true, true, false]),
   };
   const { disk, closeFiles } = follow(
     `open, zeroes ${policy.detectZeroes}, discard ${policy.discard}`,

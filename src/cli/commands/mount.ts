@@ -28,6 +28,7 @@ const THREADS_DEFAULT = 4;
 
 interface MountCommandOptions {
   readonly readOnly?: boolean;
+  readonly copyOnRead: boolean;
   readonly detectZeroes: DetectZeroes;
   readonly discard: Discard;
   readonly growable?: boolean;
@@ -61,6 +62,10 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
       "I/O threads",
       numberOption("--threads", 1, IO_THREADS_MAX),
       THREADS_DEFAULT,
+    )
+    .option(
+      "--no-copy-on-read",
+      "leave what is read from a backing file there; default: it is stored in the image",
     )
     .addOption(
       new Option(
@@ -103,11 +108,11 @@ function writePolicy(
   if (options.forceShare === true) {
     throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
   }
-  const { detectZeroes, discard, growable = false } = options;
+  const { copyOnRead, detectZeroes, discard, growable = false } = options;
   if (detectZeroes === "unmap" && discard === "ignore") {
     throw new UsageError("--detect-zeroes unmap", "contradicts --discard ignore");
   }
-  return { detectZeroes, discard, growable };
+  return { copyOnRead, detectZeroes, discard, growable };
 }
 
 async function mount(

@@ -47,7 +47,13 @@ async function umount(mountpoint: string, { lazy = false }: { lazy?: boolean }):
 
 /** Wait for the daemon, unless its file system is mounted at another place too. */
 async function waitForEnd(pid: number, mountpoint: string, device: string): Promise<void> {
-  const elsewhere = readMountTable().find((entry) => entry.device === device);
+  // The kernel gives the number of a device that is gone to the next one: who serves that one?
+  const elsewhere = readMountTable().find(
+    (entry) =>
+      entry.device === device &&
+      !isStale(entry.mountpoint) &&
+      readDaemonPid(entry.mountpoint) === pid,
+  );
   if (elsewhere !== undefined) {
     throw new TsimgfsError(
       "EBUSY",

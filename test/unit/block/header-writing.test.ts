@@ -73,7 +73,7 @@ describe.each([9, 12, 16])("the header of an image with clusters of 2^%i", (clus
             disk.disk.seek(0, "hole");
             disk.disk.flush();
             disk.disk.maintain();
-            expect(disk.disk.hasFrees()).toBe(false);
+            expect(disk.disk.hasLateWork()).toBe(false);
           },
           { attachFile: faulty.attach, policy: { growable: true } },
         );

@@ -292,7 +292,7 @@ describe("an image that was found corrupt", () => {
       disk.disk.writeZeroes(600 * CLUSTER, CLUSTER, { unmap: true });
       disk.fill(20 * CLUSTER, CLUSTER, 4);
       disk.disk.flush();
-      expect(disk.disk.hasFrees()).toBe(true);
+      expect(disk.disk.hasLateWork()).toBe(true);
       expect(failureOf(() => disk.fill(10, 10, 1)).message).toMatch(/lies on/);
       const before = files.bytes(NAME);
       for (const end of [() => disk.disk.flush(), () => disk.disk.maintain(), () => disk.close()]) {

@@ -19,6 +19,7 @@ export const USUAL_POLICY: WritePolicy = {
   detectZeroes: "on",
   discard: "unmap",
   growable: false,
+  copyOnRead: true,
 };
 
 export interface DiskOptions {

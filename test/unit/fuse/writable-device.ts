@@ -17,7 +17,12 @@ export const CLUSTER = 4096;
 /** The last cluster is cut short. */
 export const SIZE = 16 * CLUSTER + 512;
 
-export const POLICY: WritePolicy = { detectZeroes: "on", discard: "unmap", growable: false };
+export const POLICY: WritePolicy = {
+  copyOnRead: true,
+  detectZeroes: "on",
+  discard: "unmap",
+  growable: false,
+};
 export const GROWABLE: WritePolicy = { ...POLICY, growable: true };
 
 /** Bits of fuse_setattr_in.valid. */

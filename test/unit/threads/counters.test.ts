@@ -25,6 +25,9 @@ describe("counters", () => {
       "zeroed-ranges": 0,
       "zeroed-bytes": 0,
       flushes: 0,
+      "copy-on-read-stored": 0,
+      "copy-on-read-zero": 0,
+      "copy-on-read-failed": 0,
     });
     expect(Object.values(COUNTER)).toEqual(COUNTERS.map((_, index) => index));
   });

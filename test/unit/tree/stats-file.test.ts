@@ -150,6 +150,9 @@ describe("the text of a stats file", () => {
         "zeroed-ranges": 0,
         "zeroed-bytes": 0,
         flushes: 0,
+        "copy-on-read-stored": 0,
+        "copy-on-read-zero": 0,
+        "copy-on-read-failed": 0,
       });
     });
   });
