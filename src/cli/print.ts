@@ -31,3 +31,8 @@ export function print(text: string): void {
 export function printMessage(message: string): void {
   writeAll(STDERR, `tsimgfs: ${message}\n`);
 }
+
+/** Print to standard error what is no message of ours, as other programs print it. */
+export function printError(text: string): void {
+  writeAll(STDERR, text);
+}

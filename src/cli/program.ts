@@ -38,6 +38,10 @@ const COMMANDS: Readonly<
     summary: "make a new image",
     load: async () => (await import("./commands/create.ts")).defineCreate,
   },
+  io: {
+    summary: "read and write a disk by hand",
+    load: async () => (await import("./commands/io.ts")).defineIo,
+  },
   check: {
     summary: "find damage in an image, and repair it",
     load: async () => (await import("./commands/check.ts")).defineCheck,

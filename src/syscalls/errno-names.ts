@@ -2,6 +2,7 @@
 
 import { constants } from "node:os";
 import type { Errno } from "../errors.ts";
+import { strerror } from "./libc.ts";
 
 const ERRNO: Readonly<Record<string, number>> = constants.errno;
 const NAMES = new Map(Object.entries(ERRNO).map(([name, number]) => [number, name]));
@@ -14,6 +15,11 @@ export function errnoNumber(name: Errno): number {
 /** `ENOSPC` for 28; `errno 12345` for a number that this system lacks. */
 export function errnoName(number: number): string {
   return NAMES.get(number) ?? `errno ${number}`;
+}
+
+/** `No space left on device` for ENOSPC. */
+export function errnoText(name: Errno): string {
+  return strerror(errnoNumber(name));
 }
 
 const REPORTED: ReadonlySet<string> = new Set<Errno>([

@@ -97,6 +97,9 @@ export const prctl: (
 export const getxattr: (path: string, name: string, address: number, size: number) => number =
   libc.func("int64_t getxattr(const char *path, const char *name, uintptr_t value, size_t size)");
 
+/** char *strerror(int number) */
+export const strerror: (number: number) => string = libc.func("const char *strerror(int number)");
+
 /** errno of the last call that this thread made through koffi. */
 export function errno(): number {
   return koffi.errno();

@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { describeChain, describeImage, type ImageDescription } from "../../block/describe-image.ts";
 import { printable } from "../../errors.ts";
 import type { FormatName, JsonValue, SnapshotInfo } from "../../formats/driver.ts";
+import { fieldLines } from "../field-lines.ts";
 import { forceShareOption, formatOption, type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
 import { sizeText } from "../size-text.ts";
@@ -97,22 +98,8 @@ function humanInfo(image: ImageDescription): string {
   }
   if (image.snapshots.length > 0) lines.push("Snapshot list:", ...snapshotTable(image.snapshots));
   const data = image.specific?.["data"];
-  if (data !== undefined) lines.push("Format specific information:", ...humanFields(data, 1));
+  if (data !== undefined) lines.push("Format specific information:", ...fieldLines(data, 1));
   return `${lines.join("\n")}\n`;
-}
-
-/** Nested values, indented; lists with their indexes, as qemu-img prints them. */
-function humanFields(value: JsonValue, depth: number): string[] {
-  if (value === null || typeof value !== "object") return [];
-  const indent = "    ".repeat(depth);
-  const rows: [string, JsonValue][] = Array.isArray(value)
-    ? value.map((item, index) => [`[${index}]`, item])
-    : Object.entries(value).map(([name, item]) => [name.replaceAll("-", " "), item]);
-  return rows.flatMap(([name, item]) =>
-    item !== null && typeof item === "object"
-      ? [`${indent}${name}:`, ...humanFields(item, depth + 1)]
-      : [`${indent}${name}: ${printable(String(item))}`],
-  );
 }
 
 function snapshotTable(snapshots: readonly SnapshotInfo[]): string[] {

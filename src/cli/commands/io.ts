@@ -1,0 +1,135 @@
+/** `tsimgfs io`: read and write a disk by hand, with the commands of qemu-io. */
+
+import { constants } from "node:os";
+import { setImmediate as pause } from "node:timers/promises";
+import { type Command, Option } from "commander";
+import { attachDisk } from "../../block/attach-disk.ts";
+import { closeChain, openChain } from "../../block/open-chain.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { DETECT_ZEROES, type DetectZeroes, type Discard } from "../../block/write-policy.ts";
+import { UsageError } from "../../errors.ts";
+import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import type { IoContext } from "../io/command.ts";
+import { runPrompt } from "../io/prompt.ts";
+import { IoSession } from "../io/session.ts";
+import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
+import { printMessage } from "../print.ts";
+
+interface IoOptions {
+  readonly cmd?: readonly string[];
+  readonly readOnly?: boolean;
+  readonly format?: FormatName;
+  readonly copyOnRead?: boolean;
+  readonly discard: Discard;
+  readonly detectZeroes: DetectZeroes;
+  readonly backingPolicy?: BackingPolicy;
+  readonly forceShare?: boolean;
+}
+
+/** What ends a command before its time; the disk is closed all the same. */
+const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
+/** Exit statuses of what a signal ended, as shells count. */
+const SIGNAL_STATUS = 128;
+
+/** qemu-io has two names for each way to discard. */
+const DISCARD_MODES: Readonly<Record<string, Discard>> = {
+  ...{ ignore: "ignore", off: "ignore" },
+  ...{ unmap: "unmap", on: "unmap" },
+};
+
+export function defineIo(command: Command): void {
+  command
+    .description(
+      "Read and write a disk by hand: the commands of qemu-io, from -c, a pipe or the keyboard.",
+    )
+    .argument("<image>")
+    .option(
+      "-c, --cmd <command>",
+      "do this command, such as 'read -P 0 0 64k'; 'help' lists them; may be repeated",
+      (value: string, all: readonly string[] = []) => [...all, value],
+    )
+    .addOption(formatOption("-f, --format <name>"))
+    .option("-r, --read-only", "commands that change the disk fail")
+    .option("-C, --copy-on-read", "store in the image what is read from a backing file")
+    .addOption(
+      new Option(
+        "-d, --discard <mode>",
+        "unmap or ignore: whether space that is not needed goes back to the host",
+      )
+        .default("unmap")
+        .argParser((text) => {
+          const mode = DISCARD_MODES[text];
+          if (mode !== undefined) return mode;
+          throw new UsageError("--discard", `${text} is not one of unmap, ignore`);
+        }),
+    )
+    .addOption(
+      new Option(
+        "--detect-zeroes <mode>",
+        "off, on or unmap: whether zeros that are written become zero clusters",
+      )
+        .default("off")
+        .argParser(oneOf("--detect-zeroes", DETECT_ZEROES)),
+    )
+    .addOption(backingPolicyOption())
+    .addOption(forceShareOption())
+    .addHelpText(
+      "after",
+      "\nExample:\n  tsimgfs io -c 'write -P 0x41 0 64k' -c 'read -v 0 32' -c map vm.qcow2",
+    )
+    .action(runIo);
+}
+
+async function runIo(image: string, options: IoOptions): Promise<void> {
+  const disk = openDisk(image, options);
+  // Also where something in between ends the process: then nothing asynchronous happens any more.
+  process.once("exit", disk.close);
+  for (const signal of STOP_SIGNALS) {
+    process.once(signal, () => process.exit(SIGNAL_STATUS + constants.signals[signal]));
+  }
+  const session = new IoSession(disk.io);
+  if (options.cmd === undefined) {
+    await runPrompt(session, () => process.exit(SIGNAL_STATUS + constants.signals.SIGINT));
+  }
+  for (const line of options.cmd ?? []) {
+    if (session.hasEnded) break;
+    await session.run(line);
+    // Signals are heard of in between.
+    await pause();
+  }
+  disk.close();
+  if (session.hasFailed) process.exitCode = 1;
+}
+
+/** Open the disk of an image, and know how to close it, once, orderly. */
+function openDisk(image: string, options: IoOptions): { io: IoContext; close: () => void } {
+  const { format, backingPolicy, forceShare = false, readOnly = false, discard } = options;
+  const { detectZeroes, copyOnRead = false } = options;
+  if (forceShare && !readOnly) {
+    throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
+  }
+  if (detectZeroes === "unmap" && discard === "ignore") {
+    throw new UsageError("--detect-zeroes unmap", "contradicts --discard ignore");
+  }
+  const policy = { copyOnRead, detectZeroes, discard, growable: true };
+  const writing = readOnly ? undefined : { policy, threads: 1 };
+  const chain = openChain(image, { format, backingPolicy, forceShare, writing });
+  chain.warnings.forEach(printMessage);
+  const resources = { clusterCache: new ClusterCache() };
+  const disk = attachDisk(chain, resources, { slot: 0, requestMaintenance: undefined });
+  let isOpen = true;
+  const close = (): void => {
+    if (!isOpen) return;
+    isOpen = false;
+    try {
+      disk.close();
+    } catch (error) {
+      printMessage(error instanceof Error ? error.message : String(error));
+      process.exitCode = 1;
+    } finally {
+      closeChain(chain);
+    }
+  };
+  return { io: { path: image, format, disk, discard }, close };
+}
