@@ -191,7 +191,8 @@ describe.each(KINDS)("while the host's disk is now and then %s", (kind) => {
           });
           await expectSound(work, CLEAN_OR_LEAKS);
           recoverInPlace(directory, recipe);
-          await expectSound(work, CLEAN);
+          // Leaked clusters of QED before others in use stay.
+          await expectSound(work, recipe.format === "qed" ? CLEAN_OR_LEAKS : CLEAN);
         }
         expect(failures).toBeGreaterThan(0);
       });

@@ -35,6 +35,22 @@ export const MODEL_RECIPES: readonly ImageRecipe[] = [
     snapshots: 1,
   },
   {
+    name: "QED 2M over raw",
+    group: "shared",
+    format: "qed",
+    virtualSize: 64 * MIB,
+    clusterSize: 2 * MIB,
+    options: { table_size: 4 },
+    backing: { format: "raw", size: 5 * MIB },
+  },
+  {
+    name: "QED 64k, 4 TiB",
+    group: "plain",
+    format: "qed",
+    virtualSize: 4096 * GIB,
+    clusterSize: 65536,
+  },
+  {
     name: "64k, 4 TiB",
     group: "plain",
     format: "qcow2",

@@ -55,7 +55,7 @@ export async function makeImage(
   const { format, virtualSize, clusterSize, backing } = recipe;
   if (backing !== undefined) await makeBacking(join(directory, ".."), backing, random);
   const options = Object.entries({
-    ...(format === "qcow2" ? { cluster_size: clusterSize } : {}),
+    ...(format === "raw" ? {} : { cluster_size: clusterSize }),
     ...recipe.options,
   });
   await mustQemuImg(directory, [
@@ -77,7 +77,7 @@ export async function makeImage(
   if (recipe.dirty === true) {
     const middle = Math.floor(virtualSize / 2 / clusterSize) * clusterSize;
     const commands = [`write -q -P 9 ${middle} ${8 * clusterSize}`, "flush"];
-    await crashAfter(join(directory, IMAGE_NAME), "qcow2", commands);
+    await crashAfter(join(directory, IMAGE_NAME), format === "qed" ? "qed" : "qcow2", commands);
   }
 }
 
@@ -90,7 +90,7 @@ async function fill(directory: string, recipe: ImageRecipe, random: Random): Pro
   if (content === "none") return;
   const patterns = await makePatterns(directory, random);
   // Where QEMU has no zero clusters, it cannot discard over a backing file.
-  const plain = format === "raw" || recipe.options?.["compat"] === "0.10";
+  const plain = format !== "qcow2" || recipe.options?.["compat"] === "0.10";
   const commands = scribbleCommands(
     random,
     {

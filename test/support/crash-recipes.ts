@@ -24,6 +24,8 @@ export interface ImageRecipe {
   readonly prefill?: number;
   /** The size of the disk changes, up to this many times what it was. */
   readonly growth?: number;
+  /** It never becomes less. */
+  readonly growsOnly?: boolean;
   /** Internal snapshots that exist from the start. */
   readonly snapshots?: number;
   /** Left by a crash of QEMU that had not updated refcounts. */
@@ -36,6 +38,11 @@ const MIB = 1024 * KIB;
 const CLUSTERS_64K = { virtualSize: 6 * MIB, clusterSize: 64 * KIB } as const;
 const CLUSTERS_4K = { virtualSize: 2 * MIB, clusterSize: 4 * KIB } as const;
 const CLUSTERS_512 = { virtualSize: 512 * KIB, clusterSize: 512 } as const;
+/**
+ * Of QED, with tables of two clusters: each maps 4 MiB. Of files with more clusters than one cluster has bytes,
+ * qemu-img check counts leaks that are none.
+ */
+const QED_4K = { virtualSize: 9 * MIB, clusterSize: 4 * KIB, options: { table_size: 2 } } as const;
 
 export const RECIPES: readonly ImageRecipe[] = [
   { name: "64k", group: "plain", format: "qcow2", ...CLUSTERS_64K },
@@ -97,6 +104,23 @@ export const RECIPES: readonly ImageRecipe[] = [
     dirty: true,
   },
   { name: "raw", group: "plain", format: "raw", ...CLUSTERS_4K, content: "some" },
+  { name: "QED 64k", group: "plain", format: "qed", ...CLUSTERS_64K },
+  { name: "QED 4k", group: "plain", format: "qed", ...QED_4K, content: "some" },
+  {
+    name: "QED 64k, several reservations",
+    group: "plain",
+    format: "qed",
+    virtualSize: 40 * MIB,
+    clusterSize: 64 * KIB,
+  },
+  {
+    name: "QED 4k left to be checked",
+    group: "plain",
+    format: "qed",
+    ...QED_4K,
+    content: "some",
+    dirty: true,
+  },
   {
     name: "v2 512 over raw",
     group: "shared",
@@ -118,6 +142,21 @@ export const RECIPES: readonly ImageRecipe[] = [
     format: "qcow2",
     ...CLUSTERS_4K,
     backing: { format: "raw", size: MIB + 3 * KIB },
+    content: "some",
+  },
+  {
+    name: "QED 64k over qcow2",
+    group: "shared",
+    format: "qed",
+    ...CLUSTERS_64K,
+    backing: { format: "qcow2", size: 6 * MIB },
+  },
+  {
+    name: "QED 4k over a shorter raw",
+    group: "shared",
+    format: "qed",
+    ...QED_4K,
+    backing: { format: "raw", size: 5 * MIB + 3 * KIB },
     content: "some",
   },
   {
@@ -242,6 +281,28 @@ export const RECIPES: readonly ImageRecipe[] = [
     ...CLUSTERS_64K,
     options: { data_file: DATA_FILE_NAME, data_file_raw: "on" },
     growth: 3,
+  },
+  {
+    name: "QED 16k, growing",
+    group: "resized",
+    format: "qed",
+    virtualSize: 2 * MIB,
+    clusterSize: 16 * KIB,
+    options: { table_size: 2 },
+    content: "some",
+    growth: 4,
+    growsOnly: true,
+  },
+  {
+    name: "QED 16k, growing, over a longer raw",
+    group: "resized",
+    format: "qed",
+    virtualSize: 300 * KIB,
+    clusterSize: 16 * KIB,
+    options: { table_size: 2 },
+    backing: { format: "raw", size: 5 * MIB },
+    growth: 4,
+    growsOnly: true,
   },
   { name: "raw, resized", group: "resized", format: "raw", ...CLUSTERS_4K, growth: 3 },
 ];

@@ -38,6 +38,8 @@ export interface DiskShape {
   readonly clusterSize: number;
   /** The size of the disk changes, up to this many times what it was. */
   readonly growth?: number;
+  /** It never becomes less. */
+  readonly growsOnly?: boolean;
 }
 
 /** No request of the kernel is longer. */
@@ -76,18 +78,20 @@ export class StepDrawer {
   readonly #clusterSize: number;
   /** Bytes that the disk may have; 0: its size stays. */
   readonly #sizeMax: number;
+  readonly #growsOnly: boolean;
   #part: DiskPart;
   readonly #hotClusters: readonly number[];
 
   /** @param part default: the whole disk */
   constructor(
     random: Random,
-    { virtualSize, clusterSize, growth = 0 }: DiskShape,
+    { virtualSize, clusterSize, growth = 0, growsOnly = false }: DiskShape,
     part: DiskPart = { first: 0, end: virtualSize },
   ) {
     this.#random = random;
     this.#clusterSize = clusterSize;
     this.#sizeMax = virtualSize * growth;
+    this.#growsOnly = growsOnly;
     this.#part = part;
     const hot = [Math.floor(part.first / clusterSize), Math.floor((part.end - 1) / clusterSize)];
     for (let count = 0; count < 6; count++) hot.push(this.#anyCluster());
@@ -131,7 +135,8 @@ export class StepDrawer {
         random.between(-1, 1),
       Math.floor(this.#part.end / 512) + random.between(-20, 40),
     ];
-    const size = Math.max(1, sectors[random.below(3)] ?? 1) * 512;
+    const drawn = Math.max(1, sectors[random.below(3)] ?? 1) * 512;
+    const size = this.#growsOnly ? Math.max(drawn, this.#part.end) : drawn;
     this.#part = { first: 0, end: size };
     return { kind: "resize", size };
   }

@@ -35,9 +35,12 @@ export class GivenUpClusters {
     const extents = this.#state.get(NUMBER.givenUpExtents);
     if (extents === 0) return -1;
     const last = (extents - 1) * 2;
-    const count = (givenUp[last + 1] ?? 0) - 1;
-    givenUp[last + 1] = count;
-    if (count === 0) this.#state.set(NUMBER.givenUpExtents, extents - 1);
-    return (givenUp[last] ?? 0) + count;
+    const cluster = givenUp[last] ?? 0;
+    const left = (givenUp[last + 1] ?? 0) - 1;
+    // Upwards, so that what is written in a row stays so.
+    givenUp[last] = cluster + 1;
+    givenUp[last + 1] = left;
+    if (left === 0) this.#state.set(NUMBER.givenUpExtents, extents - 1);
+    return cluster;
   }
 }

@@ -132,18 +132,29 @@ export class QedWriter implements FormatWriter {
 
   link(plan: WritePlan): void {
     const cursor = this.#cursor;
-    const { clusterSize } = this;
-    const first = plan.coverStart / clusterSize;
-    const end = plan.coverEnd / clusterSize;
-    // A plan stays within the slice that it was made in.
-    assert(cursor.open(plan.coverStart) && end <= cursor.endCluster, "the table of a plan is gone");
+    const end = plan.coverEnd / this.clusterSize;
+    let cluster = plan.coverStart / this.clusterSize;
+    while (cluster < end) {
+      const start = cluster * this.clusterSize;
+      assert(cursor.open(start), "the table of a plan is gone");
+      const sliceEnd = Math.min(end, cursor.endCluster);
+      this.#linkInSlice(cluster, sliceEnd, plan.hostOffset + start - plan.coverStart);
+      cluster = sliceEnd;
+    }
+  }
+
+  /** Link clusters whose places follow each other from `host` on, all in the open slice. */
+  #linkInSlice(first: number, end: number, host: number): void {
+    const cursor = this.#cursor;
     for (let cluster = first; cluster < end; cluster++) {
+      const place = host + (cluster - first) * this.clusterSize;
       const old = cursor.entryOf(cluster);
-      if (old > ENTRY_ZERO) {
-        const reason = `the entry at ${hex(cursor.placeOf(cluster))} refers to ${hex(old)} all of a sudden`;
-        this.#allocator.refuseCorrupt(reason);
+      // What failed half-way is linked again: some entries may be as they should be.
+      if (old > ENTRY_ZERO && old !== place) {
+        const at = cursor.placeOf(cluster);
+        this.#allocator.refuseCorrupt(`L2 entry at ${hex(at)}: ${hex(old)} is not by us`, at);
       }
-      cursor.setEntry(cluster, plan.hostOffset + (cluster - first) * clusterSize);
+      cursor.setEntry(cluster, place);
     }
     cursor.write(first, end);
   }
