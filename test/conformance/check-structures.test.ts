@@ -147,19 +147,22 @@ describe("a snapshot table", () => {
   });
 
   // QEMU reads 65536 entries one by one, several times.
-  it.skipIf(!LONG)("is cut where it has more entries than readers accept", async () => {
-    const path = withExtra(3, [16, 16]);
-    const image = new DamageImage(readFileSync(path));
-    image.setHeader("nb_snapshots", 65537);
-    writeFileSync(path, image.bytes);
-    expect((await qemuCheck(path)).status).toBe(1);
-    expect(engineCheck(path).status).toBe(1);
-    expect(engineCheck(path, "all").status).toBe(0);
-    const after = await qemuCheck(path);
-    expect(after.status, after.stderr).toBe(0);
-    const { stdout } = await run("qemu-img", ["snapshot", "-l", path]);
-    expect(stdout.match(/snapshot-\d/g)).toHaveLength(2);
-  });
+  it.each(LONG ? [65537] : [])(
+    "is cut where it has %i entries, more than readers accept",
+    async (entries) => {
+      const path = withExtra(3, [16, 16]);
+      const image = new DamageImage(readFileSync(path));
+      image.setHeader("nb_snapshots", entries);
+      writeFileSync(path, image.bytes);
+      expect((await qemuCheck(path)).status).toBe(1);
+      expect(engineCheck(path).status).toBe(1);
+      expect(engineCheck(path, "all").status).toBe(0);
+      const after = await qemuCheck(path);
+      expect(after.status, after.stderr).toBe(0);
+      const { stdout } = await run("qemu-img", ["snapshot", "-l", path]);
+      expect(stdout.match(/snapshot-\d/g)).toHaveLength(2);
+    },
+  );
 });
 
 describe("bitmaps", () => {
