@@ -13,6 +13,7 @@ import {
   type FormatName,
   type ThreadResources,
 } from "./driver.ts";
+import { setQcow2BackingFile } from "./qcow2/backing-name.ts";
 import {
   conditionsOfQcow2,
   probeQcow2,
@@ -28,6 +29,7 @@ import {
   type Qcow2Writing,
 } from "./qcow2/writer/attach.ts";
 import { repairQcow2BeforeWriting } from "./qcow2/writer/leftovers.ts";
+import { setQedBackingFile } from "./qed/backing-name.ts";
 import { conditionsOfQed, probeQed, type QedLayout, readQedLayout } from "./qed/layout.ts";
 import { QedImage } from "./qed/qed-image.ts";
 import { attachQedWriter, prepareQedWriting, type QedWriting } from "./qed/writer/attach.ts";
@@ -215,6 +217,31 @@ export function determineFormat(storage: Storage, stated: FormatName | undefined
     storage.path,
     "no known image format in it, and not named .raw or .img; state the format with --format",
   );
+}
+
+/**
+ * Let an image have another backing file, or none, durably: at every instant it has the old one or the new
+ * one. Nobody else may write to its header meanwhile, and layouts that were read before are stale.
+ *
+ * @param backing as it is to be stored; undefined: none any more
+ * @throws {TsimgfsError} the format cannot say it, or has no room for it; nothing is changed
+ */
+export function setBackingFile(
+  format: FormatName,
+  storage: WritableStorage,
+  backing: BackingReference | undefined,
+): void {
+  switch (format) {
+    case "raw":
+      if (backing === undefined) return;
+      throw new UsageError(storage.path, "raw images have no backing files");
+    case "qcow2":
+      setQcow2BackingFile(storage, backing);
+      break;
+    case "qed":
+      setQedBackingFile(storage, backing);
+      break;
+  }
 }
 
 /**

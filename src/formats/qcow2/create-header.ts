@@ -133,7 +133,8 @@ function encodeExtensions({ version, clusterSize, backingFile, dataFile }: Creat
   return Buffer.concat(extensions);
 }
 
-function encodeExtension(type: keyof typeof EXTENSION_TYPE, data: Buffer): Buffer {
+/** One extension with its padding. */
+export function encodeExtension(type: keyof typeof EXTENSION_TYPE, data: Buffer): Buffer {
   const extension = Buffer.alloc(sizeOf(EXTENSION) + Math.ceil(data.length / 8) * 8);
   encode(EXTENSION, { type: EXTENSION_TYPE[type], length: data.length }, extension, "be");
   data.copy(extension, sizeOf(EXTENSION));

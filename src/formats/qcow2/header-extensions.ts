@@ -16,7 +16,7 @@ export const EXTENSION_TYPE = {
 } as const;
 
 /** QEMU's limit, bytes. */
-const BACKING_FORMAT_MAX = 15;
+export const BACKING_FORMAT_MAX = 15;
 const BITMAPS_MAX = 65535;
 /** QEMU's limit: 1024 bytes for each of the most bitmaps. */
 const BITMAP_DIRECTORY_MAX = BITMAPS_MAX * 1024;

@@ -1,0 +1,156 @@
+/**
+ * The first cluster in its parts: header, extensions, end marker, the backing file's name, and what nobody
+ * uses; and the same parts put together around another backing file.
+ */
+
+import { decode, encode, sizeOf } from "../../binary/struct.ts";
+import type { BackingReference } from "../driver.ts";
+import type { ByteRange } from "../header-switch.ts";
+import { SECTOR_SIZE } from "../raw/create.ts";
+import { encodeExtension } from "./create-header.ts";
+import { AUTOCLEAR } from "./features.ts";
+import { HEADER, type Header } from "./header.ts";
+import { EXTENSION, EXTENSION_TYPE } from "./header-extensions.ts";
+
+/**
+ * An extension of ours, which says nothing: others pass over it, and over its data, where a rewrite of the
+ * extensions behind it is prepared. "tsim".
+ */
+const FILLER_TYPE = 0x7473_696d;
+
+/** The autoclear bits of what a change of the backing file leaves true. */
+const MAINTAINED = AUTOCLEAR.bitmaps | AUTOCLEAR.rawExternalData;
+
+/** What a change of the backing file does not take over. */
+const REPLACED: readonly number[] = [EXTENSION_TYPE.backingFormat, FILLER_TYPE];
+
+const EXTENSION_HEADER = sizeOf(EXTENSION);
+
+const padded = (length: number): number => Math.ceil(length / 8) * 8;
+
+/** An extension with its padding. */
+interface ExtensionPart extends ByteRange {
+  readonly type: number;
+}
+
+export class HeaderArea {
+  readonly header: Header;
+  /** The whole cluster. */
+  readonly bytes: Uint8Array;
+  /** All but the end marker. */
+  readonly extensions: readonly ExtensionPart[];
+  /** Behind the last extension and the end marker, if there is one. */
+  readonly extensionsEnd: number;
+
+  /** @param bytes a cluster that was read and checked as the first one of an image */
+  constructor(header: Header, bytes: Uint8Array) {
+    this.header = header;
+    this.bytes = bytes;
+    const end = header.backing_file_offset === 0 ? bytes.length : header.backing_file_offset;
+    const extensions: ExtensionPart[] = [];
+    let start = header.header_length;
+    while (start < end) {
+      const { type, length } = decode(EXTENSION, bytes, "be", start);
+      const next = start + EXTENSION_HEADER + padded(length);
+      if (type !== EXTENSION_TYPE.end) extensions.push({ type, start, end: Math.min(next, end) });
+      start = next;
+      if (type === EXTENSION_TYPE.end) break;
+    }
+    this.extensions = extensions;
+    this.extensionsEnd = Math.min(start, end);
+  }
+
+  /** Where the name of the backing file is. */
+  nameRange(): ByteRange {
+    const { backing_file_offset: start, backing_file_size: size } = this.header;
+    return { start, end: start === 0 ? 0 : start + size };
+  }
+
+  /** What has a meaning: all but the data of a filler. */
+  inUse(): ByteRange[] {
+    const { header_length } = this.header;
+    const parts = this.extensions.map(({ type, start, end }) => {
+      return { start, end: type === FILLER_TYPE ? start + EXTENSION_HEADER : end };
+    });
+    const marker = { start: parts.at(-1)?.end ?? header_length, end: this.extensionsEnd };
+    return [{ start: 0, end: header_length }, ...parts, marker, this.nameRange()];
+  }
+
+  /** Behind all that is in use. */
+  end(): number {
+    return Math.max(this.extensionsEnd, this.nameRange().end);
+  }
+
+  /**
+   * The same with another backing file, the name behind the extensions.
+   *
+   * @param place where the name may start, at the earliest
+   * @returns undefined if there is no room
+   */
+  withBacking(backing: BackingReference | undefined, place: number): HeaderArea | undefined {
+    const { backingFormat } = EXTENSION_TYPE;
+    const others = this.extensions.filter(({ type }) => !REPLACED.includes(type));
+    const index = this.extensions.findIndex(({ type }) => type === backingFormat);
+    const isBefore = ({ start }: ExtensionPart): boolean =>
+      start < (this.extensions[index]?.start ?? 0);
+    const parts = [
+      ...others.filter(isBefore).map((part) => this.#bytesOf(part)),
+      encodeFormat(backing),
+      ...others.filter((part) => !isBefore(part)).map((part) => this.#bytesOf(part)),
+    ];
+    return this.#assemble(parts, backing, place);
+  }
+
+  /**
+   * As `withBacking`, but all other extensions are behind a filler: of what is before that, only the first
+   * sector is another one.
+   *
+   * @param skip where the filler ends
+   * @returns undefined if there is no room
+   */
+  detour(backing: BackingReference | undefined, skip: number): HeaderArea | undefined {
+    const format = encodeFormat(backing);
+    const data = this.header.header_length + format.length + EXTENSION_HEADER;
+    if (data > SECTOR_SIZE || skip > this.bytes.length) return undefined;
+    const filler = Buffer.from(this.bytes.subarray(data - EXTENSION_HEADER, skip));
+    encode(EXTENSION, { type: FILLER_TYPE, length: skip - data }, filler, "be");
+    const others = this.extensions.filter(({ type }) => !REPLACED.includes(type));
+    const parts = [format, filler, ...others.map((part) => this.#bytesOf(part))];
+    return this.#assemble(parts, backing, 0);
+  }
+
+  #bytesOf({ start, end }: ExtensionPart): Buffer {
+    const bytes = Buffer.alloc(padded(end - start));
+    bytes.set(this.bytes.subarray(start, end));
+    return bytes;
+  }
+
+  #assemble(
+    extensions: readonly Buffer[],
+    backing: BackingReference | undefined,
+    place: number,
+  ): HeaderArea | undefined {
+    const { version, header_length, autoclear_features } = this.header;
+    const area = Buffer.concat([...extensions, Buffer.alloc(EXTENSION_HEADER)]);
+    const extensionsEnd = header_length + area.length;
+    const name = Buffer.from(backing?.name ?? "");
+    const nameOffset = Math.max(place, extensionsEnd);
+    if (Math.max(extensionsEnd, nameOffset + name.length) > this.bytes.length) return undefined;
+    const bytes = Uint8Array.from(this.bytes);
+    bytes.set(area, header_length);
+    const change = {
+      backing_file_offset: backing === undefined ? 0 : nameOffset,
+      backing_file_size: name.length,
+    };
+    bytes.set(name, nameOffset);
+    encode(HEADER, change, bytes, "be");
+    const autoclear = { autoclear_features: autoclear_features & MAINTAINED };
+    if (version === 3) encode(HEADER, autoclear, bytes, "be");
+    return new HeaderArea({ ...this.header, ...change, ...autoclear }, bytes);
+  }
+}
+
+function encodeFormat(backing: BackingReference | undefined): Buffer {
+  if (backing?.format === undefined) return Buffer.alloc(0);
+  return encodeExtension("backingFormat", Buffer.from(backing.format));
+}
