@@ -7,6 +7,7 @@ import { LimitedReport } from "../../limited-report.ts";
 import { wholeClusters } from "../header.ts";
 import { readStoredHeader } from "../stored-header.ts";
 import { type CheckedQed, TableWalk } from "./table-walk.ts";
+import type { UsedClusters } from "./used-clusters.ts";
 
 /** Our limit: a bit for each takes 256 MiB of memory. */
 const CLUSTERS_MAX = 2 ** 31 - 1;
@@ -17,6 +18,7 @@ export interface Analysis {
   readonly result: CheckResult;
   /** Entries whose offsets cannot be right; the other corruptions are clusters that are referred to twice. */
   readonly invalid: number;
+  readonly used: UsedClusters;
   /** Bytes: behind the last cluster in use. */
   readonly usedEnd: number;
   /** Leaked clusters behind that. */
@@ -34,6 +36,7 @@ export function analyse(image: CheckedQed, report: Report): Analysis {
   }
   const limited = new LimitedReport(report);
   const walk = new TableWalk(image, { report: limited, onInvalid: () => undefined });
+  walk.run();
   const { used, invalid, shared, allocatedClusters, fragmentedClusters } = walk;
   const leaks = clusters - header.header_size - used.count;
   const leaksAtEnd = clusters - used.end;
@@ -49,7 +52,7 @@ export function analyse(image: CheckedQed, report: Report): Analysis {
     corruptions: invalid + shared,
     checkErrors: 0,
   };
-  return { image, result, invalid, usedEnd: used.end * clusterSize, leaksAtEnd };
+  return { image, result, invalid, used, usedEnd: used.end * clusterSize, leaksAtEnd };
 }
 
 function describeLeaks(leaks: number, leaksAtEnd: number): string {

@@ -58,10 +58,11 @@ function imageOf(storage: WritableStorage): CheckedQed {
 
 function zeroInvalidEntries(storage: WritableStorage, image: CheckedQed): void {
   const entries = new ZeroedEntries(storage);
-  new TableWalk(image, {
+  const walk = new TableWalk(image, {
     report: new LimitedReport(silent),
     onInvalid: (offset) => entries.add(offset),
   });
+  walk.run();
   entries.end();
   storage.sync();
 }
@@ -94,7 +95,7 @@ function reportRest(
   report: Report,
 ): void {
   const { corruptions, leaks } = result;
-  if (invalid > 0) report(`${invalid} damaged entries stay: they can be repaired with -r all only`);
+  if (invalid > 0) report(`damaged entries stay, ${invalid} of them: -r all repairs them`);
   const shared = corruptions - invalid;
   if (shared > 0) report(`${shared} errors stay: nobody can tell whose the clusters are`);
   if (leaks === 0) return;

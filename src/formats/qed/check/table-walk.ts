@@ -47,6 +47,7 @@ export class TableWalk {
   readonly #tableBytes: number;
   readonly #headerBytes: number;
   readonly #fileEnd: number;
+  readonly #l1Table: number;
   readonly #options: WalkOptions;
   readonly #l1Runs: DataRuns;
   readonly #l2Runs: DataRuns;
@@ -54,11 +55,6 @@ export class TableWalk {
   #previousHi = 0;
   #previousLo = 0;
 
-  /**
-   * Walk through all tables.
-   *
-   * @throws {StorageError} one cannot be read
-   */
   constructor({ storage, header, length }: CheckedQed, options: WalkOptions) {
     this.#clusterSize = header.cluster_size;
     this.#tableBytes = tableEntries(header) * 8;
@@ -67,10 +63,16 @@ export class TableWalk {
     this.#options = options;
     this.#l1Runs = new DataRuns(storage, length, "le");
     this.#l2Runs = new DataRuns(storage, length, "le");
-    this.#walkL1(header.l1_table_offset);
+    this.#l1Table = header.l1_table_offset;
   }
 
-  #walkL1(table: number): void {
+  /**
+   * Walk through all tables, once.
+   *
+   * @throws {StorageError} one cannot be read
+   */
+  run(): void {
+    const table = this.#l1Table;
     this.#markTable(table);
     this.#l1Runs.forEachEntry(table, table + this.#tableBytes, (hi, lo, at) => {
       const offset = joinHalves(hi, lo);
