@@ -4,15 +4,17 @@ import { CorruptionError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
 import { createMetadataSet, MetadataMap } from "../../metadata-map.ts";
+import type { UsedClusters } from "../check/used-clusters.ts";
 import { wholeClusters } from "../header.ts";
 import type { QedLayout } from "../layout.ts";
 import type { QedImage } from "../qed-image.ts";
 import { ENTRY_UNALLOCATED, entryAt } from "../table-entry.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
 import { examineTables } from "./examine-tables.ts";
+import { GivenUpClusters } from "./given-up.ts";
 import { HeaderWriter } from "./header-writer.ts";
 import { QedWriter } from "./qed-writer.ts";
-import { createSharedState, NUMBER, SharedState } from "./shared-state.ts";
+import { createSharedState, GIVEN_UP_MAX, NUMBER, SharedState } from "./shared-state.ts";
 
 /** What the writers of all threads share: plain data for structured clone. */
 export interface QedWriting {
@@ -39,7 +41,7 @@ export function prepareQedWriting(layout: QedLayout, storage: WritableStorage): 
   if (header.l1_table_offset === 0) {
     throw new CorruptionError(storage.path, "the L1 table lies on the header: read it with -r");
   }
-  const { usedEnd, result } = examineTables(storage);
+  const { used, usedEnd, result } = examineTables(storage);
   const clusters =
     wholeClusters(storage.currentLength(), header.cluster_size) / header.cluster_size;
   const memory = createSharedState();
@@ -53,7 +55,18 @@ export function prepareQedWriting(layout: QedLayout, storage: WritableStorage): 
   state.set(NUMBER.reservedEnd, next);
   state.set(NUMBER.usedAtOpen, result.allocatedClusters);
   state.set(NUMBER.keptClusters, kept);
+  if (header.compat_features === 0n) rememberGaps(state, used, header.header_size);
   return { format: "qed", state: memory, metadata: noteTables(layout) };
+}
+
+/** What a writer that was stopped left behind among clusters in use is used first; as much as there is room for. */
+function rememberGaps(state: SharedState, used: UsedClusters, headerClusters: number): void {
+  const givenUp = new GivenUpClusters(state);
+  for (const { first, count } of used.gaps(headerClusters)) {
+    // Room is left for what this session gives up.
+    if (state.get(NUMBER.givenUpExtents) === GIVEN_UP_MAX / 2) return;
+    givenUp.add(first, count);
+  }
 }
 
 /** All L2 tables, with room for as many as the L1 table has entries for. */

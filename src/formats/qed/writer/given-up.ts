@@ -1,7 +1,7 @@
 /**
- * Clusters that were taken and not linked in the end: nothing refers to them, and they may hold anything. They
- * are used again, one at a time, for what is written as a whole and made durable before it is linked. All
- * under the exclusive lock of the image.
+ * Clusters before others in use that nothing refers to: taken and not linked in the end, or left behind by a
+ * writer that was stopped. They may hold anything, and are used again one at a time, for what is written as
+ * a whole and made durable before it is linked. All under the exclusive lock of the image.
  */
 
 import { GIVEN_UP_MAX, NUMBER, type SharedState } from "./shared-state.ts";

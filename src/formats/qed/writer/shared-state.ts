@@ -16,7 +16,7 @@
  *     GIVEN_UP         extents of clusters that nothing refers to: first cluster, count
  */
 
-/** Extents of clusters that were given up and are remembered, at the most. */
+/** Extents of clusters that nothing refers to and that are remembered, at the most. */
 export const GIVEN_UP_MAX = 256;
 
 export const WORD = {
