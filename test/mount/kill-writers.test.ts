@@ -13,7 +13,7 @@ import { byScale } from "../support/scale.ts";
 import { attemptTsimgfs } from "../support/tsimgfs.ts";
 import {
   checkImage,
-  expectClean,
+  expectOrdered,
   WRITE_KINDS,
   type WriteImage,
   type WriteKind,
@@ -36,6 +36,7 @@ const QUICK_KINDS = [
   "clusters-4k",
   "extended-l2-16k-over-qcow2",
   "snapshot",
+  "qed-16k-over-qcow2",
 ] as const satisfies readonly WriteKindName[];
 
 const KINDS: readonly WriteKind[] = byScale(QUICK_KINDS.map(writeKind), [...WRITE_KINDS]);
@@ -143,7 +144,7 @@ describe("a daemon that is killed while processes write", () => {
         if (kill % 2 === 1) {
           // The other kills come upon an image that was not put in order since the last one.
           await mounted([image.path], {}, async () => {});
-          await expectClean(image.path, kind.format);
+          await expectOrdered(image.path, kind.format);
         }
       }
       await mounted([image.path], {}, async (mount) => {
@@ -158,7 +159,7 @@ describe("a daemon that is killed while processes write", () => {
           end: { operations: 50 },
         });
       });
-      await image.expectIntact();
+      await image.expectIntact("kill");
     });
   });
 });

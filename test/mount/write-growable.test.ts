@@ -7,7 +7,7 @@ import { expectSameBytes } from "../support/device-content.ts";
 import { asRecord } from "../support/json.ts";
 import { mounted } from "../support/mounted.ts";
 import { createImage, imageInfo, qemuIo } from "../support/qemu.ts";
-import { run } from "../support/run.ts";
+import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import {
@@ -40,6 +40,9 @@ const KINDS: readonly WriteKindName[] = [
   ] as const),
 ];
 
+/** Those that only grow. */
+const GROWING_KINDS: readonly WriteKindName[] = ["qed", "qed-16k-over-qcow2"];
+
 /** Runs a command on the device and on the file that says what it must contain. */
 async function both(
   image: WriteImage,
@@ -58,7 +61,7 @@ async function virtualSize(image: WriteImage): Promise<unknown> {
   return asRecord(await imageInfo(["-f", image.kind.format, image.path]))["virtual-size"];
 }
 
-describe.each(KINDS)("a growable device of kind %s", (name) => {
+describe.each([...KINDS, ...GROWING_KINDS])("a growable device of kind %s", (name) => {
   it("grows by truncate, by writes past its end, by append and by fallocate", async () => {
     await withWriteImage(writeKind(name), 3 * MIB, async (image) => {
       const { size, directory } = image;
@@ -86,7 +89,9 @@ describe.each(KINDS)("a growable device of kind %s", (name) => {
       });
     });
   });
+});
 
+describe.each(KINDS)("a growable device of kind %s", (name) => {
   it("shrinks by truncate, and shows nothing of it when it grows again", async () => {
     await withWriteImage(writeKind(name), 3 * MIB, async (image) => {
       const noise = join(image.directory, "noise");
@@ -101,6 +106,49 @@ describe.each(KINDS)("a growable device of kind %s", (name) => {
       });
       expect(await virtualSize(image)).toBe(1.5 * MIB);
       await image.expectIntact();
+    });
+  });
+});
+
+describe("a growable device of a QED image", () => {
+  it("does not shrink, and stays as it is", async () => {
+    await withWriteImage(writeKind("qed"), 3 * MIB, async (image) => {
+      await mounted([image.path], GROWABLE, async (mount) => {
+        const device = mount.device(image.path);
+        for (const size of ["0", "512", "-512"]) {
+          const english = { env: { LC_ALL: "C" } };
+          const { status, stderr } = await attempt("truncate", ["-s", size, device], english);
+          expect({ status, stderr }).toEqual({
+            status: 1,
+            stderr: expect.stringMatching(/Operation not supported/),
+          });
+        }
+        expect((await stat(device)).size).toBe(image.size);
+        await expectSameBytes(device, image.expected, "not shrunk");
+      });
+      expect(await virtualSize(image)).toBe(image.size);
+      await image.expectIntact();
+    });
+  });
+
+  it("does not become larger than its tables map", async () => {
+    await withScratch("growable", async (directory) => {
+      const path = join(directory, "disk.qed");
+      await createImage(path, "qed", {
+        size: MIB,
+        options: { cluster_size: 4096, table_size: 2 },
+      });
+      await mounted([path], GROWABLE, async (mount) => {
+        const device = mount.device(path);
+        // 1024 entries of 1024 clusters.
+        await run("truncate", ["-s", "4G", device]);
+        const english = { env: { LC_ALL: "C" } };
+        const { stderr } = await attempt("truncate", ["-s", "4097M", device], english);
+        expect(stderr).toMatch(/File too large/);
+        expect((await stat(device)).size).toBe(4 * GIB);
+      });
+      expect(asRecord(await imageInfo([path]))["virtual-size"]).toBe(4 * GIB);
+      await expectClean(path, "qed");
     });
   });
 });

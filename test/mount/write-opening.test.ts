@@ -8,7 +8,7 @@ import { expectSameBytes } from "../support/device-content.ts";
 import { makeMountPoint, mounted, refusedMount } from "../support/mounted.ts";
 import { IS_ROOT } from "../support/ordinary-user.ts";
 import { convertToRaw, createImage, qemuIo } from "../support/qemu.ts";
-import { attempt, run } from "../support/run.ts";
+import { run } from "../support/run.ts";
 import { makeSample } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
@@ -111,20 +111,49 @@ describe("opening for writing", () => {
     }
   });
 
-  it("shows QED images read-only, and says so", async () => {
-    const sample = await makeSample(directory, "old.qed", { format: "qed" });
+  it("checks a QED image that QEMU left to be checked", async () => {
+    const path = join(directory, "unchecked.qed");
+    const expected = join(directory, "unchecked.expected");
+    await createImage(path, "qed", { size: 8 * MIB });
+    await crashAfter(path, "qed", ["write -P 1 0 300k", "write -P 2 3M 1M", "write -z 5M 1M"]);
+    await convertToRaw(path, "qed", expected, ["-U"]);
     const { mountPoint, ownDirectory } = await makeMountPoint("directory");
     try {
-      const { stderr } = await tsimgfs(["mount", sample.path, mountPoint]);
-      expect(stderr).toMatch(/^tsimgfs: .*old\.qed: warning: .*read-only.*\n$/);
-      const device = join(mountPoint, "old.raw");
-      await expectSameBytes(device, sample.expected, "QED");
-      const write = ["if=/dev/zero", `of=${device}`, "count=1", "conv=notrunc"];
-      expect((await attempt("dd", write, { env: { LC_ALL: "C" } })).stderr).toMatch(/Read-only/);
+      const { stderr } = await tsimgfs(["mount", path, mountPoint]);
+      expect(stderr).toMatch(/^tsimgfs: .*unchecked\.qed: warning: .*need-check.*\n$/);
+      const device = join(mountPoint, "unchecked.raw");
+      await expectSameBytes(device, expected, "an image to be checked");
+      const noise = join(directory, "unchecked.noise");
+      await run("dd", ["if=/dev/urandom", `of=${noise}`, "bs=1000", "count=300"]);
+      for (const target of [device, expected]) {
+        const where = ["bs=1000", "seek=1234", "conv=notrunc"];
+        await run("dd", [`if=${noise}`, `of=${target}`, ...where]);
+      }
     } finally {
       await tsimgfs(["umount", mountPoint]);
       await rm(ownDirectory, { recursive: true });
     }
+    await expectClean(path, "qed");
+    await expectDisk(path, "qed", expected);
+  });
+
+  it("is refused for a QED image with a damaged table, which -r shows", async () => {
+    const sample = await makeSample(directory, "old.qed", { format: "qed" });
+    const image = await open(sample.path, "r+");
+    const header = Buffer.alloc(64);
+    await image.read(header, 0, 64, 0);
+    const l1 = Number(header.readBigUInt64LE(40));
+    // The second entry refers to the table of the first one.
+    const entry = Buffer.alloc(8);
+    await image.read(entry, 0, 8, l1);
+    await image.write(entry, 0, 8, l1 + 8);
+    await image.close();
+    const before = await readFile(sample.path);
+    expect(await refusedMount([sample.path])).toMatch(/old\.qed: L1 entry .*check.* -r\b/);
+    expect((await readFile(sample.path)).equals(before)).toBe(true);
+    await mounted([sample.path], { args: ["-r"] }, async (mount) => {
+      await expectSameBytes(mount.device(sample.path), sample.expected, "QED");
+    });
   });
 
   it.each([

@@ -41,7 +41,7 @@ const ENDS: readonly {
   { how: "SIGINT", end: async (mount) => process.kill(mount.daemonPid(), "SIGINT") },
 ];
 
-describe.each(["v3", "over-qcow2"] as const)("a writable mount of kind %s", (name) => {
+describe.each(["v3", "over-qcow2", "qed"] as const)("a writable mount of kind %s", (name) => {
   it.each(ENDS)("that ends by $how leaves a clean image", async ({ end }) => {
     await withWriteImage(writeKind(name), 4 * MIB, async (image) => {
       await mounted([image.path], {}, async (mount) => {
