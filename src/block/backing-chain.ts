@@ -73,7 +73,10 @@ export class BackingChain {
     this.#readLayer(0, guestOffset, length, target, start, false);
   }
 
-  /** As `read`, what the image itself has. Returns the bytes before the first one that it lacks. */
+  /**
+   * As `read`, what the image itself has. Returns the bytes before the first one that it lacks; without a
+   * backing file, it lacks none.
+   */
   readOwn(guestOffset: number, length: number, target: NativeBuffer, start: number): number {
     return this.#readLayer(0, guestOffset, length, target, start, true);
   }
@@ -123,7 +126,7 @@ export class BackingChain {
         image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
         runLength = 0;
       }
-      if (stops && extent.kind === EXTENT.unallocated) return done;
+      if (stops && extent.kind === EXTENT.unallocated && this.#layers.length > 1) return done;
       this.#readOther(depth, guestOffset + done, count, target, start + done);
       done += count;
     }

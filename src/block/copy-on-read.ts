@@ -10,7 +10,7 @@
 
 import assert from "node:assert";
 import { printable, TsimgfsError } from "../errors.ts";
-import { EXTENT, Extent } from "../formats/driver.ts";
+import { EXTENT, Extent, type FormatImage } from "../formats/driver.ts";
 import { ALLOCATION, type Allocation, type FormatWriter } from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
@@ -26,6 +26,8 @@ import type { TableChanges } from "./table-changes.ts";
 const TURNS_MAX = 1_000_000;
 /** Scratch memory is made in multiples of this, bytes. */
 const SCRATCH_UNIT = 1024 * 1024;
+/** `copy` claims about this many bytes at once: who wants to write there waits that long. */
+const COPY_MAX = 2 * 1024 * 1024;
 
 export interface CopyOnReadContext {
   readonly chain: BackingChain;
@@ -63,6 +65,7 @@ export class CopyOnRead {
   #sourceStart = 0;
   /** A failure to store was told. */
   #hasComplained = false;
+  #copied = 0;
 
   constructor(context: CopyOnReadContext) {
     this.#chain = context.chain;
@@ -198,8 +201,14 @@ export class CopyOnRead {
     return end;
   }
 
+  /** Bytes that `copy` has copied so far. */
+  get copied(): number {
+    return this.#copied;
+  }
+
   /**
-   * Copy the start of a range from the images above `bottom` in the chain.
+   * Copy the start of a range from the images above `bottom` in the chain. Where nothing is below
+   * `bottom`, what reads as zeros for all that tables and the host say is left out: it still will.
    *
    * @param bottom index of the first image that is not copied from
    * @returns bytes that are done: copied, or there before, or not to be copied
@@ -211,11 +220,13 @@ export class CopyOnRead {
       assert(turns < TURNS_MAX, "a copy comes to no end");
       const skipped = this.#skip(guestOffset, length, bottom);
       if (skipped > 0) return skipped;
-      if (!this.#claim(guestOffset, Math.min(length, this.#to - guestOffset))) continue;
-      const end = this.#to;
+      const wanted = Math.min(length, COPY_MAX, this.#to - guestOffset);
+      if (!this.#claim(guestOffset, wanted)) continue;
+      const [start, end] = [this.#from, this.#to];
       try {
-        this.#fetch(this.#scratchOf(this.#to - this.#from), 0);
+        this.#fetch(this.#scratchOf(end - start), 0);
         this.#storeFetched();
+        this.#copied += end - start;
       } finally {
         this.#hasFetched = false;
         this.#changes.releaseCopy();
@@ -238,11 +249,12 @@ export class CopyOnRead {
       if (extent.kind !== EXTENT.unallocated) return extent.length;
       const missingEnd = guestOffset + extent.length;
       let at = guestOffset;
-      while (at < missingEnd && !this.#isBelow(at, missingEnd - at, bottom)) at += extent.length;
+      while (at < missingEnd && !this.#mustCopy(at, missingEnd - at, bottom)) at += extent.length;
       // A cluster of which a part is to be copied is copied as a whole.
       const skipped = at >= missingEnd ? missingEnd : at - (at % clusterSize);
       if (skipped > guestOffset) return skipped - guestOffset;
-      while (at < missingEnd && this.#isBelow(at, missingEnd - at, bottom)) at += extent.length;
+      const far = Math.min(missingEnd, at + COPY_MAX);
+      while (at < far && this.#mustCopy(at, missingEnd - at, bottom)) at += extent.length;
       this.#to = Math.min(Math.ceil(at / clusterSize) * clusterSize, end);
       return 0;
     } finally {
@@ -250,10 +262,11 @@ export class CopyOnRead {
     }
   }
 
-  /** Whether the images above `bottom` decide what a byte below is; `#extent` says how far. */
-  #isBelow(guestOffset: number, maxLength: number, bottom: number): boolean {
+  /** Whether a byte must be copied from the images above `bottom`; `#extent` says how far. */
+  #mustCopy(guestOffset: number, maxLength: number, bottom: number): boolean {
     const { images } = this.#chain;
     const extent = this.#extent;
+    const hides = bottom < images.length;
     let length = maxLength;
     for (let depth = 1; depth < images.length; depth++) {
       const image = images[depth];
@@ -261,14 +274,23 @@ export class CopyOnRead {
       if (guestOffset >= image.virtualSize) {
         // Zeros, which hide what is below.
         extent.length = length;
-        return bottom < images.length;
+        return hides;
       }
       image.mapExtent(guestOffset, length, extent);
-      if (extent.kind !== EXTENT.unallocated) return true;
+      if (extent.kind === EXTENT.zero) return hides;
+      if (extent.kind !== EXTENT.unallocated) return hides || !this.#isHostHole(image);
       length = extent.length;
     }
     extent.length = length;
     return false;
+  }
+
+  /** Whether `#extent`, or the start of it that it then is cut to, is a hole of an image's file. */
+  #isHostHole(image: FormatImage): boolean {
+    const extent = this.#extent;
+    if (extent.kind !== EXTENT.data || !image.mayHaveHostHoles()) return false;
+    extent.length = Math.min(extent.length, COPY_MAX);
+    return image.dataStorage.isHole(extent.hostOffset, extent.length);
   }
 
   /** Store what was fetched for a reader, who does not care if that fails. */

@@ -189,6 +189,38 @@ export class Disk {
     return this.#copier.copy(guestOffset, length, bottom);
   }
 
+  /** Bytes that `copyFromBacking` has copied in this thread. */
+  get copied(): number {
+    return this.#copier?.copied ?? 0;
+  }
+
+  /**
+   * Let the image alone be the disk, in all threads: it has all that its backing files have, whose files
+   * may be closed then.
+   *
+   * @param unlink changes the header, durably, so that it names no backing file
+   * @throws {TsimgfsError} the backing files are still those of the disk
+   */
+  dropBacking(unlink: () => void): void {
+    this.#writable();
+    this.#access?.changes.dropBacking(unlink);
+  }
+
+  /** Whether anything shows through from a backing file, now: another thread may have dropped it. */
+  hasBacking(): boolean {
+    return this.inspect(() => this.chain.images.length > 1);
+  }
+
+  /** What `look` makes of the chain, which stays as it is meanwhile, with all its files open. */
+  inspect<T>(look: () => T): T {
+    this.#access?.changes.lockShared();
+    try {
+      return look();
+    } finally {
+      this.#access?.changes.unlockShared();
+    }
+  }
+
   /** As BlockStatusWalker.seek. */
   seek(guestOffset: number, what: "data" | "hole"): number {
     const access = this.#access;

@@ -55,6 +55,8 @@ export interface WriteOptions {
   readonly policy: WritePolicy;
   /** Threads that will use the image. */
   readonly threads: number;
+  /** Nothing is written that changes the disk: only where its bytes are. */
+  readonly onlyPlaces?: boolean;
 }
 
 /** One image of a chain: plain data for other threads. */
@@ -184,7 +186,9 @@ class ChainOpener {
     const [top] = this.#layers;
     assert(writing !== undefined && top !== undefined);
     const format = prepareWriting(top.layout, file);
-    this.#warnings.push(...lossesOf(top.layout).map((loss) => `${file.path}: warning: ${loss}`));
+    if (writing.onlyPlaces !== true) {
+      this.#warnings.push(...lossesOf(top.layout).map((loss) => `${file.path}: warning: ${loss}`));
+    }
     return {
       lock: createAccessLock(writing.threads),
       // One for what must be durable first, and one for what is copied.

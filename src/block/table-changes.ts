@@ -137,6 +137,32 @@ export class TableChanges {
     this.#lock.unlockExclusive();
   }
 
+  /**
+   * Let the image alone be the disk: it has all that its backing files have. Without the lock.
+   *
+   * @param unlink changes the header, durably, so that it names no backing file
+   * @throws {TsimgfsError} nothing has changed for the threads of this process
+   */
+  dropBacking(unlink: () => void): void {
+    this.#lock.resizing.lock();
+    try {
+      this.claimAll();
+      try {
+        // Copies were linked just now: their tables come before a header that relies on them.
+        this.#writer.flush();
+        this.#writer.changeHeader(unlink);
+        this.lockExclusive();
+        this.#chain.dropBacking();
+        this.#lock.bumpGeneration();
+        this.unlockExclusive();
+      } finally {
+        this.releaseAll();
+      }
+    } finally {
+      this.#lock.resizing.unlock();
+    }
+  }
+
   /** Do what a change of tables needs first, without the lock. */
   provide(need: Allocation): void {
     switch (need) {

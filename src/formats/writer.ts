@@ -162,6 +162,13 @@ export interface FormatWriter {
   /** Let this thread alone take the disk for larger (undefined: no more), to prepare what is new. */
   pretendSize(virtualSize: number | undefined): void;
 
+  /**
+   * Do what changes the header of the image's file: nobody else does so meanwhile. Without the lock.
+   *
+   * @throws what `action` throws
+   */
+  changeHeader(action: () => void): void;
+
   /** Make clusters available. Without the lock: it waits for the disk. */
   reserve(): void;
 

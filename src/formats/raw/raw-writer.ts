@@ -79,6 +79,10 @@ export class RawWriter implements FormatWriter {
     // Nothing of what is new need be prepared: the host's files grow by zeros.
   }
 
+  changeHeader(): never {
+    assert.fail("raw images have no header");
+  }
+
   reserve(): never {
     assert.fail("raw images are all in place");
   }

@@ -112,6 +112,20 @@ export class ClusterAllocator {
     }
   }
 
+  /**
+   * As FormatWriter.changeHeader. The size and the L1 table are changed by whoever keeps others from
+   * changing them.
+   */
+  changeHeader(action: () => void): void {
+    this.#exclusively(() => {
+      action();
+      // Who finds damage holds the lock of the image, and cannot wait for this one.
+      if (!this.#state.isSet(WORD.corrupt)) return;
+      this.#context.headerWriter.setIncompatible("corrupt", true);
+      this.#storage.sync();
+    });
+  }
+
   /** Make clusters available, unless another thread has done so. Without the lock. */
   reserve(): void {
     this.#exclusively(() => {

@@ -66,14 +66,20 @@ export class Qcow2Writer implements FormatWriter {
     const begun = change === "contents" ? WORD.begun : WORD.placesBegun;
     if (this.#state.isSet(begun)) return;
     const kept = change === "contents" ? MAINTAINED : MAINTAINED | AUTOCLEAR.bitmaps;
-    if (this.#context.headerWriter.clearAutoclear(kept)) {
-      this.#allocator.sync();
-      // The clusters of invalid bitmaps belong to nothing.
-      const losesBitmaps =
-        change === "contents" && this.#context.layout.extensions.bitmaps !== undefined;
-      if (losesBitmaps) this.#state.raise(WORD.leaks);
-    }
-    this.#state.raise(begun);
+    this.#allocator.changeHeader(() => {
+      if (this.#context.headerWriter.clearAutoclear(kept)) {
+        this.#allocator.sync();
+        // The clusters of invalid bitmaps belong to nothing.
+        const losesBitmaps =
+          change === "contents" && this.#context.layout.extensions.bitmaps !== undefined;
+        if (losesBitmaps) this.#state.raise(WORD.leaks);
+      }
+      this.#state.raise(begun);
+    });
+  }
+
+  changeHeader(action: () => void): void {
+    this.#allocator.changeHeader(action);
   }
 
   mapInPlace(guestOffset: number, maxLength: number, out: HostPlace): number {

@@ -109,6 +109,11 @@ export class ClusterAllocator {
     }
   }
 
+  /** As FormatWriter.changeHeader. The size is changed by whoever keeps others from changing it. */
+  changeHeader(action: () => void): void {
+    this.#exclusively(action);
+  }
+
   /** Make clusters available, unless another thread has done so. Without the lock. */
   reserve(): void {
     this.#exclusively(() => {

@@ -179,6 +179,10 @@ export class QedWriter implements FormatWriter {
     this.#allocator.sync();
   }
 
+  changeHeader(action: () => void): void {
+    this.#allocator.changeHeader(action);
+  }
+
   reserve(): void {
     this.#allocator.reserve();
   }
