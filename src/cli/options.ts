@@ -28,6 +28,16 @@ export function sizeOption(option: string): (text: string) => number {
   };
 }
 
+/** As `sizeOption`: bytes a second, more than none. */
+export function rateOption(option: string): (text: string) => number {
+  const parse = sizeOption(option);
+  return (text) => {
+    const rate = parse(text);
+    if (rate > 0) return rate;
+    throw new UsageError(option, `${text} is not a rate, such as 512k or 20M`);
+  };
+}
+
 /** A whole number within a range. */
 export function numberOption(option: string, min: number, max: number): (text: string) => number {
   return (text) => {

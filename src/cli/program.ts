@@ -42,6 +42,10 @@ const COMMANDS: Readonly<
     summary: "read and write a disk by hand",
     load: async () => (await import("./commands/io.ts")).defineIo,
   },
+  stream: {
+    summary: "copy what an image lacks from its backing files",
+    load: async () => (await import("./commands/stream.ts")).defineStream,
+  },
   check: {
     summary: "find damage in an image, and repair it",
     load: async () => (await import("./commands/check.ts")).defineCheck,
