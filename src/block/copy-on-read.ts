@@ -90,6 +90,16 @@ export class CopyOnRead {
    * @throws {CorruptionError | StorageError} what was asked for cannot be read
    */
   read(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
+    try {
+      this.#readPieces(guestOffset, length, target, start);
+    } catch (error) {
+      // Nobody calls `store` for a read that has failed, and the target is soon used for another one.
+      this.store();
+      throw error;
+    }
+  }
+
+  #readPieces(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
     let done = 0;
     for (let turns = 0; ; turns++) {
       assert(turns < TURNS_MAX, "a read comes to no end");
@@ -328,8 +338,24 @@ export class CopyOnRead {
   }
 
   #getLinked(): void {
-    if (this.#requestMaintenance === undefined) this.#changes.linkCopies();
+    if (this.#requestMaintenance === undefined) this.tryToLink();
     else if (this.#copies.takeWanted()) this.#requestMaintenance();
+  }
+
+  /**
+   * Link all copies that wait, as TableChanges.linkCopies. A failure is told, and they go on waiting: it
+   * is no matter of who wants something else to be durable.
+   *
+   * @returns whether it made durable all that was written before
+   */
+  tryToLink(): boolean {
+    try {
+      return this.#changes.linkCopies();
+    } catch (error) {
+      if (!(error instanceof TsimgfsError)) throw error;
+      this.#complain(error);
+      return false;
+    }
   }
 
   #isZeroAt(start: number, end: number): boolean {
@@ -340,20 +366,17 @@ export class CopyOnRead {
   /** Store clusters from `#from` on that are alike, and go on behind them. */
   #storeRun(end: number, isZeroRun: boolean): void {
     const { clusterSize, hasZeroClusters } = this.#writer;
-    const start = this.#from;
-    if (end === start) return;
-    let at = start;
-    if (isZeroRun && hasZeroClusters) {
-      at += this.#diskWriter.copyZeros(start, end - start);
-      this.#advance(at);
-      this.#count(COUNTER.copyOnReadZero, Math.ceil((at - start) / clusterSize));
-    }
-    for (let turns = 0; at < end; turns++) {
+    for (let turns = 0; this.#from < end; turns++) {
       assert(turns < TURNS_MAX, "a copy comes to no end");
+      if (isZeroRun && hasZeroClusters) {
+        const zeros = this.#diskWriter.copyZeros(this.#from, end - this.#from);
+        this.#advance(this.#from + zeros);
+        this.#count(COUNTER.copyOnReadZero, Math.ceil(zeros / clusterSize));
+        if (this.#from === end) return;
+        // The next cluster takes more than a change of tables.
+      }
       const count = this.#storeData(end, isZeroRun);
-      if (count === 0) continue;
-      at += count;
-      this.#advance(at);
+      this.#advance(this.#from + count);
       this.#count(COUNTER.copyOnReadStored, Math.ceil(count / clusterSize));
     }
   }
@@ -378,11 +401,13 @@ export class CopyOnRead {
       return 0;
     }
     const count = Math.min(plan.coverEnd, end) - from;
+    // A snapshot has the cluster too: sub-clusters come along that the image has.
+    const isReplaced = plan.coverStart < from || plan.coverEnd - end >= this.#writer.unit;
     try {
       this.#zeroParts.length = 0;
-      if (plan.coverStart < from) this.#fillCluster();
+      if (isReplaced) this.#fillCluster(from + count);
       else if (!(isZeroRun && plan.fresh)) this.#fill(from, from + count);
-      if (plan.coverStart === from && this.#isWholeClusters()) {
+      if (!isReplaced && this.#isWholeClusters()) {
         this.#changes.addCopy(this.#copies, this.#zeroParts);
         return count;
       }
@@ -437,13 +462,19 @@ export class CopyOnRead {
     this.#write(dataStart, to);
   }
 
-  /** A snapshot has the cluster too: it is replaced as a whole, by what it reads as. */
-  #fillCluster(): void {
+  /** Write a cluster that is replaced as a whole: what was fetched, up to `to`, and what is around it. */
+  #fillCluster(to: number): void {
     const { coverStart, coverEnd, hostOffset } = this.#changes.plan;
-    const length = Math.min(coverEnd, this.#chain.virtualSize) - coverStart;
-    const cluster = NativeBuffer.allocate(length);
-    this.#readPlainly(coverStart, length, cluster, 0);
-    this.#dataStorage.writeAt(cluster, 0, length, hostOffset);
+    assert(this.#source !== undefined);
+    const from = this.#from;
+    const end = Math.max(to, Math.min(coverEnd, this.#chain.virtualSize));
+    const cluster = NativeBuffer.allocate(end - coverStart);
+    this.#readPlainly(coverStart, from - coverStart, cluster, 0);
+    const start = this.#sourceStart;
+    const fetched = this.#source.bytes.subarray(start, start + to - from);
+    cluster.bytes.set(fetched, from - coverStart);
+    this.#readPlainly(to, end - to, cluster, to - coverStart);
+    this.#dataStorage.writeAt(cluster, 0, end - coverStart, hostOffset);
   }
 
   #write(start: number, end: number): void {

@@ -293,7 +293,7 @@ export class Disk {
    * @throws {StorageError}
    */
   flush(): void {
-    if (this.#access?.changes.linkCopies() === true) return;
+    if (this.#copier?.tryToLink() === true) return;
     this.#access?.formatWriter.flush();
   }
 
@@ -319,7 +319,7 @@ export class Disk {
 
   /** Work that no request should wait for: prepare reservations, link copies, free what can be freed. */
   maintain(): void {
-    if (this.#copies?.isMuch === true) this.#access?.changes.linkCopies();
+    if (this.#copies?.isMuch === true) this.#copier?.tryToLink();
     this.#access?.formatWriter.maintain();
   }
 
@@ -335,7 +335,7 @@ export class Disk {
    */
   close(): void {
     try {
-      this.#access?.changes.linkCopies();
+      this.#copier?.tryToLink();
     } finally {
       this.#access?.formatWriter.close();
     }

@@ -173,6 +173,14 @@ export class PendingCopies {
     plan.replaces = 0;
   }
 
+  /** From now on zeros in the runs that are being linked are data like the rest. */
+  forgetZeros(): void {
+    const runs = this.#runs;
+    for (let at = 0, stop = this.linkable * RUN_DOUBLES; at < stop; at += RUN_DOUBLES) {
+      if (runs[at + KIND] === KINDS.zeros) runs.fill(0, at + START, at + END + 1);
+    }
+  }
+
   /** The first runs do not wait any more, and none is being linked. */
   stopLinking(linked: number): void {
     const count = this.count;

@@ -229,6 +229,10 @@ export class TableChanges {
       this.lockExclusive();
       try {
         this.#linkRuns(copies);
+      } catch (error) {
+        // What is linked by now may be written to in place: no zeros must come after that.
+        copies.forgetZeros();
+        throw error;
       } finally {
         this.unlockExclusive();
       }
@@ -250,6 +254,7 @@ export class TableChanges {
       if (!copies.isZeros(index)) continue;
       copies.load(index, plan);
       const length = plan.coverEnd - plan.coverStart;
+      if (length === 0) continue;
       // If it takes more than a change of a table it is no gain: it reads as zeros already.
       this.#writer.zero(plan.coverStart, length, "release", length, plan, this.#zeroProgress);
       assert(this.#zeroProgress.need !== ALLOCATION.copiedTable, "the table is the image's own");

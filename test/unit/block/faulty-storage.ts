@@ -26,10 +26,16 @@ export type Outcome = "works" | { readonly code: Errno; readonly half?: boolean 
 /** Decides about a call, which is the `index`th of all. */
 export type Faults = (call: Call, index: number) => Outcome;
 
+/** A call that only looks. */
+export type Read = Omit<Call, "kind">;
+
 /** All files of a disk; calls are counted over all of them. */
 export class FaultyFiles {
   readonly calls: Call[] = [];
   faults: Faults;
+  /** Noted apart from those that change something. */
+  readonly reads: Read[] = [];
+  readFaults: (read: Read) => Outcome = () => "works";
 
   constructor(faults: Faults = () => "works") {
     this.faults = faults;
@@ -41,6 +47,11 @@ export class FaultyFiles {
   decide(call: Call): Outcome {
     this.calls.push(call);
     return this.faults(call, this.calls.length - 1);
+  }
+
+  decideRead(read: Read): Outcome {
+    this.reads.push(read);
+    return this.readFaults(read);
   }
 }
 
@@ -60,6 +71,10 @@ class FaultyStorage implements WritableStorage {
   }
 
   readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
+    const outcome = this.#files.decideRead({ path: this.path, offset, length });
+    if (outcome !== "works") {
+      throw new StorageError(outcome.code, this.path, `read failed: ${outcome.code}`, { offset });
+    }
     this.#file.readAt(target, start, length, offset);
   }
 

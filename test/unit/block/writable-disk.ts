@@ -27,6 +27,8 @@ export interface DiskOptions {
   /** The format, stated; default: by the magic. */
   readonly format?: FormatName | undefined;
   readonly attachFile?: AttachFile | undefined;
+  /** Those of the first thread. */
+  readonly counters?: Float64Array | undefined;
 }
 
 /** An open disk, and the bytes of it without buffers. */
@@ -34,7 +36,7 @@ export class WritableDisk {
   readonly chain: OpenChain;
   readonly disk: Disk;
 
-  constructor(path: string, { policy, format, attachFile }: DiskOptions = {}) {
+  constructor(path: string, { policy, format, attachFile, counters }: DiskOptions = {}) {
     this.chain = openChain(path, {
       format,
       backingPolicy: "any",
@@ -42,7 +44,7 @@ export class WritableDisk {
       writing: { policy: { ...USUAL_POLICY, ...policy }, threads: 2 },
     });
     try {
-      this.disk = attach(this.chain, 0, attachFile);
+      this.disk = attach(this.chain, 0, attachFile, counters);
     } catch (error) {
       closeChain(this.chain);
       throw error;
@@ -97,8 +99,13 @@ export function readDisk(disk: Disk, offset = 0, length = disk.currentSize() - o
   return bytes.subarray(16, 16 + length);
 }
 
-function attach(chain: OpenChain, slot: number, attachFile: AttachFile | undefined): Disk {
-  const thread = { slot, requestMaintenance: undefined };
+function attach(
+  chain: OpenChain,
+  slot: number,
+  attachFile: AttachFile | undefined,
+  counters?: Float64Array,
+): Disk {
+  const thread = { slot, requestMaintenance: undefined, counters };
   return attachDisk(chain, { clusterCache: new ClusterCache() }, thread, attachFile);
 }
 
