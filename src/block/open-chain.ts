@@ -86,10 +86,18 @@ export function openChain(path: string, options: OpenOptions): OpenChain {
 
 /** Close all files of a chain, which ends their locks. No thread may use it any more. */
 export function closeChain(chain: OpenChain): void {
-  for (const { file, dataFile } of chain.layers) {
-    fs.closeSync(file.fd);
-    if (dataFile !== undefined) fs.closeSync(dataFile.fd);
-  }
+  chain.layers.forEach(closeLayer);
+}
+
+/** As `closeChain` for all but the image itself. Returns what is left. */
+export function closeBelow(chain: OpenChain): OpenChain {
+  chain.layers.slice(1).forEach(closeLayer);
+  return { ...chain, layers: chain.layers.slice(0, 1) };
+}
+
+function closeLayer({ file, dataFile }: SharedLayer): void {
+  fs.closeSync(file.fd);
+  if (dataFile !== undefined) fs.closeSync(dataFile.fd);
 }
 
 function openFile(path: string, mode: OpenMode): LocalFile {

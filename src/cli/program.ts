@@ -57,6 +57,9 @@ function packageVersion(): string {
   return description.version;
 }
 
+/** Options whose value may be left out have it after `=`: else they would take what follows, an image. */
+const OPTIONAL_VALUES: readonly string[] = ["--stream"];
+
 /** Errors and help go through us: one line, `tsimgfs: REASON`. */
 function configure(command: Command): Command {
   return command.exitOverride().configureOutput({
@@ -107,7 +110,10 @@ export async function runProgram(
   try {
     const program = await buildProgram(chosen, daemon);
     if (argv.length === 0) program.outputHelp();
-    else await program.parseAsync(argv, { from: "user" });
+    else {
+      const words = argv.map((word) => (OPTIONAL_VALUES.includes(word) ? `${word}=` : word));
+      await program.parseAsync(words, { from: "user" });
+    }
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);
     printMessage(reasonOf(error, chosen));

@@ -16,6 +16,8 @@ export interface DaemonConfig {
   /** How devices are written to; undefined: the mount is read-only. */
   readonly writing: WritePolicy | undefined;
   readonly threads: number;
+  /** Images get what they lack from their backing files, from the start. */
+  readonly streaming: { readonly limit: number | undefined } | undefined;
   readonly mountOptions: MountOptions;
   readonly logFile: string | undefined;
 }

@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { resolve } from "node:path";
-import { closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
+import { closeBelow, closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
 import { UsageError } from "../errors.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 import { deviceNameOf } from "../tree/names.ts";
@@ -11,6 +11,8 @@ import type { DaemonConfig } from "./config.ts";
 export interface OpenDevices {
   readonly devices: readonly DeviceDescription[];
   readonly warnings: readonly string[];
+  /** Close the backing files of a device, which no thread uses any more. */
+  closeBacking(device: number): void;
   close(): void;
 }
 
@@ -52,7 +54,11 @@ export function openDevices(config: DaemonConfig): OpenDevices {
       chains.push(chain);
       return describe(image, chain);
     });
-    return { devices, warnings: chains.flatMap((chain) => chain.warnings), close };
+    const closeBacking = (device: number): void => {
+      const chain = chains[device];
+      if (chain !== undefined) chains[device] = closeBelow(chain);
+    };
+    return { devices, warnings: chains.flatMap((chain) => chain.warnings), closeBacking, close };
   } catch (error) {
     close();
     throw error;

@@ -8,6 +8,7 @@ import fs from "node:fs";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { RequestServer } from "../fuse/request-loop.ts";
 import { cloneNonBlockingQueue, type Session } from "../fuse/session.ts";
+import type { TreeThread } from "../tree/description.ts";
 import { Tree } from "../tree/tree.ts";
 import type { Served } from "./io-thread-start.ts";
 
@@ -32,17 +33,17 @@ export class InterimService {
   static start(
     { tree, ownership }: Served,
     { fd, thread, session }: { fd: number; thread: number; session: Session },
-    requestMaintenance: (device: number) => void,
+    requests: Pick<TreeThread, "requestMaintenance" | "wakeStream">,
   ): InterimService | undefined {
     const queue = cloneNonBlockingQueue(fd);
     if (queue === undefined) return undefined;
     const resources = { clusterCache: new ClusterCache() };
     const server = {
-      tree: new Tree(tree, resources, { thread, requestMaintenance }),
+      tree: new Tree(tree, resources, { thread, ...requests }),
       ownership,
     };
-    const requests = new RequestServer(server, { fd: queue, dataMax: session.dataMax });
-    return new InterimService(queue, requests);
+    const requestServer = new RequestServer(server, { fd: queue, dataMax: session.dataMax });
+    return new InterimService(queue, requestServer);
   }
 
   stop(): void {

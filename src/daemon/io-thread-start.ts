@@ -39,10 +39,13 @@ export interface Served {
   readonly ownership: Ownership;
 }
 
-/** What a thread tells the main thread: that it starts to serve, and that a device needs maintenance. */
+/**
+ * What a thread tells the main thread: that it starts to serve, that a device needs maintenance, and that
+ * somebody has changed the state of its streaming.
+ */
 export type IoThreadMessage =
   | { readonly kind: "serving" }
-  | { readonly kind: "maintain"; readonly device: number };
+  | { readonly kind: "maintain" | "stream"; readonly device: number };
 
 /** Memory for the start of all threads of a mount. */
 export function createStartMemory(): SharedArrayBuffer {

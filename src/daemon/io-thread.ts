@@ -15,6 +15,7 @@ if (start !== undefined) {
   const thread = {
     thread: data.thread,
     requestMaintenance: (device: number): void => say({ kind: "maintain", device }),
+    wakeStream: (device: number): void => say({ kind: "stream", device }),
   };
   const server = { tree: new Tree(tree, resources, thread), ownership };
   say({ kind: "serving" });

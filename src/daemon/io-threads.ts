@@ -17,17 +17,24 @@ export interface FirstThread {
   readonly start: SharedArrayBuffer;
 }
 
+/** What threads ask the main thread for. */
+export interface MainThreadWork {
+  /** A device needs maintenance. */
+  maintain(device: number): void;
+  /** Somebody has changed the state of a device's streaming. */
+  stream(device: number): void;
+}
+
 export class IoThreads {
   readonly #start: SharedArrayBuffer;
-  readonly #maintain: (device: number) => void;
+  readonly #work: MainThreadWork;
   readonly #first: Worker;
   readonly #ends: Promise<void>[] = [];
   #allStarted: Promise<void> = Promise.resolve();
 
-  /** @param maintain called when a thread asks for maintenance of a device */
-  constructor({ worker, start }: FirstThread, maintain: (device: number) => void) {
+  constructor({ worker, start }: FirstThread, work: MainThreadWork) {
     this.#start = start;
-    this.#maintain = maintain;
+    this.#work = work;
     this.#first = worker;
     this.#add(worker);
   }
@@ -44,10 +51,14 @@ export class IoThreads {
     letGo(this.#start, { fds, dataMax: session.dataMax });
     const main = { fd, thread: count, session };
     // Not at once: a request is being served.
-    const requestMaintenance = (device: number): void => {
-      setImmediate(() => this.#maintain(device));
-    };
-    const interim = InterimService.start(served, main, requestMaintenance);
+    const interim = InterimService.start(served, main, {
+      requestMaintenance: (device) => {
+        setImmediate(() => this.#work.maintain(device));
+      },
+      wakeStream: (device) => {
+        setImmediate(() => this.#work.stream(device));
+      },
+    });
     const firstServes = firstServing(this.#first).finally(() => interim?.stop());
     this.#allStarted = firstServes.then(() => this.#startOthers(count, served));
     // Whoever waits for the end handles a failure; until then it is not unhandled.
@@ -77,7 +88,8 @@ export class IoThreads {
 
   #add(worker: Worker): void {
     worker.on("message", (message: IoThreadMessage) => {
-      if (message.kind === "maintain") this.#maintain(message.device);
+      if (message.kind === "maintain") this.#work.maintain(message.device);
+      else if (message.kind === "stream") this.#work.stream(message.device);
     });
     const end = endOf(worker);
     end.catch(() => undefined);

@@ -29,7 +29,7 @@ export class Maintenance {
 
   /** An I/O thread asks for it. */
   maintain(device: number): void {
-    attempt(() => this.#disk(device)?.maintain());
+    attempt(() => this.diskOf(device)?.maintain());
   }
 
   /**
@@ -39,7 +39,7 @@ export class Maintenance {
   close(): boolean {
     clearInterval(this.#timer);
     return this.#devices
-      .map((_, device) => attempt(() => this.#disk(device)?.close()))
+      .map((_, device) => attempt(() => this.diskOf(device)?.close()))
       .every((isDone) => isDone);
   }
 
@@ -53,7 +53,8 @@ export class Maintenance {
     }
   }
 
-  #disk(device: number): Disk | undefined {
+  /** This thread's disk of a device; undefined: it is read-only. */
+  diskOf(device: number): Disk | undefined {
     const description = this.#devices[device];
     if (description?.writing === undefined) return undefined;
     const known = this.#disks.get(device);

@@ -9,6 +9,7 @@ import { findMount } from "../fuse/mount-table.ts";
 import { negotiate } from "../fuse/session.ts";
 import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
+import { createStreamStates } from "../threads/stream-state.ts";
 import { writeLine } from "../trace.ts";
 import { createStatsFileMemory } from "../tree/description.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
@@ -20,6 +21,7 @@ import { Maintenance } from "./maintenance.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 import { showEnding } from "./mounts.ts";
 import { redirectMessages } from "./standard-streams.ts";
+import { StreamJobs } from "./stream-jobs.ts";
 
 const PR_SET_IO_FLUSHER = 57;
 
@@ -42,7 +44,11 @@ export async function runDaemon(
   onReady: (warnings: readonly string[]) => void,
 ): Promise<void> {
   let maintenance: Maintenance | undefined;
-  const threads = new IoThreads(firstThread, (device) => maintenance?.maintain(device));
+  let streams: StreamJobs | undefined;
+  const threads = new IoThreads(firstThread, {
+    maintain: (device) => maintenance?.maintain(device),
+    stream: (device) => streams?.wake(device),
+  });
   let devices: OpenDevices | undefined;
   let stopOnSignals: SignalStop | undefined;
   let mountpoint: Mountpoint;
@@ -57,7 +63,9 @@ export async function runDaemon(
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
     maintenance = new Maintenance(devices.devices, config.threads);
     stopOnSignals = new SignalStop(mountpoint);
-    await startServing(config, mountpoint, threads, describeServed(config, mountpoint, devices));
+    const served = describeServed(config, mountpoint, devices);
+    streams = createStreamJobs(served, devices, maintenance);
+    await startServing(config, mountpoint, threads, served);
   } catch (error) {
     stopOnSignals?.forget();
     maintenance?.close();
@@ -68,12 +76,13 @@ export async function runDaemon(
   raiseReadAhead(config, mountpoint);
   process.chdir("/");
   try {
-    onReady(devices.warnings);
+    onReady([...devices.warnings, ...startStreaming(config, streams)]);
   } catch {
     // Whoever asked for the mount has been interrupted, and did not get it.
     stopOnSignals.stop();
   }
   await serveToTheEnd(threads, mountpoint);
+  streams.stop();
   showEnding("closing");
   const isDurable = maintenance.close();
   devices.close();
@@ -100,6 +109,7 @@ function describeServed(
       // One more than I/O threads: the main thread serves until they have started.
       counters: createCounters(config.threads + 1, devices.length),
       statsFiles: createStatsFileMemory(devices.length),
+      streams: createStreamStates(devices.length),
       truncatedFiles: createTruncatedFiles(devices.length),
       daemonPid: process.pid,
     },
@@ -109,6 +119,25 @@ function describeServed(
       umask,
     },
   };
+}
+
+function createStreamJobs(
+  { tree }: Served,
+  { devices, closeBacking }: OpenDevices,
+  maintenance: Maintenance,
+): StreamJobs {
+  return new StreamJobs({
+    devices,
+    states: tree.streams,
+    counters: tree.counters,
+    diskOf: (device) => maintenance.diskOf(device),
+    closeBacking,
+  });
+}
+
+/** Start what was asked for at the mount. Returns what the user should know. */
+function startStreaming({ streaming }: DaemonConfig, streams: StreamJobs): readonly string[] {
+  return streaming === undefined ? [] : streams.startAll(streaming.limit);
 }
 
 async function startServing(

@@ -248,6 +248,13 @@ export const LSEEK_OUT = [
   ["offset", 0, "u64", "bytes"],
 ] as const satisfies readonly Field[];
 
+/** As long as FUSE_SETXATTR_EXT is not negotiated; the name with its NUL follows, then the value. */
+// biome-ignore format: a table reads in columns
+export const SETXATTR_IN = [
+  ["size",  0, "u32", "bytes of the value"],
+  ["flags", 4, "u32", "of setxattr(2)"],
+] as const satisfies readonly Field[];
+
 // biome-ignore format: a table reads in columns
 export const GETXATTR_IN = [
   ["size",    0, "u32", "bytes that the caller has room for; 0 asks for the size"],

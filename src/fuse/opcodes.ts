@@ -32,6 +32,7 @@ import {
   SEEK_HOLE,
   SETATTR_IN,
   SETATTR_VALID,
+  SETXATTR_IN,
   STATFS_OUT,
   WRITE_CACHE,
   WRITE_IN,
@@ -111,7 +112,7 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
   [17, row("STATFS",          NO_FIELDS,   statfs)],
   [18, row("RELEASE",         RELEASE_IN,  release)],
   [20, row("FSYNC",           NO_FIELDS,   fsync)],
-  [21, row("SETXATTR",        NO_FIELDS,   NOT_SUPPORTED)],
+  [21, row("SETXATTR",        SETXATTR_IN, setxattr)],
   [22, row("GETXATTR",        GETXATTR_IN, getxattr)],
   [23, row("LISTXATTR",       GETXATTR_IN, listxattr)],
   [24, row("REMOVEXATTR",     NO_FIELDS,   NOT_SUPPORTED)],
@@ -301,6 +302,17 @@ function getxattr(server: Server, request: Request): number {
   const name = request.name(sizeOf(GETXATTR_IN));
   const value = nodeOf(server, request)?.xattrs().get(name);
   return value === undefined ? -ENODATA : putXattr(request, Buffer.from(value));
+}
+
+/** Commands to a device; who may write to it may give them, which the kernel has looked at. */
+function setxattr(server: Server, request: Request): number {
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ENOENT;
+  if (node.kind === "directory") return -EOPNOTSUPP;
+  const skip = sizeOf(SETXATTR_IN);
+  const { size } = request.arguments(SETXATTR_IN);
+  const value = request.valueAfterName(skip, size).toString();
+  return node.setXattr(request.name(skip), value) ? 0 : -EOPNOTSUPP;
 }
 
 function listxattr(server: Server, request: Request): number {

@@ -64,6 +64,14 @@ export class Request {
     return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString();
   }
 
+  /** What stands behind the name that starts at byte `skip` of the arguments; at most `size` bytes. */
+  valueAfterName(skip: number, size: number): Buffer {
+    const length = this.input.view.getUint32(REQUEST.len, true);
+    const bytes = this.input.bytes.subarray(IN_HEADER_SIZE + skip, length);
+    const start = bytes.indexOf(0) + 1;
+    return Buffer.from(bytes.subarray(start, start + size));
+  }
+
   /** Zero `length` bytes of the payload from `at` on, before fields are set. */
   clear(length: number, at = 0): void {
     this.output.bytes.fill(0, OUT_HEADER_SIZE + at, OUT_HEADER_SIZE + at + length);

@@ -42,6 +42,15 @@ export const COUNTER = {
   copyOnReadFailed: 13,
 } as const;
 
+/** Those of requests that read or change a device. */
+const REQUESTS = [
+  COUNTER.reads,
+  COUNTER.writes,
+  COUNTER.zeroedRanges,
+  COUNTER.flushes,
+  COUNTER.seeks,
+] as const;
+
 /** Counters of one thread and device: a cache line more than needed keeps threads apart. */
 const STRIDE = 24;
 
@@ -57,6 +66,16 @@ export function threadCounters(
 ): Float64Array {
   const index = (thread * devices + device) * STRIDE;
   return new Float64Array(memory, index * Float64Array.BYTES_PER_ELEMENT, COUNTERS.length);
+}
+
+/** Requests of all threads for all devices so far: a number that changes while somebody uses them. */
+export function countRequests(memory: SharedArrayBuffer): number {
+  const all = new Float64Array(memory);
+  let count = 0;
+  for (let base = 0; base < all.length; base += STRIDE) {
+    for (const counter of REQUESTS) count += all[base + counter] ?? 0;
+  }
+  return count;
 }
 
 /** The sums over all threads for one device. */

@@ -25,6 +25,8 @@ export interface TreeThread {
   readonly thread: number;
   /** Asks the main thread to look after a device. */
   readonly requestMaintenance: ((device: number) => void) | undefined;
+  /** Lets the main thread look at the state of a device's streaming. */
+  readonly wakeStream: ((device: number) => void) | undefined;
 }
 
 /** A whole mount: plain data for all threads. */
@@ -35,6 +37,8 @@ export interface TreeDescription {
   readonly counters: SharedArrayBuffer;
   readonly statsFiles: SharedArrayBuffer;
   readonly truncatedFiles: SharedArrayBuffer;
+  /** Of `createStreamStates`. */
+  readonly streams: SharedArrayBuffer;
   readonly daemonPid: number;
 }
 

@@ -1,9 +1,11 @@
 /** A device: a disk image as a flat file. */
 
 import type { Disk } from "../block/disk.ts";
+import { TsimgfsError } from "../errors.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { COUNTER } from "../threads/counters.ts";
 import type { Capacity, FileNode, NodeAttributes, OpenFile, RangeChange } from "./node.ts";
+import { STREAM_XATTR, type StreamControl } from "./stream-control.ts";
 import { PLAIN_HANDLE, type TruncatedFiles } from "./truncated-files.ts";
 
 /** The unit of st_blocks, bytes. */
@@ -45,6 +47,8 @@ export interface DeviceProperties {
   readonly truncated: TruncatedFiles | undefined;
   /** Extended attributes; made when they are asked for. */
   readonly xattrs: () => ReadonlyMap<string, string>;
+  /** How its image gets what it lacks; undefined: it lacks nothing, or is read-only. */
+  readonly stream: StreamControl | undefined;
   /** This thread's counters. */
   readonly counters: Float64Array;
   /** What this thread is to do when it has replied. */
@@ -96,6 +100,16 @@ export class Device implements FileNode {
 
   xattrs(): ReadonlyMap<string, string> {
     return this.#properties.xattrs();
+  }
+
+  setXattr(name: string, value: string): boolean {
+    const { stream } = this.#properties;
+    if (name !== STREAM_XATTR) return false;
+    const { path } = this.#disk().chain.image.storage;
+    if (!this.isWritable) throw new TsimgfsError("EPERM", path, "is read-only here");
+    if (stream === undefined) throw new TsimgfsError("ENODATA", path, "has no backing file");
+    stream.command(value);
+    return true;
   }
 
   open({ direct, truncates }: { direct: boolean; truncates: boolean }): OpenFile {

@@ -7,7 +7,9 @@ import type { BackingChain } from "../block/backing-chain.ts";
 import type { Disk } from "../block/disk.ts";
 import { CorruptionError } from "../errors.ts";
 import type { ThreadResources } from "../formats/driver.ts";
+import { backingFileOf } from "../formats/formats.ts";
 import { threadCounters } from "../threads/counters.ts";
+import { StreamState } from "../threads/stream-state.ts";
 import type { DeviceDescription, TreeDescription, TreeThread } from "./description.ts";
 import { type AfterReply, Device, type DeviceProperties, type HostState } from "./device.ts";
 import { Directory } from "./directory.ts";
@@ -15,6 +17,7 @@ import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode } from "./node.ts";
 import { renderStats } from "./render-stats.ts";
 import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
+import { STREAM_XATTR, StreamControl } from "./stream-control.ts";
 import { TruncatedFiles } from "./truncated-files.ts";
 
 /** The unit of st_blocks, bytes. */
@@ -33,6 +36,7 @@ export class ImageNodes {
   readonly #chain: BackingChain;
   readonly #counters: Float64Array;
   readonly #afterReply: AfterReply;
+  readonly #stream: StreamControl | undefined;
   /** Virtual sizes of the snapshots, bytes; read when they are first asked for. */
   #snapshotSizes: Float64Array | undefined;
   readonly #snapshots = new Map<number, Device>();
@@ -40,7 +44,7 @@ export class ImageNodes {
   constructor(
     tree: TreeDescription,
     resources: ThreadResources,
-    { thread, requestMaintenance }: TreeThread,
+    { thread, requestMaintenance, wakeStream }: TreeThread,
     { index, afterReply }: { index: number; afterReply: AfterReply },
   ) {
     const description = tree.devices[index];
@@ -57,6 +61,10 @@ export class ImageNodes {
     });
     this.#chain = this.#disk.chain;
     this.#afterReply = afterReply;
+    if (description.writing !== undefined && description.layers.length > 1) {
+      const state = new StreamState(tree.streams, index);
+      this.#stream = new StreamControl(state, this.#disk, () => wakeStream?.(index));
+    }
   }
 
   /** NAME.raw and what stands beside it, with node ids from `nodeid` on. */
@@ -82,6 +90,7 @@ export class ImageNodes {
       isGrowable: writing?.policy.growable ?? false,
       attach: () => this.#disk,
       truncated: writing && new TruncatedFiles(this.#tree.truncatedFiles, this.#index),
+      stream: this.#stream,
     });
   }
 
@@ -102,7 +111,7 @@ export class ImageNodes {
   #makeDevice(
     nodeid: number,
     virtualSize: number,
-    use: Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach" | "truncated">,
+    use: Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach" | "truncated" | "stream">,
   ): Device {
     const description = this.#description;
     const { clusterSize } = this.#chain.image;
@@ -113,7 +122,11 @@ export class ImageNodes {
       clusterSize,
       ...use,
       hostState: () => hostState(description),
-      xattrs: () => deviceXattrs(description, { virtualSize, clusterSize, daemonPid }),
+      xattrs: () => {
+        const hasBacking = this.#disk.hasBacking();
+        const properties = { virtualSize, clusterSize, daemonPid, hasBacking };
+        return deviceXattrs(description, properties, use.stream);
+      },
       counters: this.#counters,
       afterReply: this.#afterReply,
     });
@@ -132,6 +145,7 @@ export class ImageNodes {
       isGrowable: false,
       attach: () => openSnapshot(this.#disk, number),
       truncated: undefined,
+      stream: undefined,
     });
   }
 
@@ -160,7 +174,9 @@ export class ImageNodes {
     const start = this.#index * STATS_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT;
     const words = new Int32Array(statsFiles, start, STATS_FILE_WORDS);
     const context = { counters, device: this.#index, devices: devices.length, daemonPid };
-    return new StatsFile(nodeid, words, () => renderStats(this.#chain, this.#description, context));
+    return new StatsFile(nodeid, words, () =>
+      renderStats(this.#disk, this.#description, context, this.#stream?.stats()),
+    );
   }
 }
 
@@ -191,7 +207,9 @@ function deviceXattrs(
     virtualSize,
     clusterSize,
     daemonPid,
-  }: { virtualSize: number; clusterSize: number; daemonPid: number },
+    hasBacking,
+  }: { virtualSize: number; clusterSize: number; daemonPid: number; hasBacking: boolean },
+  stream: StreamControl | undefined,
 ): ReadonlyMap<string, string> {
   const layout = description.layers[0]?.layout;
   const xattrs = new Map([
@@ -201,8 +219,8 @@ function deviceXattrs(
     ["user.tsimgfs.cluster-size", String(clusterSize)],
     ["user.tsimgfs.pid", String(daemonPid)],
   ]);
-  if (layout !== undefined && layout.format !== "raw" && layout.backingFile !== undefined) {
-    xattrs.set("user.tsimgfs.backing-file", layout.backingFile.name);
-  }
+  const backing = layout && backingFileOf(layout);
+  if (backing !== undefined && hasBacking) xattrs.set("user.tsimgfs.backing-file", backing.name);
+  if (stream !== undefined) xattrs.set(STREAM_XATTR, stream.text());
   return xattrs;
 }

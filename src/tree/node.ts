@@ -46,6 +46,12 @@ export interface FileNode {
   capacity(): Capacity;
   /** Extended attributes: name and value. */
   xattrs(): ReadonlyMap<string, string>;
+  /**
+   * Set an extended attribute. Returns false if it is none that can be set.
+   *
+   * @throws {TsimgfsError} the value is none that it can have
+   */
+  setXattr(name: string, value: string): boolean;
   /** @param options.truncates it is opened with O_TRUNC: see truncated-files.ts */
   open(options: { direct: boolean; truncates: boolean }): OpenFile;
   release(handle: number): void;

@@ -1,8 +1,10 @@
 /** The text of NAME.stats.json. */
 
 import type { BackingChain } from "../block/backing-chain.ts";
+import type { Disk } from "../block/disk.ts";
 import { sumCounters } from "../threads/counters.ts";
 import type { DeviceDescription } from "./description.ts";
+import type { StreamStats } from "./stream-control.ts";
 
 /** Where the counters of the device are, and who serves it. */
 export interface StatsContext {
@@ -12,19 +14,33 @@ export interface StatsContext {
   readonly daemonPid: number;
 }
 
-/** Sizes in bytes. `io` counts since the mount, over all threads, snapshots included. */
+/**
+ * Sizes in bytes. `io` counts since the mount, over all threads, snapshots included.
+ *
+ * @param stream how far streaming is; undefined: the device cannot be streamed
+ */
 export function renderStats(
+  disk: Disk,
+  description: DeviceDescription,
+  context: StatsContext,
+  stream: StreamStats | undefined,
+): string {
+  const stats = disk.inspect(() => describe(disk.chain, description, context));
+  return `${JSON.stringify({ ...stats, stream }, null, 2)}\n`;
+}
+
+function describe(
   chain: BackingChain,
   description: DeviceDescription,
   context: StatsContext,
-): string {
+): Readonly<Record<string, unknown>> {
   const { image } = chain;
-  const stats = {
+  return {
     format: image.format,
     filename: description.imagePath,
     "virtual-size": image.virtualSize,
     "cluster-size": image.clusterSize,
-    "backing-filename": image.backingFile?.name,
+    "backing-filename": chain.images.length > 1 ? image.backingFile?.name : undefined,
     "read-only": description.writing === undefined,
     "daemon-pid": context.daemonPid,
     "backing-chain": chain.images.map((layer) => ({
@@ -37,5 +53,4 @@ export function renderStats(
     })),
     io: sumCounters(context.counters, context),
   };
-  return `${JSON.stringify(stats, null, 2)}\n`;
 }

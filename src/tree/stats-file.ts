@@ -58,6 +58,10 @@ export class StatsFile implements FileNode {
     return NO_XATTRS;
   }
 
+  setXattr(): boolean {
+    return false;
+  }
+
   open(): OpenFile {
     const text = Buffer.from(this.#render());
     const handle = memfdCreate("stats.json", MFD_CLOEXEC);

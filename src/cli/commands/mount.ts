@@ -21,6 +21,7 @@ import {
   formatOption,
   numberOption,
   oneOf,
+  rateOption,
 } from "../options.ts";
 import { printMessage } from "../print.ts";
 
@@ -32,6 +33,7 @@ interface MountCommandOptions {
   readonly detectZeroes: DetectZeroes;
   readonly discard: Discard;
   readonly growable?: boolean;
+  readonly stream?: StreamOption;
   readonly foreground?: boolean;
   readonly format?: FormatName;
   readonly options?: readonly string[];
@@ -84,6 +86,11 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
         .argParser(oneOf("--discard", DISCARD)),
     )
     .option("--growable", "let truncate, and writes past the end, change the size of the disks")
+    .option(
+      "--stream [rate]",
+      "copy in the background what images lack from their backing files, until they do without them; --stream=20M: no more than that a second",
+      streamOption,
+    )
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .option("--log-file <file>", "append the daemon's messages to this file")
@@ -96,6 +103,15 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
     );
 }
 
+/** Streaming from the start; no limit: as fast as it goes. */
+interface StreamOption {
+  readonly limit: number | undefined;
+}
+
+function streamOption(text: string): StreamOption {
+  return { limit: text === "" ? undefined : rateOption("--stream")(text) };
+}
+
 /** How the devices are written to; undefined: they are read-only. */
 function writePolicy(
   options: MountCommandOptions,
@@ -104,7 +120,10 @@ function writePolicy(
   if (options.readOnly === true && readOnly === false) {
     throw new UsageError("mount", "-r and -o rw contradict each other");
   }
-  if (options.readOnly === true || readOnly === true) return undefined;
+  if (options.readOnly === true || readOnly === true) {
+    if (options.stream === undefined) return undefined;
+    throw new UsageError("--stream", "writes to the images, and contradicts -r");
+  }
   if (options.forceShare === true) {
     throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
   }
@@ -137,6 +156,7 @@ async function mount(
     forceShare: options.forceShare ?? false,
     writing: writePolicy(options, mountOptions),
     threads: options.threads,
+    streaming: options.stream,
     mountOptions,
     logFile: options.logFile,
   };

@@ -7,6 +7,7 @@ import { closeChain, type OpenChain, openChain } from "../../../src/block/open-c
 import type { WritePolicy } from "../../../src/block/write-policy.ts";
 import { ClusterCache } from "../../../src/formats/compression/cluster-cache.ts";
 import { createCounters } from "../../../src/threads/counters.ts";
+import { createStreamStates } from "../../../src/threads/stream-state.ts";
 import { createStatsFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
 import { deviceNameOf } from "../../../src/tree/names.ts";
 import { Tree } from "../../../src/tree/tree.ts";
@@ -76,13 +77,14 @@ export async function withTree(
         counters: createCounters(THREADS, chains.length),
         statsFiles: createStatsFileMemory(chains.length),
         truncatedFiles: createTruncatedFiles(chains.length),
+        streams: createStreamStates(chains.length),
         daemonPid: DAEMON_PID,
       };
       const treeOf = (thread: number): Tree =>
         new Tree(
           description,
           { clusterCache: new ClusterCache() },
-          { thread, requestMaintenance: undefined },
+          { thread, requestMaintenance: undefined, wakeStream: undefined },
         );
       const endWriting = (device: number): void => {
         const chain = chains[device];
