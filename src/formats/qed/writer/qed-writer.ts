@@ -52,7 +52,9 @@ export class QedWriter implements FormatWriter {
   begin(): void {
     if (this.#state.isSet(WORD.corrupt)) this.#allocator.refuseCorrupt("it was found corrupt");
     if (this.#state.isSet(WORD.begun)) return;
-    if (this.#context.headerWriter.clearAutoclear()) this.#allocator.sync();
+    this.#allocator.changeHeader(() => {
+      if (this.#context.headerWriter.clearAutoclear()) this.#allocator.sync();
+    });
     this.#state.raise(WORD.begun);
   }
 
