@@ -49,11 +49,13 @@ export class ZeroRanges {
    */
   zero(guestOffset: number, length: number, manner: ZeroManner): number {
     const { unit } = this.#writer;
-    const { virtualSize } = this.#chain;
     const end = guestOffset + length;
     let offset = guestOffset;
     for (let turns = 0; offset < end; turns++) {
       assert(turns < TURNS_MAX, "zeroing comes to no end");
+      const { virtualSize } = this.#chain;
+      // Another thread has just cut it off.
+      if (offset >= virtualSize) return length;
       const unitStart = offset - (offset % unit);
       const unitEnd = Math.min(unitStart + unit, virtualSize);
       let count: number;
