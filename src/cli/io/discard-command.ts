@@ -52,7 +52,7 @@ function discard(io: IoContext, call: IoCall): void {
 /** A discard is advice, as for QEMU: what would take writing zeros is left undone. */
 function discardRange(io: IoContext, range: Range): void {
   const { disk } = io;
-  const { format, clusterSize, backingFile } = disk.chain.image;
+  const { format, clusterSize } = disk.chain.image;
   if (io.discard === "ignore" || format === "qed") return;
   const unit = format === "raw" ? 1 : clusterSize;
   const size = disk.currentSize();
@@ -61,7 +61,7 @@ function discardRange(io: IoContext, range: Range): void {
   // The last cluster of a disk may be a part of one.
   const last = end === size ? size : Math.floor(end / unit) * unit;
   if (last <= first) return;
-  if (backingFile !== undefined) {
+  if (disk.chain.images.length > 1) {
     zeroByTables(disk, first, last);
     return;
   }
