@@ -25,6 +25,8 @@ import { type ZeroManner, ZeroRanges } from "./zero-ranges.ts";
 const DETECT_UNIT = 4096;
 /** Zeros from this many bytes on are no bytes that are written, but a hole. */
 const HOLE_MIN = 64 * 1024;
+/** A write of so many bytes to a new place takes no longer than to take the lock twice. */
+const QUICK_FILL_MAX = 16 * 1024;
 /** Bytes of scratch memory at least. */
 const SCRATCH_MIN = 4096;
 /** Sizes of disks are multiples of this, bytes. */
@@ -359,55 +361,86 @@ export class DiskWriter {
   ): number {
     const { plan } = this.#changes;
     let need: Allocation;
+    let isFilled = false;
     this.#changes.lockExclusive();
     try {
       if (this.#changes.isBusy(guestOffset, guestOffset + length)) need = ALLOCATION.inPlace;
       else need = this.#writer.allocate(guestOffset, length, plan);
       if (need === ALLOCATION.planned) {
         this.#planned = Math.min(guestOffset + length, plan.coverEnd) - guestOffset;
-        if (!this.#fill(guestOffset, kind, source, start)) {
+        isFilled = this.#isQuick();
+        if (isFilled && !this.#fillLocked(guestOffset, kind, source, start)) {
           this.#writer.link(plan);
           return this.#planned;
         }
-        this.#changes.claimPlan();
-      } else if (need === ALLOCATION.copiedTable) {
-        this.#changes.claimPlan();
       }
+      if (need === ALLOCATION.planned || need === ALLOCATION.copiedTable) this.#changes.claimPlan();
     } finally {
       this.#changes.unlockExclusive();
     }
-    this.#changes.provide(need);
+    if (need === ALLOCATION.planned && !isFilled) {
+      this.#fillClaimed(guestOffset, kind, source, start);
+    } else this.#changes.provide(need);
     return need === ALLOCATION.planned ? this.#planned : 0;
+  }
+
+  /** Whether filling the plan takes no longer than to give up the lock and take it again. */
+  #isQuick(): boolean {
+    const { fresh } = this.#changes.plan;
+    return fresh && this.#chain.images.length === 1 && this.#planned <= QUICK_FILL_MAX;
+  }
+
+  /** As `#fill`, under the exclusive lock. */
+  #fillLocked(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
+    try {
+      return this.#fill(guestOffset, kind, source, start);
+    } catch (error) {
+      this.#writer.abandon(this.#changes.plan);
+      throw error;
+    }
+  }
+
+  /** Fill what is planned and claimed while others use the disk, then link it. Without the lock. */
+  #fillClaimed(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
+    let mustBeDurable: boolean;
+    try {
+      this.#changes.lockShared();
+      try {
+        mustBeDurable = this.#fill(guestOffset, kind, source, start);
+      } finally {
+        this.#changes.unlockShared();
+      }
+    } catch (error) {
+      this.#changes.abandonClaimed();
+      throw error;
+    }
+    if (mustBeDurable) this.#changes.provide(ALLOCATION.planned);
+    else this.#changes.linkClaimed();
   }
 
   /**
    * Fill what the plan covers.
    *
    * @returns whether it must be durable before anything refers to it
-   * @throws {StorageError} the plan is given up
+   * @throws {CorruptionError | StorageError} the plan is to be given up
    */
   #fill(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
     const { plan } = this.#changes;
-    try {
-      if (!this.#zeros.readsAsZero(plan.coverStart, plan.coverEnd)) {
-        this.#fillAround(guestOffset, kind, source, start);
-        return true;
-      }
-      // A place that is a hole is as good as a new one.
-      const total = plan.coverEnd - plan.coverStart;
-      if (!plan.fresh && !this.#dataStorage.isHole(plan.hostOffset, total)) {
-        this.#fillPlace(guestOffset, kind, source, start);
-        return true;
-      }
-      if (kind === SOURCE.buffer) {
-        const data = plan.hostOffset + guestOffset - plan.coverStart;
-        this.#dataStorage.writeAt(source, start, this.#planned, data);
-      }
-      return false;
-    } catch (error) {
-      this.#writer.abandon(plan);
-      throw error;
+    if (!this.#zeros.readsAsZero(plan.coverStart, plan.coverEnd)) {
+      this.#fillAround(guestOffset, kind, source, start);
+      return true;
     }
+    // A place that is a hole is as good as a new one.
+    const total = plan.coverEnd - plan.coverStart;
+    if (!plan.fresh && !this.#dataStorage.isHole(plan.hostOffset, total)) {
+      this.#fillPlace(guestOffset, kind, source, start);
+      return true;
+    }
+    if (kind === SOURCE.buffer) {
+      const data = plan.hostOffset + guestOffset - plan.coverStart;
+      this.#dataStorage.writeAt(source, start, this.#planned, data);
+    }
+    return false;
   }
 
   /**

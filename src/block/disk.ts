@@ -336,6 +336,7 @@ export class Disk {
   close(): void {
     try {
       this.#copier?.tryToLink();
+      this.#access?.changes.dropCopies();
     } finally {
       this.#access?.formatWriter.close();
     }

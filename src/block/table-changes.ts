@@ -193,19 +193,34 @@ export class TableChanges {
 
   /** What the plan covers, and this thread has claimed, is linked when it is durable. */
   #linkDurably(): void {
-    let durable = false;
     try {
       this.#writer.flush();
-      durable = true;
+    } catch (error) {
+      this.abandonClaimed();
+      throw error;
+    }
+    this.linkClaimed();
+  }
+
+  /** Link what the plan covers, and this thread has claimed. Without the lock. */
+  linkClaimed(): void {
+    this.lockExclusive();
+    try {
+      this.#writer.link(this.plan);
     } finally {
-      this.lockExclusive();
-      try {
-        if (durable) this.#writer.link(this.plan);
-        else this.#writer.abandon(this.plan);
-      } finally {
-        this.#changing.release();
-        this.#lock.unlockExclusive();
-      }
+      this.#changing.release();
+      this.#lock.unlockExclusive();
+    }
+  }
+
+  /** What the plan covers, and this thread has claimed, comes to nothing. Without the lock. */
+  abandonClaimed(): void {
+    this.lockExclusive();
+    try {
+      this.#writer.abandon(this.plan);
+    } finally {
+      this.#changing.release();
+      this.#lock.unlockExclusive();
     }
   }
 
@@ -229,10 +244,6 @@ export class TableChanges {
       this.lockExclusive();
       try {
         this.#linkRuns(copies);
-      } catch (error) {
-        // What is linked by now may be written to in place: no zeros must come after that.
-        copies.forgetZeros();
-        throw error;
       } finally {
         this.unlockExclusive();
       }
@@ -242,15 +253,49 @@ export class TableChanges {
     }
   }
 
-  #linkRuns(copies: PendingCopies): void {
+  /** At the end: copies that could not be linked come to nothing. Without the lock. */
+  dropCopies(): void {
+    const copies = this.#copies;
+    if (copies === undefined || copies.count === 0) return;
     const plan = this.#copyPlan;
-    const runs = copies.linkable;
-    for (let index = 0; index < runs; index++) {
-      if (copies.isZeros(index)) continue;
-      copies.load(index, plan);
-      this.#writer.link(plan);
+    this.lockExclusive();
+    try {
+      copies.startLinking();
+      for (let index = 0; index < copies.linkable; index++) {
+        if (copies.isZeros(index)) continue;
+        copies.load(index, plan);
+        this.#writer.abandon(plan);
+      }
+      copies.stopLinking(copies.linkable);
+    } finally {
+      this.unlockExclusive();
     }
-    for (let index = 0; index < runs; index++) {
+  }
+
+  #linkRuns(copies: PendingCopies): void {
+    const runs = copies.linkable;
+    let linked = 0;
+    try {
+      while (linked < runs) {
+        // A table may refer to a run also if changing it fails: it must not be given up any more.
+        linked++;
+        if (copies.isZeros(linked - 1)) continue;
+        copies.load(linked - 1, this.#copyPlan);
+        this.#writer.link(this.#copyPlan);
+      }
+      this.#linkZeros(copies);
+    } catch (error) {
+      // What is linked by now may be written to in place: no zeros must come after that.
+      copies.forgetZeros();
+      throw error;
+    } finally {
+      copies.stopLinking(linked);
+    }
+  }
+
+  #linkZeros(copies: PendingCopies): void {
+    const plan = this.#copyPlan;
+    for (let index = 0; index < copies.linkable; index++) {
       if (!copies.isZeros(index)) continue;
       copies.load(index, plan);
       const length = plan.coverEnd - plan.coverStart;
@@ -259,7 +304,6 @@ export class TableChanges {
       this.#writer.zero(plan.coverStart, length, "release", length, plan, this.#zeroProgress);
       assert(this.#zeroProgress.need !== ALLOCATION.copiedTable, "the table is the image's own");
     }
-    copies.stopLinking(runs);
   }
 
   /** Filling what was planned failed. Without the lock. */
