@@ -5,16 +5,19 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
 import { createMetadataSet, MetadataMap } from "../../metadata-map.ts";
 import type { UsedClusters } from "../check/used-clusters.ts";
-import { wholeClusters } from "../header.ts";
+import { type Header, wholeClusters } from "../header.ts";
 import type { QedLayout } from "../layout.ts";
 import type { QedImage } from "../qed-image.ts";
 import { ENTRY_UNALLOCATED, entryAt } from "../table-entry.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
 import { examineTables } from "./examine-tables.ts";
-import { GivenUpClusters } from "./given-up.ts";
 import { HeaderWriter } from "./header-writer.ts";
 import { QedWriter } from "./qed-writer.ts";
-import { createSharedState, GIVEN_UP_MAX, NUMBER, SharedState } from "./shared-state.ts";
+import { createSharedState, NUMBER, SharedState } from "./shared-state.ts";
+import { UnusedClusters } from "./unused-clusters.ts";
+
+/** Bytes of unused clusters that are remembered, at the most: before they are used they become zeros. */
+const GAPS_MAX = 1024 * 1024 * 1024;
 
 /** What the writers of all threads share: plain data for structured clone. */
 export interface QedWriting {
@@ -55,17 +58,22 @@ export function prepareQedWriting(layout: QedLayout, storage: WritableStorage): 
   state.set(NUMBER.reservedEnd, next);
   state.set(NUMBER.usedAtOpen, result.allocatedClusters);
   state.set(NUMBER.keptClusters, kept);
-  if (header.compat_features === 0n) rememberGaps(state, used, header.header_size);
+  if (header.compat_features === 0n) rememberGaps(state, used, header);
   return { format: "qed", state: memory, metadata: noteTables(layout) };
 }
 
 /** What a writer that was stopped left behind among clusters in use is used first; as much as there is room for. */
-function rememberGaps(state: SharedState, used: UsedClusters, headerClusters: number): void {
-  const givenUp = new GivenUpClusters(state);
-  for (const { first, count } of used.gaps(headerClusters)) {
-    // Room is left for what this session gives up.
-    if (state.get(NUMBER.givenUpExtents) === GIVEN_UP_MAX / 2) return;
-    givenUp.add(first, count);
+function rememberGaps(
+  state: SharedState,
+  used: UsedClusters,
+  { cluster_size, header_size }: Header,
+): void {
+  const gaps = new UnusedClusters(state.gaps);
+  let left = Math.floor(GAPS_MAX / cluster_size);
+  for (const { first, count } of used.gaps(header_size)) {
+    const taken = Math.min(count, left);
+    if (taken === 0 || !gaps.add(first, taken)) return;
+    left -= taken;
   }
 }
 

@@ -4,7 +4,8 @@
  * QED counts nothing: what lies behind the last cluster in use is free. A reservation makes the file longer
  * by a long run that reads as zeros, and waits until that is durable; then clusters are taken from it by
  * an addition. So at any instant what a table refers to is within the file, and what nothing refers to is
- * leaked at the worst.
+ * leaked at the worst. What an earlier writer has leaked among clusters in use becomes zeros with the first
+ * reservation, and is taken first.
  *
  * The need-check bit is set as long as the session lasts. QEMU clears it some seconds after the last
  * allocation; here the file ends in a reservation until it is closed, which would be leaked, and nobody
@@ -17,9 +18,9 @@ import type { AccessLock } from "../../../threads/access-lock.ts";
 import { Mutex } from "../../../threads/mutex.ts";
 import type { QedLayout } from "../layout.ts";
 import { examineTables } from "./examine-tables.ts";
-import { GivenUpClusters } from "./given-up.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
+import { UnusedClusters } from "./unused-clusters.ts";
 
 /** Reservations grow with what was taken, within these limits, bytes. */
 const RESERVATION_MIN = 16 * 1024 * 1024;
@@ -45,7 +46,8 @@ export class ClusterAllocator {
   readonly #state: SharedState;
   readonly #storage: WritableStorage;
   readonly #structure: Mutex;
-  readonly #givenUp: GivenUpClusters;
+  readonly #gaps: UnusedClusters;
+  readonly #givenUp: UnusedClusters;
   readonly #clusterSize: number;
   /** Clusters of an L2 table. */
   readonly #tableClusters: number;
@@ -55,7 +57,8 @@ export class ClusterAllocator {
     this.#state = context.state;
     this.#storage = context.storage;
     this.#structure = new Mutex(context.state.words, WORD.structureMutex);
-    this.#givenUp = new GivenUpClusters(context.state);
+    this.#gaps = new UnusedClusters(context.state.gaps);
+    this.#givenUp = new UnusedClusters(context.state.givenUp);
     this.#clusterSize = context.layout.header.cluster_size;
     this.#tableClusters = context.layout.header.table_size;
   }
@@ -67,6 +70,18 @@ export class ClusterAllocator {
    * @returns how many; 0: `reserve` first
    */
   take(wanted: number): number {
+    const inGap = this.#state.isSet(WORD.gapsClear) ? this.#gaps.take(wanted) : 0;
+    if (inGap === 0) return this.#takeReserved(wanted);
+    this.taken = this.#gaps.taken;
+    return inGap;
+  }
+
+  /** Take the clusters of an L2 table, as `take`. False: `reserve` first. */
+  takeTable(): boolean {
+    return this.#available >= this.#tableClusters && this.#takeReserved(this.#tableClusters) > 0;
+  }
+
+  #takeReserved(wanted: number): number {
     const count = Math.min(wanted, this.#available);
     if (count === 0) return 0;
     const state = this.#state;
@@ -77,16 +92,14 @@ export class ClusterAllocator {
     return count;
   }
 
-  /** Take the clusters of an L2 table, as `take`. False: `reserve` first. */
-  takeTable(): boolean {
-    return this.#available >= this.#tableClusters && this.take(this.#tableClusters) > 0;
-  }
-
-  /** Take a cluster that was given up before, and may hold anything, as `take`. False: there is none. */
+  /**
+   * Take a cluster that was given up before, as `take`: one that may hold anything, and is for what is
+   * written as a whole and made durable before it is linked. False: there is none.
+   */
   takeGivenUp(): boolean {
-    const cluster = this.#givenUp.take();
-    if (cluster >= 0) this.taken = cluster;
-    return cluster >= 0;
+    const count = this.#givenUp.take(1);
+    if (count > 0) this.taken = this.#givenUp.taken;
+    return count > 0;
   }
 
   /** Nothing will refer to clusters that were taken, whatever they hold by now. Under the exclusive lock. */
@@ -199,6 +212,7 @@ export class ClusterAllocator {
     // Behind the last cluster in use there may be anything: a leaked cluster, or a part of one.
     if (offset < length) this.#storage.zeroAt(offset, endOffset - offset, "release");
     if (endOffset > length) this.#storage.setLength(endOffset);
+    if (!state.isSet(WORD.gapsClear)) this.#clearGaps();
     this.sync();
     const { lock } = this.#context;
     lock.lockExclusive();
@@ -206,10 +220,19 @@ export class ClusterAllocator {
       state.set(NUMBER.reservedEnd, end);
       state.set(NUMBER.fileClusters, Math.max(end, state.get(NUMBER.fileClusters)));
       state.set(NUMBER.lastReservation, this.#available);
+      state.raise(WORD.gapsClear);
       // Readers must know that the file is longer before a table refers to what is new.
       lock.bumpGeneration();
     } finally {
       lock.unlockExclusive();
+    }
+  }
+
+  /** Let them read as zeros: nobody must ever see what they held before. */
+  #clearGaps(): void {
+    const clusterSize = this.#clusterSize;
+    for (const { first, count } of this.#gaps) {
+      this.#storage.zeroAt(first * clusterSize, count * clusterSize, "release");
     }
   }
 

@@ -10,14 +10,15 @@
  *     WANTED           1: the main thread was asked to maintain the image
  *     STRUCTURE_MUTEX  whoever reserves clusters
  *     TAIL_CHECKED     1: nothing is allocated behind the end of the disk
+ *     GAPS_CLEAR       1: the gaps read as zeros, durably
  *
  * Doubles, under the exclusive lock of the image:
  *     the sizes, and where the reserved clusters are
- *     GIVEN_UP         extents of clusters that nothing refers to: first cluster, count
+ *     GAPS             unused clusters that were there at open
+ *     GIVEN_UP         unused clusters that this session took and did not link: they may hold anything
  */
 
-/** Extents of clusters that nothing refers to and that are remembered, at the most. */
-export const GIVEN_UP_MAX = 256;
+import { UNUSED_DOUBLES } from "./unused-clusters.ts";
 
 export const WORD = {
   corrupt: 0,
@@ -28,6 +29,7 @@ export const WORD = {
   wanted: 5,
   structureMutex: 6,
   tailChecked: 7,
+  gapsClear: 8,
 } as const;
 const WORDS = 16;
 
@@ -47,21 +49,27 @@ export const NUMBER = {
   usedAtOpen: 6,
   /** The file is not cut before this cluster. */
   keptClusters: 7,
-  givenUpExtents: 8,
 } as const;
 const NUMBERS = 16;
 
 export class SharedState {
   readonly words: Int32Array;
   readonly numbers: Float64Array;
+  readonly gaps: Float64Array;
   readonly givenUp: Float64Array;
 
   constructor(memory: SharedArrayBuffer) {
-    const numbersAt = WORDS * Int32Array.BYTES_PER_ELEMENT;
-    const givenUpAt = numbersAt + NUMBERS * Float64Array.BYTES_PER_ELEMENT;
-    this.words = new Int32Array(memory, 0, WORDS);
-    this.numbers = new Float64Array(memory, numbersAt, NUMBERS);
-    this.givenUp = new Float64Array(memory, givenUpAt, GIVEN_UP_MAX * 2);
+    let at = 0;
+    this.words = new Int32Array(memory, at, WORDS);
+    at += WORDS * Int32Array.BYTES_PER_ELEMENT;
+    const doubles = (count: number): Float64Array => {
+      const array = new Float64Array(memory, at, count);
+      at += count * Float64Array.BYTES_PER_ELEMENT;
+      return array;
+    };
+    this.numbers = doubles(NUMBERS);
+    this.gaps = doubles(UNUSED_DOUBLES);
+    this.givenUp = doubles(UNUSED_DOUBLES);
   }
 
   get(number: number): number {
@@ -85,6 +93,6 @@ export class SharedState {
 export function createSharedState(): SharedArrayBuffer {
   return new SharedArrayBuffer(
     WORDS * Int32Array.BYTES_PER_ELEMENT +
-      (NUMBERS + GIVEN_UP_MAX * 2) * Float64Array.BYTES_PER_ELEMENT,
+      (NUMBERS + 2 * UNUSED_DOUBLES) * Float64Array.BYTES_PER_ELEMENT,
   );
 }

@@ -52,7 +52,7 @@ describe("UsedClusters.gaps", () => {
       for (let cluster = start; cluster < end; cluster++) {
         if (!clusters.has(cluster)) free.add(cluster);
       }
-      let last = -1;
+      let last = -2;
       for (const { first, count } of used.gaps(start)) {
         expect(first).toBeGreaterThan(last + 1);
         for (let index = 0; index < count; index++) {

@@ -8,7 +8,7 @@ import { ClusterAllocator } from "../../../../../src/formats/qed/writer/cluster-
 import { HeaderWriter } from "../../../../../src/formats/qed/writer/header-writer.ts";
 import { NUMBER, SharedState } from "../../../../../src/formats/qed/writer/shared-state.ts";
 import { AccessLock, createAccessLock } from "../../../../../src/threads/access-lock.ts";
-import { buildQed, type QedOptions } from "../../../../support/qed-builder.ts";
+import { buildQed, type QedImage, type QedOptions } from "../../../../support/qed-builder.ts";
 import { SparseFile } from "../../../../support/recording-sparse-file.ts";
 import { type RecordingLog, RecordingStorage } from "../../../../support/recording-storage.ts";
 
@@ -28,8 +28,9 @@ class Sample {
   requests = 0;
   isFull = false;
 
-  constructor(options: QedOptions) {
+  constructor(options: QedOptions, change: (image: QedImage) => unknown = () => undefined) {
     const built = buildQed(options);
+    change(built);
     this.content.write(0, built.bytes);
     this.clusters = built.bytes.length / built.clusterSize;
     const storage = new RecordingStorage("disk.qed", this.content, this.log, 0, ({ kind }) =>
@@ -168,6 +169,46 @@ describe("a reservation", () => {
     allocator.reserve();
     expect(allocator.take(1)).toBe(1);
     expect(allocator.taken).toBe(sample.clusters);
+  });
+});
+
+describe("clusters that an earlier writer has leaked", () => {
+  const data = { kind: "data", bytes: Buffer.alloc(65536, 0xee) } as const;
+
+  function leakySample(): Sample {
+    const clusters = Object.fromEntries([0, 1, 2, 3, 4, 5].map((index) => [index, data]));
+    return new Sample({ virtualSize: GIB, clusters }, (image) =>
+      image.setL2(1, 0).setL2(2, 0).setL2(4, 0),
+    );
+  }
+
+  it("become zeros with the first reservation, durably, and are taken first", () => {
+    const sample = leakySample();
+    const { allocator, content } = sample;
+    // The header, and two tables of four clusters.
+    const first = 9;
+    expect(content.bytesAt((first + 1) * 65536, 1)[0]).toBe(0xee);
+    allocator.reserve();
+    expect(sample.changes()).toEqual(["write 16", "sync", "length", "zero", "zero", "sync"]);
+    expect(allocator.take(1)).toBe(1);
+    expect(allocator.taken).toBe(first + 4);
+    expect(allocator.take(5)).toBe(2);
+    expect(allocator.taken).toBe(first + 1);
+    for (const cluster of [1, 2, 4]) {
+      const bytes = content.bytesAt((first + cluster) * 65536, 65536);
+      expect(bytes.every((byte) => byte === 0)).toBe(true);
+    }
+    expect(allocator.take(5)).toBe(5);
+    expect(allocator.taken).toBe(first + 6);
+    allocator.maintain();
+    expect(sample.changes()).toEqual([]);
+  });
+
+  it("are not for tables", () => {
+    const { allocator, clusters } = leakySample();
+    allocator.reserve();
+    expect(allocator.takeTable()).toBe(true);
+    expect(allocator.taken).toBe(clusters);
   });
 });
 
