@@ -38,15 +38,25 @@ const TURNS_MAX = 1_000_000;
 const SOURCE = { buffer: 0, zeros: 1, nothing: 2 } as const;
 type Source = (typeof SOURCE)[keyof typeof SOURCE];
 
-/** Zeros whose space on the host stays theirs. */
-const KEPT: ZeroManner = { space: "keep", mayWrite: true, isExplicit: false };
-/** Zeros that need no space. */
-const RELEASED: ZeroManner = { space: "release", mayWrite: true, isExplicit: false };
-/** As those, if tables can say them. */
-const KEPT_BY_TABLES: ZeroManner = { ...KEPT, mayWrite: false };
-const RELEASED_BY_TABLES: ZeroManner = { ...RELEASED, mayWrite: false };
+/** Bits of how zeros are made: as the fields of ZeroManner say. */
+const RELEASES = 1;
+const BY_TABLES = 2;
+const EXPLICIT = 4;
+/** All manners, by these bits: made once, and not for each request. */
+const MANNERS: readonly ZeroManner[] = Array.from({ length: 8 }, (_, bits) => ({
+  space: (bits & RELEASES) === 0 ? "keep" : "release",
+  mayWrite: (bits & BY_TABLES) === 0,
+  isExplicit: (bits & EXPLICIT) !== 0,
+}));
+
+function mannerOf(bits: number): ZeroManner {
+  const manner = MANNERS[bits];
+  assert(manner !== undefined);
+  return manner;
+}
+
 /** Zeros of a backing file, which the image says itself from then on. */
-const COPIED: ZeroManner = { space: "release", mayWrite: false, isExplicit: true };
+const COPIED = mannerOf(RELEASES | BY_TABLES | EXPLICIT);
 
 /** How zeros are to be made. As QEMU's flags for its drivers. */
 export interface ZeroFlags {
@@ -54,6 +64,8 @@ export interface ZeroFlags {
   readonly unmap: boolean;
   /** Not by writing zeros, which takes as long as any write. */
   readonly noFallback?: boolean;
+  /** The image itself says so, if its format can, also where nothing would read as zeros too. */
+  readonly explicit?: boolean;
 }
 
 /** What a writer works on, in one thread. */
@@ -279,12 +291,14 @@ export class DiskWriter {
   }
 
   #released(): ZeroManner {
-    return this.#policy.discard === "unmap" ? RELEASED : KEPT;
+    return mannerOf(this.#policy.discard === "unmap" ? RELEASES : 0);
   }
 
-  #mannerOf({ unmap, noFallback = false }: ZeroFlags): ZeroManner {
-    if (!noFallback) return unmap ? this.#released() : KEPT;
-    return unmap && this.#policy.discard === "unmap" ? RELEASED_BY_TABLES : KEPT_BY_TABLES;
+  #mannerOf({ unmap, noFallback = false, explicit = false }: ZeroFlags): ZeroManner {
+    const releases = unmap && this.#policy.discard === "unmap";
+    return mannerOf(
+      (releases ? RELEASES : 0) | (noFallback ? BY_TABLES : 0) | (explicit ? EXPLICIT : 0),
+    );
   }
 
   /** Write a range that is not looked at any more. */

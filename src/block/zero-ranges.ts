@@ -132,7 +132,7 @@ export class ZeroRanges {
     }
     const backing = this.#chain.images[1];
     let backed = backing === undefined ? 0 : Math.max(0, backing.virtualSize - guestOffset);
-    if (isExplicit) backed = length;
+    if (isExplicit && this.#writer.hasZeroClusters) backed = length;
     this.#writer.zero(guestOffset, length, space, backed, this.#changes.plan, progress);
     if (progress.need === ALLOCATION.copiedTable) {
       this.#changes.claimPlan();

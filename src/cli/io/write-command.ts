@@ -123,7 +123,7 @@ function write(io: IoContext, call: IoCall): void {
   if (options.isVmState) throw requestFailure("write", "ENOTSUP");
   const seconds = attempt(io, "write", range, () => {
     if (options.isZero) {
-      io.disk.writeZeroes(range.offset, range.count, { unmap, noFallback });
+      io.disk.writeZeroes(range.offset, range.count, { unmap, noFallback, explicit: true });
     } else if (options.compresses) writeCompressed(io, range, source);
     else writePieces(io, range, source);
     if (options.isDurable) io.disk.flush();

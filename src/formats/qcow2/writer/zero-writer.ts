@@ -69,7 +69,9 @@ export class ZeroWriter {
     out.need = this.#cursor.openOwn(guestOffset, plan);
     if (out.need !== ALLOCATION.inPlace) return;
     this.#zeroInSlice(guestOffset, length, space, backed, out);
-    if (!out.mustWrite) this.#state.noteZeroed(Math.floor(guestOffset / this.#cursor.l2Coverage));
+    // A table that hides something, or is to say zeros itself, stays whatever it says.
+    if (out.mustWrite || backed > 0) return;
+    this.#state.noteZeroed(Math.floor(guestOffset / this.#cursor.l2Coverage));
   }
 
   #zeroInSlice(
