@@ -8,12 +8,12 @@ import { type FsxSession, runFsx } from "../support/fsx-run.ts";
 import { withLoop } from "../support/loop.ts";
 import { mounted } from "../support/mounted.ts";
 import { IS_ROOT } from "../support/ordinary-user.ts";
-import { convertToRaw, createImage } from "../support/qemu.ts";
+import { convertToRaw, createImage, type ImageFormat } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
+import { checkImage, expectClean, expectDisk, expectOrdered } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
 
 const MIB = 2 ** 20;
@@ -25,10 +25,12 @@ const ENGLISH = { LC_ALL: "C" };
 
 const KINDS: readonly {
   readonly name: string;
+  readonly format?: ImageFormat;
   readonly options: Readonly<Record<string, string | number>>;
 }[] = [
   { name: "v3", options: {} },
   { name: "clusters of 4 KiB", options: { cluster_size: 4096 } },
+  { name: "QED", format: "qed", options: { cluster_size: 16384 } },
   ...byScale(
     [],
     [
@@ -71,99 +73,112 @@ async function expectHead(path: string, wanted: Buffer, length: number): Promise
 }
 
 describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
-  it.each(KINDS)("fails writers, keeps what it took, and goes on later: $name", async (kind) => {
-    await withTmpfs(12 * MIB, async (tmpfs) => {
-      const source = new Random(`full ${kind.name}`).bytes(DISK_SIZE);
-      const path = join(tmpfs.directory, "disk.qcow2");
-      await createImage(path, "qcow2", { size: DISK_SIZE, options: kind.options });
-      await mounted([path], {}, async (mount) => {
-        const device = mount.device(path);
-        const done = await writeUntilFull(device, source, "ENOSPC");
-        expect(done).toBeGreaterThan(4 * MIB);
-        expect(done).toBeLessThan(DISK_SIZE);
-        await run("dd", [`if=${device}`, "iflag=nocache", "count=0", "status=none"]);
-        await expectHead(device, source, done);
-        await tmpfs.resize(200 * MIB);
-        expect(await writeUntilFull(device, source, "none")).toBe(DISK_SIZE);
-        await run("sync", [device]);
-      });
-      await expectClean(path);
-      const wanted = join(tmpfs.directory, "wanted");
-      await writeFile(wanted, source);
-      await expectDisk(path, "qcow2", wanted);
-    });
-  });
-
-  it.each(KINDS)("leaves an image that is clean when the mount ends then: $name", async (kind) => {
-    await withTmpfs(12 * MIB, async (tmpfs) => {
-      const source = new Random(`full at the end ${kind.name}`).bytes(DISK_SIZE);
-      const path = join(tmpfs.directory, "disk.qcow2");
-      await createImage(path, "qcow2", { size: DISK_SIZE, options: kind.options });
-      const done = await mounted([path], {}, (mount) =>
-        writeUntilFull(mount.device(path), source, "ENOSPC"),
-      );
-      await expectClean(path);
-      await withScratch("full", async (directory) => {
-        const copy = join(directory, "copy");
-        await convertToRaw(path, "qcow2", copy);
-        await expectHead(copy, source, done);
-      });
-    });
-  });
-
-  it.each(KINDS)("does not keep an image from being put in order: $name", async (kind) => {
-    await withTmpfs(12 * MIB, async (tmpfs) => {
-      const source = new Random(`full and killed ${kind.name}`).bytes(DISK_SIZE);
-      const path = join(tmpfs.directory, "disk.qcow2");
-      await createImage(path, "qcow2", { size: DISK_SIZE, options: kind.options });
-      const done = await mounted([path], {}, async (mount) => {
-        const bytes = await writeUntilFull(mount.device(path), source, "ENOSPC");
-        process.kill(mount.daemonPid(), "SIGKILL");
-        return bytes;
-      });
-      const { verdict, output } = await checkImage(path);
-      expect(verdict, output).not.toBe("corrupt");
-      await mounted([path], {}, (mount) => expectHead(mount.device(path), source, done));
-      await expectClean(path);
-    });
-  });
-
-  it.each(KINDS)("does not disturb readers and other writers: $name", async (kind) => {
-    await withTmpfs(5 * MIB, async (tmpfs) => {
-      await withScratch("full", async (directory) => {
-        const random = new Random(`tight ${kind.name}`);
-        const path = join(tmpfs.directory, "disk.qcow2");
-        await createImage(path, "qcow2", { size: DISK_SIZE, options: kind.options });
-        const expected = join(directory, "expected");
-        await convertToRaw(path, "qcow2", expected);
+  it.each(KINDS)(
+    "fails writers, keeps what it took, and goes on later: $name",
+    async ({ name, format = "qcow2", options }) => {
+      await withTmpfs(12 * MIB, async (tmpfs) => {
+        const source = new Random(`full ${name}`).bytes(DISK_SIZE);
+        const path = join(tmpfs.directory, `disk.${format}`);
+        await createImage(path, format, { size: DISK_SIZE, options });
         await mounted([path], {}, async (mount) => {
-          const session: FsxSession = {
-            device: mount.device(path),
-            expected,
-            size: DISK_SIZE,
-            unit: 65536,
-            maxLength: 300_000,
-            access: "direct",
-            mappings: false,
-            processes: 2,
-            end: { operations: byScale(250, 1500) },
-          };
-          const reports = await runFsx(random, { ...session, tolerated: ["ENOSPC"] });
-          expect(reports.some(({ failures }) => failures > 0)).toBe(true);
+          const device = mount.device(path);
+          const done = await writeUntilFull(device, source, "ENOSPC");
+          expect(done).toBeGreaterThan(4 * MIB);
+          expect(done).toBeLessThan(DISK_SIZE);
+          await run("dd", [`if=${device}`, "iflag=nocache", "count=0", "status=none"]);
+          await expectHead(device, source, done);
           await tmpfs.resize(200 * MIB);
-          await runFsx(random, session);
+          expect(await writeUntilFull(device, source, "none")).toBe(DISK_SIZE);
+          await run("sync", [device]);
         });
-        await expectClean(path);
-        await expectDisk(path, "qcow2", expected);
+        await expectOrdered(path, format);
+        const wanted = join(tmpfs.directory, "wanted");
+        await writeFile(wanted, source);
+        await expectDisk(path, format, wanted);
       });
-    });
-  });
+    },
+  );
+
+  it.each(KINDS)(
+    "leaves an image that is clean when the mount ends then: $name",
+    async ({ name, format = "qcow2", options }) => {
+      await withTmpfs(12 * MIB, async (tmpfs) => {
+        const source = new Random(`full at the end ${name}`).bytes(DISK_SIZE);
+        const path = join(tmpfs.directory, `disk.${format}`);
+        await createImage(path, format, { size: DISK_SIZE, options });
+        const done = await mounted([path], {}, (mount) =>
+          writeUntilFull(mount.device(path), source, "ENOSPC"),
+        );
+        await expectOrdered(path, format);
+        await withScratch("full", async (directory) => {
+          const copy = join(directory, "copy");
+          await convertToRaw(path, format, copy);
+          await expectHead(copy, source, done);
+        });
+      });
+    },
+  );
+
+  it.each(KINDS)(
+    "does not keep an image from being put in order: $name",
+    async ({ name, format = "qcow2", options }) => {
+      await withTmpfs(12 * MIB, async (tmpfs) => {
+        const source = new Random(`full and killed ${name}`).bytes(DISK_SIZE);
+        const path = join(tmpfs.directory, `disk.${format}`);
+        await createImage(path, format, { size: DISK_SIZE, options });
+        const done = await mounted([path], {}, async (mount) => {
+          const bytes = await writeUntilFull(mount.device(path), source, "ENOSPC");
+          process.kill(mount.daemonPid(), "SIGKILL");
+          return bytes;
+        });
+        const { verdict, output } = await checkImage(path, format);
+        expect(verdict, output).not.toBe("corrupt");
+        await mounted([path], {}, (mount) => expectHead(mount.device(path), source, done));
+        await expectOrdered(path, format);
+      });
+    },
+  );
+
+  it.each(KINDS)(
+    "does not disturb readers and other writers: $name",
+    async ({ name, format = "qcow2", options }) => {
+      await withTmpfs(5 * MIB, async (tmpfs) => {
+        await withScratch("full", async (directory) => {
+          const random = new Random(`tight ${name}`);
+          const path = join(tmpfs.directory, `disk.${format}`);
+          await createImage(path, format, { size: DISK_SIZE, options });
+          const expected = join(directory, "expected");
+          await convertToRaw(path, format, expected);
+          await mounted([path], {}, async (mount) => {
+            const session: FsxSession = {
+              device: mount.device(path),
+              expected,
+              size: DISK_SIZE,
+              unit: 65536,
+              maxLength: 300_000,
+              access: "direct",
+              mappings: false,
+              processes: 2,
+              end: { operations: byScale(250, 1500) },
+            };
+            const reports = await runFsx(random, { ...session, tolerated: ["ENOSPC"] });
+            expect(reports.some(({ failures }) => failures > 0)).toBe(true);
+            await tmpfs.resize(200 * MIB);
+            await runFsx(random, session);
+          });
+          await expectOrdered(path, format);
+          await expectDisk(path, format, expected);
+        });
+      });
+    },
+  );
 
   it.each([
     { name: "v3", format: "qcow2", options: {} },
     { name: "v2", format: "qcow2", options: { compat: "0.10" } },
     { name: "extended L2", format: "qcow2", options: { extended_l2: "on" } },
     { name: "raw", format: "raw", options: {} },
+    { name: "QED", format: "qed", options: {} },
   ] as const)("does not fail writers of what was preallocated: $name", async (kind) => {
     await withTmpfs(24 * MIB, async (tmpfs) => {
       const { format, options } = kind;

@@ -33,6 +33,8 @@ const DISKS: readonly HugeDisk[] = [
     options: { preallocation: "metadata", cluster_size: 2 ** 20 },
   },
   { name: "raw", format: "raw", size: 3 * TIB, options: {} },
+  { name: "qed-64t", format: "qed", size: 64 * TIB, options: { table_size: 4 } },
+  { name: "qed-2m", format: "qed", size: 3 * TIB, options: { cluster_size: 2 ** 21 } },
 ];
 
 const WINDOW_SIZE = 1024 * 1024;
