@@ -67,7 +67,10 @@ export async function ioBesideQemu(
 }
 
 /** Expects that qemu-img finds the same disk in both copies, and nothing wrong in ours. */
-export async function expectSameDisk(format: ImageFormat, { ours, theirs }: Pair): Promise<void> {
+export async function expectSameDisk(
+  format: ImageFormat,
+  { ours, theirs }: Pick<Pair, "ours" | "theirs">,
+): Promise<void> {
   await run("qemu-img", ["compare", "-f", format, "-F", format, ours, theirs]);
   if (format !== "raw") await run("qemu-img", ["check", "-f", format, ours]);
 }
