@@ -1,10 +1,11 @@
 // SIGKILL for the daemon while several processes write: what was acknowledged is there after the next mount, and the image leaks at most.
 
-import { copyFile, open, stat } from "node:fs/promises";
+import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
+import { expectEither, type Versions } from "../support/either-version.ts";
 import { type FsxSession, runFsx } from "../support/fsx-run.ts";
 import { Mount, makeMountPoint, mounted, startMount } from "../support/mounted.ts";
 import { convertToRaw } from "../support/qemu.ts";
@@ -40,12 +41,6 @@ const QUICK_KINDS = [
 ] as const satisfies readonly WriteKindName[];
 
 const KINDS: readonly WriteKind[] = byScale(QUICK_KINDS.map(writeKind), [...WRITE_KINDS]);
-
-/** What the disk contains after a kill: files with all that is certain, and with all that was under way too. */
-interface Versions {
-  readonly expected: string;
-  readonly attempted: string;
-}
 
 /** A mount in which processes write until its daemon is killed. */
 async function killed(image: WriteImage, random: Random, versions: Versions): Promise<void> {
@@ -87,31 +82,6 @@ async function killedWhileMounting(image: WriteImage, random: Random): Promise<v
     await command;
   } finally {
     await mount.stop();
-  }
-}
-
-/** Expects each byte of a file to be that of one of the two versions. */
-async function expectEither(actual: string, { expected, attempted }: Versions): Promise<void> {
-  const { size } = await stat(actual);
-  const files = await Promise.all([actual, expected, attempted].map((path) => open(path, "r")));
-  try {
-    const step = 2 ** 20;
-    for (let offset = 0; offset < size; offset += step) {
-      const [bytes, wanted, other] = await Promise.all(
-        files.map(async (file) => {
-          const buffer = Buffer.alloc(step);
-          await file.read(buffer, 0, step, offset);
-          return buffer;
-        }),
-      );
-      if (bytes === undefined || wanted === undefined || bytes.equals(wanted)) {
-        continue;
-      }
-      const index = bytes.findIndex((byte, at) => byte !== wanted[at] && byte !== other?.[at]);
-      expect(index < 0 ? undefined : offset + index, "lost what was acknowledged").toBeUndefined();
-    }
-  } finally {
-    await Promise.all(files.map((file) => file.close()));
   }
 }
 
