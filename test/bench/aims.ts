@@ -29,6 +29,11 @@ const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
   "fill-1m": 1.2,
   mkfs: 1,
   "copy-tree": 1,
+  "copy-1m": 1.5,
+  "copy-4k": 1.5,
+  "copied-1m": 1.5,
+  "copied-4k": 1.5,
+  stream: 1,
 };
 
 const QCOW2_DD_AIM_LARGE_READ_AHEAD = 2.5;

@@ -1,14 +1,25 @@
 /** What a measurement is: a rate that is better when it is greater, of one server's device. */
 
-import type { Server } from "./servers.ts";
+import type { ServedImage } from "./served-image.ts";
+import type { Server, ServerName } from "./servers.ts";
 
 export type Unit = "k/s" | "/s" | "MiB/s";
 
-export interface Cell {
+/** What a measurement is called. */
+export interface CellTitle {
   readonly title: string;
   readonly unit: Unit;
+}
+
+export interface Cell extends CellTitle {
   /** One sample, in `unit`. */
   measure(target: Target): Promise<number>;
+}
+
+/** A measurement of a program that works on the image file itself: no server has it open. */
+export interface FileCell extends CellTitle {
+  /** One sample, in `unit`. Afterwards the image is what the program made of it. */
+  measureFile(target: FileTarget): Promise<number>;
 }
 
 export interface Target {
@@ -21,6 +32,13 @@ export interface Target {
   readonly copyDirectory: string;
   /** A directory tree on tmpfs to be copied, for the cell that does so. */
   readonly tree: FileTree | undefined;
+  readonly signal: AbortSignal;
+}
+
+export interface FileTarget {
+  /** Whose program it is. */
+  readonly name: ServerName;
+  readonly image: ServedImage;
   readonly signal: AbortSignal;
 }
 

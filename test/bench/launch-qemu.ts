@@ -10,6 +10,7 @@ import { type CommandLine, run } from "./run-command.ts";
 export async function launchQemu({
   image,
   access,
+  copyOnRead = false,
   directory,
   signal,
   cleanup,
@@ -26,9 +27,10 @@ export async function launchQemu({
     "qemu-storage-daemon",
     ...["--blockdev", `driver=file,node-name=file,filename=${optionValue(image.path)},${node}`],
     ...["--blockdev", `driver=${image.format},node-name=image,file=file,${node}`],
+    ...(copyOnRead ? ["--blockdev", "driver=copy-on-read,node-name=copies,file=image"] : []),
     ...[
       "--export",
-      `type=fuse,id=export,node-name=image,mountpoint=${optionValue(device)},${writable}`,
+      `type=fuse,id=export,node-name=${copyOnRead ? "copies" : "image"},mountpoint=${optionValue(device)},${writable}`,
     ],
     ...["--daemonize", "--pidfile", pidFile],
   ];

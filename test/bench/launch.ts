@@ -11,6 +11,8 @@ import type { ServedImage } from "./served-image.ts";
 export interface LaunchRequest {
   readonly image: ServedImage;
   readonly access: "read-only" | "read-write";
+  /** What is read from a backing file is stored in the image; tsimgfs does so unless told otherwise. */
+  readonly copyOnRead?: boolean | undefined;
   /** An empty directory for mount point, pid file and log. Its path is unique to this start. */
   readonly directory: string;
   readonly threads: number | undefined;

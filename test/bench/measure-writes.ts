@@ -5,7 +5,7 @@
 
 import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { FileTree } from "./cell.ts";
+import type { Cell, FileTree } from "./cell.ts";
 import { errorText } from "./cleanup-stack.ts";
 import type { WriteImageName } from "./image-names.ts";
 import { numberAt } from "./json-number.ts";
@@ -17,7 +17,8 @@ import { run } from "./run-command.ts";
 import { rotated, Samples } from "./samples.ts";
 import type { ServedImage } from "./served-image.ts";
 import { assertServing, type ServerName, startServer } from "./servers.ts";
-import { type Outcome, WRITE_CELLS, type WriteCellName } from "./write-cells.ts";
+import type { Outcome, WriteCell } from "./write-cell.ts";
+import { WRITE_CELLS, type WriteCellName } from "./write-cells.ts";
 import { makeFreshImage, type WriteSource } from "./write-images.ts";
 
 export interface WritePlan extends Plan {
@@ -29,8 +30,8 @@ export interface WritePlan extends Plan {
 
 interface WriteSample {
   readonly value: number;
-  readonly readyMs: number;
-  readonly residentMib: number;
+  /** Undefined where no server was measured. */
+  readonly server: { readonly readyMs: number; readonly residentMib: number } | undefined;
 }
 
 export async function measureWrites(plan: WritePlan): Promise<ImageResult> {
@@ -45,8 +46,9 @@ export async function measureWrites(plan: WritePlan): Promise<ImageResult> {
       for (const name of rotated(plan.servers, round)) {
         const sample = await measureSample(cell, name, plan);
         values.add(name, cell, sample.value);
-        resources.add(name, "readyMs", sample.readyMs);
-        resources.add(name, "residentMib", sample.residentMib);
+        if (sample.server === undefined) continue;
+        resources.add(name, "readyMs", sample.server.readyMs);
+        resources.add(name, "residentMib", sample.server.residentMib);
       }
     }
   }
@@ -54,7 +56,7 @@ export async function measureWrites(plan: WritePlan): Promise<ImageResult> {
     name,
     samples: values.of(name),
     readyMs: resources.of(name).get("readyMs") ?? [],
-    residentMib: Math.max(...(resources.of(name).get("residentMib") ?? [])),
+    residentMib: Math.max(0, ...(resources.of(name).get("residentMib") ?? [])),
   }));
   // tmpfs is the page cache.
   const cached = { readAheadKb: new Map<ServerName, undefined>(), cachedShare: 1 };
@@ -68,10 +70,14 @@ async function measureSample(
   plan: WritePlan,
 ): Promise<WriteSample> {
   const { signal } = plan;
-  const { outcome, sizeFactor = 1 } = WRITE_CELLS[cell];
+  const shape = WRITE_CELLS[cell];
+  const { outcome, sizeFactor = 1 } = shape;
   const image = await makeFreshImage(plan.image, plan.source, sizeFactor, signal);
   try {
-    const sample = await measureServer(cell, name, image, plan);
+    const sample =
+      "measureFile" in shape
+        ? { value: await shape.measureFile({ name, image, signal }), server: undefined }
+        : await measureServer(shape, name, image, plan);
     await assertOutcome(image, outcome, signal);
     return sample;
   } catch (error) {
@@ -84,7 +90,7 @@ async function measureSample(
 
 /** The sample, with the check before and after that it is the server that is measured. */
 async function measureServer(
-  cell: WriteCellName,
+  cell: WriteCell & Cell,
   name: ServerName,
   image: ServedImage,
   plan: WritePlan,
@@ -93,14 +99,16 @@ async function measureServer(
   const directory = join(plan.directory, `writing-${name}`);
   const server = await startServer(name, {
     ...{ image, access: "read-write", directory, threads, rawfuse, signal },
+    copyOnRead: cell.copyOnRead,
   });
   try {
     await dropDeviceCache(server.device, signal);
     await assertServing(server);
     const target = { server, seconds, cpus, copyDirectory, tree, signal };
-    const value = await WRITE_CELLS[cell].measure(target);
+    const value = await cell.measure(target);
     await assertServing(server);
-    return { value, readyMs: server.readyMs, residentMib: await residentMib(server.pid) };
+    const { readyMs, pid } = server;
+    return { value, server: { readyMs, residentMib: await residentMib(pid) } };
   } finally {
     await server.stop();
   }

@@ -6,7 +6,7 @@ import { CELL_NAMES, type CellName } from "./cells.ts";
 import { IMAGE_NAMES, type ImageName } from "./image-names.ts";
 import { SERVER_NAMES, type ServerName } from "./servers.ts";
 
-const KIND_NAMES = ["read", "write"] as const;
+const KIND_NAMES = ["read", "write", "copy"] as const;
 export type KindName = (typeof KIND_NAMES)[number];
 
 export interface Options {

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { MIB } from "./cell.ts";
+import { isCopyCell } from "./copy-cells.ts";
 import { makeFileTree } from "./file-tree.ts";
 import { hasIoUring } from "./fio.ts";
 import {
@@ -94,8 +95,10 @@ async function chooseWriteCells(setting: Setting): Promise<ChosenCells[]> {
   for (const image of WRITE_IMAGE_NAMES) {
     const { servers } = await planFor(image, setting);
     if (servers.length === 0 || !options.images.includes(image)) continue;
-    const cells = writeCellsOf(image);
-    wanted.push({ image, cells: cells.filter((cell) => options.cells?.includes(cell) ?? true) });
+    const cells = writeCellsOf(image)
+      .filter((cell) => options.cells?.includes(cell) ?? true)
+      .filter((cell) => options.kinds.includes(isCopyCell(cell) ? "copy" : "write"));
+    wanted.push({ image, cells });
   }
   const loops =
     !wanted.some(({ cells }) => cells.some(needsLoop)) ||

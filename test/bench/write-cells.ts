@@ -1,12 +1,14 @@
 /** The measurements of writing, for which images they are made, and what they leave in the image. */
 
-import { type Cell, MIB, type Target } from "./cell.ts";
-import { type Direction, type FioResult, fioForSeconds, fioOnce } from "./fio.ts";
+import { MIB, type Target } from "./cell.ts";
+import { COPY_CELL_NAMES, COPY_CELLS } from "./copy-cells.ts";
+import { type FioResult, fioForSeconds } from "./fio.ts";
 import type { WriteImageName } from "./image-names.ts";
 import { copyTreeToLoop, makeFileSystemOnLoop } from "./loop-cells.ts";
 import { onOneCpu } from "./one-cpu.ts";
 import { run } from "./run-command.ts";
-import { type Part, splitDevice } from "./warm-up.ts";
+import { onceOverDevice } from "./whole-device.ts";
+import type { WriteCell } from "./write-cell.ts";
 import { CLUSTER_SIZE } from "./write-images.ts";
 
 export const WRITE_CELL_NAMES = [
@@ -19,18 +21,9 @@ export const WRITE_CELL_NAMES = [
   "fill-1m",
   "mkfs",
   "copy-tree",
+  ...COPY_CELL_NAMES,
 ] as const;
 export type WriteCellName = (typeof WRITE_CELL_NAMES)[number];
-
-/** What the image file shows if the server did the work: `full`: every cluster is allocated. */
-export type Outcome = "full" | "punched" | "any";
-
-export interface WriteCell extends Cell {
-  readonly images: readonly WriteImageName[];
-  readonly outcome: Outcome;
-  /** The image is this many times as large as the others; for empty images without backing file. */
-  readonly sizeFactor?: number;
-}
 
 /** mkfs writes so little that on a small disk the start of the process would be measured. */
 const MKFS_SIZE_FACTOR = 32;
@@ -84,7 +77,7 @@ export const WRITE_CELLS: Readonly<Record<WriteCellName, WriteCell>> = {
     measure: (target) =>
       onOneCpu(target, async (prefix) => {
         const args = ["--rw=trim", `--bs=${CLUSTER_SIZE}`, "--ioengine=falloc"];
-        const { requests, iops } = await wholeDevice(target, "trim", args, prefix);
+        const { requests, iops } = await onceOverDevice(target, "trim", args, prefix);
         // What a server puts off until then belongs to the price of a punch.
         const { elapsedMs } = await run(["sync", target.server.device], { signal: target.signal });
         return requests / (requests / iops + elapsedMs / 1000) / 1000;
@@ -99,7 +92,7 @@ export const WRITE_CELLS: Readonly<Record<WriteCellName, WriteCell>> = {
       onOneCpu(target, async (prefix) => {
         const skip = CLUSTER_SIZE - SMALL_WRITE;
         const args = [`--rw=write:${skip}`, `--bs=${SMALL_WRITE}`, "--ioengine=psync"];
-        const result = await wholeDevice(target, "write", [...args, "--direct=1"], prefix);
+        const result = await onceOverDevice(target, "write", [...args, "--direct=1"], prefix);
         return result.iops / 1000;
       }),
   },
@@ -110,7 +103,7 @@ export const WRITE_CELLS: Readonly<Record<WriteCellName, WriteCell>> = {
     outcome: "full",
     measure: async (target) => {
       const args = ["--rw=write", "--bs=1M", "--ioengine=psync", "--direct=1"];
-      return (await wholeDevice(target, "write", args)).bytesPerSecond / MIB;
+      return (await onceOverDevice(target, "write", args)).bytesPerSecond / MIB;
     },
   },
   mkfs: {
@@ -128,6 +121,7 @@ export const WRITE_CELLS: Readonly<Record<WriteCellName, WriteCell>> = {
     outcome: "any",
     measure: copyTreeToLoop,
   },
+  ...COPY_CELLS,
 };
 
 export function writeCellsOf(image: WriteImageName): readonly WriteCellName[] {
@@ -145,22 +139,4 @@ function write(
   prefix: readonly string[] = [],
 ): Promise<FioResult> {
   return fioForSeconds(target, { direction: "write", args, prefix });
-}
-
-/** The job once over the device. Its first part is not measured. */
-async function wholeDevice(
-  target: Target,
-  direction: Direction,
-  args: readonly string[],
-  prefix: readonly string[] = [],
-): Promise<FioResult> {
-  const runOn = ({ offset, size }: Part): Promise<FioResult> =>
-    fioOnce(target, {
-      direction,
-      prefix,
-      args: [...args, `--offset=${offset}`, `--size=${size}`],
-    });
-  const { warmUp, rest } = splitDevice(target.server.virtualSize);
-  await runOn(warmUp);
-  return runOn(rest);
 }

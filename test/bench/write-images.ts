@@ -20,7 +20,7 @@ import type { ServedImage } from "./served-image.ts";
 
 /** Bytes. What the cells take to be the cluster size; qemu-img is told so. */
 export const CLUSTER_SIZE = 64 * 1024;
-const CLUSTER_OPTION = `cluster_size=${CLUSTER_SIZE}`;
+export const CLUSTER_OPTION = `cluster_size=${CLUSTER_SIZE}`;
 
 /** What fresh images are made from. */
 export interface WriteSource {
