@@ -84,6 +84,12 @@ export class StreamChain {
     expect(info["backing-filename"]).toBe(backing);
   }
 
+  /** A device shows the bytes of the image, and those below are what they were. */
+  async expectWholeOf(device: string): Promise<void> {
+    await run("cmp", [device, this.expected]);
+    expect(await sumsOf(this.directory), "the images below").toBe(this.#sums);
+  }
+
   /** The image has its bytes, and those below are what they were. */
   async expectWhole(): Promise<void> {
     await expectDisk(this.image, this.format, this.expected);
