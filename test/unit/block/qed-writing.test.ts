@@ -557,6 +557,28 @@ describe("zeros in a QED image", () => {
     expect(await clustersAfter(BACKED, change)).toBe("DdDDdddd");
   });
 
+  it("give space back where they come in small pieces, in any order", async () => {
+    await withDiskFiles(async (files) => {
+      const size = 8 * 65536;
+      files.put(NAME, buildQed({ virtualSize: size }).bytes);
+      const bytes = random.bytes(size);
+      files.use(NAME, (disk) => disk.write(0, bytes));
+      const full = files.stored(NAME);
+      files.use(NAME, (disk) => {
+        for (const piece of [3, 0, 15, ...Array.from({ length: 16 }, (_, index) => index)]) {
+          for (const cluster of [1, 2, 5]) {
+            disk.fill(cluster * 65536 + piece * 4096, 4096, 0);
+            bytes.fill(0, cluster * 65536 + piece * 4096, cluster * 65536 + (piece + 1) * 4096);
+          }
+          expectBytes(disk.read(), bytes);
+        }
+      });
+      await files.expectClean(NAME);
+      expectBytes(await files.converted(NAME), bytes);
+      expect(files.stored(NAME)).toBeLessThanOrEqual(full - 3 * 65536);
+    });
+  });
+
   it("give space back to the host where data was", async () => {
     await withDiskFiles(async (files) => {
       const size = 4 * 1024 * 1024;

@@ -17,6 +17,7 @@ import {
 } from "../../writer.ts";
 import { ENTRY_ZERO } from "../table-entry.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
+import { DataPlaces } from "./data-places.ts";
 import { MappingCursor } from "./mapping-cursor.ts";
 import { checkResizable, checkTail, setVirtualSize } from "./resizer.ts";
 import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
@@ -32,19 +33,19 @@ export class QedWriter implements FormatWriter {
   readonly #allocator: ClusterAllocator;
   readonly #state: SharedState;
   readonly #cursor: MappingCursor;
+  readonly #places: DataPlaces;
   readonly #zeroWriter: ZeroWriter;
-  readonly #headerBytes: number;
   #generation = -1;
   #pretendedSize: number | undefined;
 
   constructor(context: QedWriterContext) {
-    const { cluster_size, header_size } = context.layout.header;
+    const { cluster_size } = context.layout.header;
     this.#context = context;
     this.#allocator = context.allocator;
     this.#state = context.state;
     this.#cursor = new MappingCursor(context);
-    this.#zeroWriter = new ZeroWriter(this.#cursor, context.state, cluster_size);
-    this.#headerBytes = header_size * cluster_size;
+    this.#places = new DataPlaces(context, this.#cursor);
+    this.#zeroWriter = new ZeroWriter(context, this.#cursor, this.#places);
     this.clusterSize = cluster_size;
     this.unit = cluster_size;
   }
@@ -68,38 +69,13 @@ export class QedWriter implements FormatWriter {
       // Readers bring slices into the cache meanwhile, and may take the place of this one.
       if (!cursor.open(guestOffset)) return 0;
       host = cursor.entryOf(cluster);
-      length = host > ENTRY_ZERO ? this.#lengthOfRun(cluster, host, inCluster + maxLength) : 0;
+      length =
+        host > ENTRY_ZERO ? this.#places.lengthOfRun(cluster, host, inCluster + maxLength) : 0;
     } while (!cursor.isValid());
     if (length === 0) return 0;
-    this.#checkPlace(cluster, host, length);
+    this.#places.check(cluster, host, length);
     out.hostOffset = host + inCluster;
     return Math.min(length - inCluster, maxLength);
-  }
-
-  /** Bytes from the start of a cluster on whose places on the host follow each other: whole clusters. */
-  #lengthOfRun(cluster: number, host: number, wanted: number): number {
-    const cursor = this.#cursor;
-    let length = this.clusterSize;
-    for (let next = cluster + 1; length < wanted && next < cursor.endCluster; next++) {
-      if (cursor.entryOf(next) !== host + length) break;
-      length += this.clusterSize;
-    }
-    return length;
-  }
-
-  /** Refuse to write where no data can be. What was there at open was looked at then. */
-  #checkPlace(cluster: number, host: number, length: number): void {
-    const { clusterSize } = this;
-    const fileEnd = this.#state.get(NUMBER.fileClusters) * clusterSize;
-    const isAligned = host % clusterSize === 0;
-    if (isAligned && host >= this.#headerBytes && host + length <= fileEnd) {
-      const first = host / clusterSize;
-      const what = this.#context.metadata.overlap(first, length / clusterSize);
-      if (what === undefined) return;
-      this.#allocator.refuseCorrupt(`data at ${hex(host)} lies on ${what}`, host);
-    }
-    const reason = `the cluster offset ${hex(host)} (guest offset ${hex(cluster * clusterSize)}) is not a multiple of the cluster size ${hex(clusterSize)} within ${hex(this.#headerBytes)}..${hex(fileEnd)}`;
-    this.#allocator.refuseCorrupt(reason);
   }
 
   allocate(guestOffset: number, length: number, plan: WritePlan): Allocation {
@@ -169,12 +145,12 @@ export class QedWriter implements FormatWriter {
   zero(
     guestOffset: number,
     length: number,
-    _space: ZeroSpace,
+    space: ZeroSpace,
     backed: number,
     _plan: WritePlan,
     out: ZeroProgress,
   ): void {
-    this.#zeroWriter.zero(guestOffset, length, backed, out);
+    this.#zeroWriter.zero(guestOffset, length, space, backed, out);
   }
 
   flush(): void {

@@ -1,26 +1,43 @@
-/** Making ranges of a QED image read as zeros by a change of tables. Source: FORMATS, 2. */
+/** Making ranges of a QED image read as zeros. Source: FORMATS, 2. */
 
-import { ALLOCATION, type ZeroProgress } from "../../writer.ts";
+import type { WritableStorage } from "../../../storage/storage.ts";
+import { ALLOCATION, type ZeroProgress, type ZeroSpace } from "../../writer.ts";
 import { ENTRY_UNALLOCATED, ENTRY_ZERO } from "../table-entry.ts";
+import type { DataPlaces } from "./data-places.ts";
 import type { MappingCursor } from "./mapping-cursor.ts";
 import { type SharedState, WORD } from "./shared-state.ts";
+import type { QedWriterContext } from "./writer-context.ts";
 
 export class ZeroWriter {
   readonly #cursor: MappingCursor;
+  readonly #places: DataPlaces;
+  readonly #storage: WritableStorage;
   readonly #state: SharedState;
   readonly #clusterSize: number;
 
-  constructor(cursor: MappingCursor, state: SharedState, clusterSize: number) {
+  constructor(
+    { layout, storage, state }: QedWriterContext,
+    cursor: MappingCursor,
+    places: DataPlaces,
+  ) {
     this.#cursor = cursor;
+    this.#places = places;
+    this.#storage = storage;
     this.#state = state;
-    this.#clusterSize = clusterSize;
+    this.#clusterSize = layout.header.cluster_size;
   }
 
   /**
    * As FormatWriter.zero. An entry that has a cluster keeps it, as for QEMU: QED cannot say that a cluster is
-   * free. Zeros are written there, which gives the space back to the host.
+   * free. The cluster itself becomes zeros, as a whole, and its space can be given back to the host.
    */
-  zero(guestOffset: number, length: number, backed: number, out: ZeroProgress): void {
+  zero(
+    guestOffset: number,
+    length: number,
+    space: ZeroSpace,
+    backed: number,
+    out: ZeroProgress,
+  ): void {
     out.done = 0;
     out.mustWrite = false;
     out.need = ALLOCATION.inPlace;
@@ -41,17 +58,21 @@ export class ZeroWriter {
     const guestEnd = guestOffset + length;
     const first = guestOffset / clusterSize;
     const limit = Math.min(Math.ceil(guestEnd / clusterSize), cursor.endCluster);
-    out.mustWrite = cursor.entryOf(first) > ENTRY_ZERO;
-    const end = out.mustWrite
-      ? this.#endOfData(first, limit)
-      : this.#zeroEntries(first, limit, guestOffset + backed);
+    const end =
+      cursor.entryOf(first) > ENTRY_ZERO
+        ? this.#zeroData(first, limit, space)
+        : this.#zeroEntries(first, limit, guestOffset + backed);
     out.done = Math.min(guestEnd, end * clusterSize) - guestOffset;
   }
 
-  #endOfData(first: number, limit: number): number {
-    let cluster = first + 1;
-    while (cluster < limit && this.#cursor.entryOf(cluster) > ENTRY_ZERO) cluster++;
-    return cluster;
+  /** Let the data of clusters be zeros, as far as they follow each other; returns where that ends. */
+  #zeroData(first: number, limit: number, space: ZeroSpace): number {
+    const clusterSize = this.#clusterSize;
+    const host = this.#cursor.entryOf(first);
+    const length = this.#places.lengthOfRun(first, host, (limit - first) * clusterSize);
+    this.#places.check(first, host, length);
+    this.#storage.zeroAt(host, length, space);
+    return first + length / clusterSize;
   }
 
   /** Let entries say zeros, up to the next one that has a cluster; returns where that is. */
