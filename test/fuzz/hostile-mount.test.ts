@@ -4,6 +4,7 @@ import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { deflate, zstdFrame, zstdRun, zstdStore } from "../support/compressed-stream-builder.ts";
+import { type DamagedImage, damagedQcow2, damagedQed } from "../support/damaged-tables.ts";
 import {
   checkSideFiles,
   expectHealthyDaemon,
@@ -12,40 +13,12 @@ import {
 } from "../support/hostile-mount.ts";
 import { outcomeByQemu } from "../support/hostile-oracle.ts";
 import { disagreement } from "../support/hostile-outcome.ts";
-import { QCOW2_SAMPLES, qcow2Sample, qedSample } from "../support/hostile-samples.ts";
+import { qcow2Sample, qedSample } from "../support/hostile-samples.ts";
 import { UNPRINTABLE } from "../support/hostile-text.ts";
 import { type Mount, mounted, refusedMount } from "../support/mounted.ts";
-import { buildQcow2, type Qcow2Image } from "../support/qcow2-builder.ts";
+import { buildQcow2 } from "../support/qcow2-builder.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-
-/** A file name and the bytes of an image that opens, though it is damaged. */
-type DamagedImage = readonly [name: string, bytes: Uint8Array];
-
-const TABLE_DAMAGE: readonly (readonly [label: string, change: (image: Qcow2Image) => unknown])[] =
-  [
-    ["l1-unaligned", (image) => image.setL1(0, 0x1200)],
-    ["l1-past-end", (image) => image.setL1(0, 1n << 45n)],
-    ["l1-itself", (image) => image.setL1(0, image.region("l1").offset)],
-    ["l2-unaligned", (image) => image.setL2(6, image.getL2(6) + 512n)],
-    ["l2-past-end", (image) => image.setL2(6, 1n << 45n)],
-    ["l2-2-to-55", (image) => image.setL2(6, 1n << 55n)],
-    ["l2-all-bits", (image) => image.setL2(6, -1)],
-    ["l2-compressed-garbage", (image) => image.setL2(6, (1n << 62n) | image.getL2(6))],
-    ["l2-itself", (image) => image.setL2(6, image.region("l2 0").offset)],
-    ["snapshot-l1-far", (image) => image.setSnapshot(0, "l1_table_offset", 1n << 50n)],
-    ["snapshot-l1-large", (image) => image.setSnapshot(0, "l1_size", 2 ** 22)],
-  ];
-
-function damagedQcow2(): DamagedImage[] {
-  return QCOW2_SAMPLES.flatMap((sample) =>
-    TABLE_DAMAGE.map(([label, change]): DamagedImage => {
-      const image = qcow2Sample(sample);
-      change(image);
-      return [`${sample.replaceAll(" ", "-")}-${label}.qcow2`, image.bytes];
-    }),
-  );
-}
 
 function bombs(): DamagedImage[] {
   const cluster = (stream: Uint8Array, compressionType: 0 | 1): Uint8Array =>
@@ -61,15 +34,6 @@ function bombs(): DamagedImage[] {
     ["zstd-bomb.qcow2", cluster(zstdRun(1, 256 * 1024 * 1024), 1)],
     ["zstd-window.qcow2", cluster(zstdFrame({ blocks: [run], windowExponent: 31 }), 1)],
     ["zstd-content-size.qcow2", cluster(zstdFrame({ blocks: [run], contentSize: 1n << 62n }), 1)],
-  ];
-}
-
-function damagedQed(): DamagedImage[] {
-  return [
-    ["l1-unaligned.qed", qedSample().setL1(0, 0x1001).bytes],
-    ["l1-header.qed", qedSample().setL1(0, 64).bytes],
-    ["l2-past-end.qed", qedSample().setL2(6, 1n << 45n).bytes],
-    ["l2-all-bits.qed", qedSample().setL2(6, -1).bytes],
   ];
 }
 
