@@ -34,6 +34,10 @@ const COMMANDS: Readonly<
     summary: "show where the bytes of a disk are",
     load: async () => (await import("./commands/map.ts")).defineMap,
   },
+  stats: {
+    summary: "show what the bytes of an image are for",
+    load: async () => (await import("./commands/stats.ts")).defineStats,
+  },
   create: {
     summary: "make a new image",
     load: async () => (await import("./commands/create.ts")).defineCreate,

@@ -174,8 +174,8 @@ export class ImageNodes {
     const start = this.#index * STATS_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT;
     const words = new Int32Array(statsFiles, start, STATS_FILE_WORDS);
     const context = { counters, device: this.#index, devices: devices.length, daemonPid };
-    return new StatsFile(nodeid, words, () =>
-      renderStats(this.#disk, this.#description, context, this.#stream?.stats()),
+    return new StatsFile(nodeid, words, (what) =>
+      renderStats(what, this.#disk, this.#description, context, this.#stream?.stats()),
     );
   }
 }

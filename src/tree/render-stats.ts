@@ -1,5 +1,6 @@
 /** The text of NAME.stats.json. */
 
+import { mountedAllocationOf } from "../block/allocation-stats.ts";
 import type { BackingChain } from "../block/backing-chain.ts";
 import type { Disk } from "../block/disk.ts";
 import { sumCounters } from "../threads/counters.ts";
@@ -14,19 +15,29 @@ export interface StatsContext {
   readonly daemonPid: number;
 }
 
+/** Makes the text: all of it, or what costs nothing, without what is counted in the image's tables. */
+export type RenderStats = (what: "all" | "cheap") => string;
+
 /**
  * Sizes in bytes. `io` counts since the mount, over all threads, snapshots included.
  *
  * @param stream how far streaming is; undefined: the device cannot be streamed
  */
 export function renderStats(
+  what: "all" | "cheap",
   disk: Disk,
   description: DeviceDescription,
   context: StatsContext,
   stream: StreamStats | undefined,
 ): string {
   const stats = disk.inspect(() => describe(disk.chain, description, context));
-  return `${JSON.stringify({ ...stats, stream }, null, 2)}\n`;
+  const [top] = description.layers;
+  const allocation =
+    what === "all" && top !== undefined
+      ? mountedAllocationOf(disk, top, description.writing?.format)
+      : {};
+  const io = sumCounters(context.counters, context);
+  return `${JSON.stringify({ ...stats, ...allocation, io, stream }, null, 2)}\n`;
 }
 
 function describe(
@@ -51,6 +62,5 @@ function describe(
       "file-size": layer.storage.currentLength(),
       "allocated-size": layer.storage.allocatedSize(),
     })),
-    io: sumCounters(context.counters, context),
   };
 }

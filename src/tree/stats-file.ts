@@ -1,6 +1,6 @@
 /**
- * NAME.stats.json: what a device is and what has been read of it. The text is made when the file is
- * opened, and kept in an anonymous file: any thread can then read it by its handle.
+ * NAME.stats.json: what a device is, what its image consists of, and what has been read of it. The text is
+ * made when the file is opened, and kept in an anonymous file: any thread can then read it by its handle.
  */
 
 import assert from "node:assert";
@@ -10,33 +10,34 @@ import { errnoCode } from "../syscalls/errno-names.ts";
 import { errno, memfdCreate, pread } from "../syscalls/libc.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { Capacity, FileNode, NodeAttributes, OpenFile } from "./node.ts";
+import type { RenderStats } from "./render-stats.ts";
 
 const MFD_CLOEXEC = 1;
 const BLOCK_SIZE = 4096;
 
-/** Words shared by all threads for one stats file. */
-const OPEN_COUNT = 0;
-const LAST_SIZE = 1;
-export const STATS_FILE_WORDS = 2;
+/** Words shared by all threads for one stats file: bytes of the text that was opened last, or 0. */
+const LAST_SIZE = 0;
+export const STATS_FILE_WORDS = 1;
 
 export class StatsFile implements FileNode {
   readonly kind = "file";
   readonly nodeid: number;
   readonly isWritable = false;
-  readonly #render: () => string;
+  readonly #render: RenderStats;
   readonly #shared: Int32Array;
 
   /** @param shared `STATS_FILE_WORDS` words of shared memory, 0 at first */
-  constructor(nodeid: number, shared: Int32Array, render: () => string) {
+  constructor(nodeid: number, shared: Int32Array, render: RenderStats) {
     this.nodeid = nodeid;
     this.#shared = shared;
     this.#render = render;
   }
 
   attributes(): NodeAttributes {
-    // While the file is open its size is that of the text that was opened last.
-    const isOpen = Atomics.load(this.#shared, OPEN_COUNT) > 0;
-    const size = isOpen ? Atomics.load(this.#shared, LAST_SIZE) : Buffer.byteLength(this.#render());
+    // The size is that of the text that was opened last. Whoever only lists the directory does not make
+    // us look at all of an image: before the first opening, he sees the size of what costs nothing.
+    const lastSize = Atomics.load(this.#shared, LAST_SIZE);
+    const size = lastSize > 0 ? lastSize : Buffer.byteLength(this.#render("cheap"));
     return {
       nodeid: this.nodeid,
       isDirectory: false,
@@ -63,17 +64,15 @@ export class StatsFile implements FileNode {
   }
 
   open(): OpenFile {
-    const text = Buffer.from(this.#render());
+    const text = Buffer.from(this.#render("all"));
     const handle = memfdCreate("stats.json", MFD_CLOEXEC);
     if (handle < 0) throw failed("memfd_create");
     fs.writeSync(handle, text);
     Atomics.store(this.#shared, LAST_SIZE, text.length);
-    Atomics.add(this.#shared, OPEN_COUNT, 1);
     return { handle, directIo: true, keepCache: false };
   }
 
   release(handle: number): void {
-    Atomics.sub(this.#shared, OPEN_COUNT, 1);
     fs.closeSync(handle);
   }
 

@@ -42,17 +42,31 @@ describe("StatsFile", () => {
     }
   });
 
-  it("has the size of the text that was opened last, while it is open, in every thread", () => {
+  it("has the size of the text that was opened last, in every thread", () => {
     let text = "one";
     const shared = memory();
     const node = new StatsFile(17, shared, () => text);
     const other = new StatsFile(17, shared, () => text);
-    expect(other.attributes().size).toBe(3);
     const { handle } = node.open();
     text = "ünö";
     expect([node.attributes().size, other.attributes().size]).toEqual([3, 3]);
-    other.release(handle);
+    const second = other.open().handle;
     expect(node.attributes().size).toBe(5);
+    other.release(handle);
+    node.release(second);
+    expect([node.attributes().size, other.attributes().size]).toEqual([5, 5]);
+  });
+
+  it("does not look at the image for its size, but only when it is opened", () => {
+    const asked: string[] = [];
+    const node = new StatsFile(17, memory(), (what) => {
+      asked.push(what);
+      return what;
+    });
+    expect(node.attributes().size).toBe("cheap".length);
+    node.release(node.open().handle);
+    expect(node.attributes().size).toBe("all".length);
+    expect(asked).toEqual(["cheap", "all"]);
   });
 
   it("can be read by a thread that did not open it, from any offset", () => {

@@ -1,0 +1,96 @@
+/** Allocation statistics of an image: what its file and its disk consist of, in the names of their JSON. */
+
+import { printable, TsimgfsError } from "../errors.ts";
+import type { FileAllocation } from "../formats/allocation.ts";
+import type { JsonValue } from "../formats/driver.ts";
+import type { FormatWriting } from "../formats/formats.ts";
+import { countAllocation, countDataFile, reservedBytes } from "../formats/image-allocation.ts";
+import { LocalFile } from "../storage/local-file.ts";
+import type { Disk } from "./disk.ts";
+import { countDisk } from "./guest-allocation.ts";
+import type { SharedLayer } from "./open-chain.ts";
+
+/**
+ * Our limit on table entries that are looked at for a mount: those of 16 TiB with 64 KiB clusters. A hostile
+ * L1 table may name the same L2 table a million times.
+ */
+const MOUNTED_ENTRIES_MAX = 2 ** 28;
+
+/** Fields of the statistics, in the order in which they are shown. */
+export type AllocationFields = Readonly<Record<string, JsonValue>>;
+
+/**
+ * Statistics of an image that is not mounted.
+ *
+ * @param top the image itself, as it was opened for `disk`
+ * @throws {CorruptionError | UnsupportedError | StorageError} they cannot be made
+ */
+export function allocationOf(disk: Disk, top: SharedLayer): AllocationFields {
+  return {
+    ...fileFields(top, undefined),
+    ...diskFields(disk, Number.POSITIVE_INFINITY),
+  };
+}
+
+/**
+ * Statistics of an image that is mounted, while others use it. What cannot be counted has the reason in its
+ * place: `{"error": "FILE: reason"}`.
+ *
+ * @param writing what the writers of the image share; undefined: it is only read
+ */
+export function mountedAllocationOf(
+  disk: Disk,
+  top: SharedLayer,
+  writing: FormatWriting | undefined,
+): AllocationFields {
+  return {
+    ...orError("alloc-info", () => fileFields(top, writing)),
+    ...orError("guest", () => diskFields(disk, MOUNTED_ENTRIES_MAX)),
+    reserved: reservedBytes(top.layout, writing),
+  };
+}
+
+function orError(field: string, count: () => AllocationFields): AllocationFields {
+  try {
+    return count();
+  } catch (error) {
+    if (!(error instanceof TsimgfsError)) throw error;
+    return { [field]: { error: printable(error.message) } };
+  }
+}
+
+function fileFields(
+  { file, dataFile, layout }: SharedLayer,
+  writing: FormatWriting | undefined,
+): AllocationFields {
+  const fields: Record<string, JsonValue> = {
+    "alloc-info": allocationFields(countAllocation(layout, new LocalFile(file), writing)),
+  };
+  if (dataFile !== undefined) {
+    const allocation = allocationFields(countDataFile(new LocalFile(dataFile)));
+    fields["data-file"] = { filename: dataFile.path, "alloc-info": allocation };
+  }
+  return fields;
+}
+
+function allocationFields(allocation: FileAllocation): AllocationFields {
+  return {
+    "file-size": allocation.fileSize,
+    "used-data": allocation.usedData,
+    "used-zero": allocation.usedZero,
+    "used-discarded": allocation.usedDiscarded,
+    "used-overrun": allocation.usedOverrun,
+    "unused-data": allocation.unusedData,
+    "unused-zero": allocation.unusedZero,
+    "unused-discarded": allocation.unusedDiscarded,
+  };
+}
+
+function diskFields(disk: Disk, entriesMax: number): AllocationFields {
+  const { guest, layers, nowhere } = countDisk(disk, entriesMax);
+  return {
+    guest: { ...guest },
+    layers: layers.map((layer) => ({ ...layer })),
+    "no-layer": nowhere,
+  };
+}

@@ -1,0 +1,95 @@
+/** `tsimgfs stats`: what the bytes of an image are for, mounted or not. */
+
+import type { Command } from "commander";
+import { allocationOf } from "../../block/allocation-stats.ts";
+import { attachChain } from "../../block/attach-disk.ts";
+import { Disk } from "../../block/disk.ts";
+import { closeChain, openChain } from "../../block/open-chain.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { UsageError } from "../../errors.ts";
+import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { type MountedStats, readMountedStats } from "../mounted-stats.ts";
+import {
+  backingPolicyOption,
+  forceShareOption,
+  formatOption,
+  type Output,
+  outputOption,
+} from "../options.ts";
+import { print, printMessage } from "../print.ts";
+import { statsTable } from "../stats-table.ts";
+
+interface StatsOptions {
+  readonly format?: FormatName;
+  readonly output: Output;
+  readonly backingPolicy?: BackingPolicy;
+  readonly forceShare?: boolean;
+}
+
+const FIELDS_HELP = `
+All numbers are bytes. alloc-info is the image file, split by what it is used for and by what the host stores:
+  file-size           the file's length; the classes add up to it, without used-overrun
+  used-*              something of the image is there: tables, data, snapshots, what is reserved or leaked
+  unused-*            nothing is there
+  *-data, *-zero      the host stores it; the host has a hole there, which reads as zeros
+  *-discarded         the host stores nothing and promises nothing: 0 for files and block devices
+  used-overrun        used, but the file ends before
+data-file             the external data file, of which everything is used
+guest                 the disk as this image has it: data, zero, compressed, unallocated (a backing file shows)
+layers, no-layer      how much of the disk comes from which image of the chain; what no image has
+reserved              of a mounted image: kept for what will be written
+A mount point has a list of these, one for each device.
+
+Examples:
+  tsimgfs stats vm.qcow2
+  tsimgfs stats --output json /mnt/images/vm.raw`;
+
+export function defineStats(command: Command): void {
+  command
+    .description(
+      "Show what the bytes of an image's file are for, and what its disk consists of. Of a mount point, or a device in it: as it is now.",
+    )
+    .argument("<image>", "an image, a mount point, or a device of a mount")
+    .addOption(outputOption())
+    .addOption(formatOption("-f, --format <name>"))
+    .addOption(backingPolicyOption())
+    .addOption(forceShareOption())
+    .addHelpText("after", FIELDS_HELP)
+    .action(showStats);
+}
+
+function showStats(image: string, options: StatsOptions): void {
+  const mounted = readMountedStats(image);
+  if (mounted !== undefined && options.format !== undefined) {
+    throw new UsageError("--format", `is for images, and ${image} is mounted`);
+  }
+  const stats = mounted?.stats ?? [imageStats(image, options)];
+  if (options.output === "json") {
+    // As many as a mount has devices, be it one: a script need not tell one form from the other.
+    const json = mounted?.kind === "mount" ? stats : stats[0];
+    print(`${JSON.stringify(json, null, 2)}\n`);
+    return;
+  }
+  print(stats.map(statsTable).join("\n"));
+}
+
+function imageStats(image: string, options: StatsOptions): MountedStats {
+  const { format, backingPolicy, forceShare = false } = options;
+  const open = openChain(image, { format, backingPolicy, forceShare });
+  try {
+    for (const warning of open.warnings) printMessage(warning);
+    const chain = attachChain(open.layers, { clusterCache: new ClusterCache() });
+    const [top] = open.layers;
+    if (top === undefined) throw new RangeError("a chain has at least one image");
+    return {
+      format: chain.image.format,
+      filename: image,
+      "virtual-size": chain.virtualSize,
+      "cluster-size": chain.image.clusterSize,
+      ...allocationOf(Disk.readOnly(chain), top),
+    };
+  } finally {
+    closeChain(open);
+  }
+}
