@@ -1,10 +1,12 @@
-/** `tsimgfs map`: where the bytes of a disk are, in the fields and the form of qemu-img map. */
+/** `tsimgfs map`: where the bytes of a disk are, in the fields and the form of qemu-img map, or as a picture. */
 
+import fs from "node:fs";
 import type { Command } from "commander";
 import { attachChain } from "../../block/attach-disk.ts";
 import type { BackingChain } from "../../block/backing-chain.ts";
 import { BlockStatus, BlockStatusWalker } from "../../block/block-status.ts";
-import { closeChain, openChain } from "../../block/open-chain.ts";
+import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
+import { readPictureMap } from "../../block/picture-map.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { hex, printable, UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
@@ -17,6 +19,7 @@ import {
   outputOption,
   sizeOption,
 } from "../options.ts";
+import { type PictureOutput, pictureOutput } from "../picture/output.ts";
 import { print, printMessage } from "../print.ts";
 
 interface MapOptions {
@@ -26,6 +29,9 @@ interface MapOptions {
   readonly maxLength?: number;
   readonly backingPolicy?: BackingPolicy;
   readonly forceShare?: boolean;
+  /** The file; true: none was named. */
+  readonly picture?: string | true;
+  readonly dark?: boolean;
 }
 
 export function defineMap(command: Command): void {
@@ -33,23 +39,98 @@ export function defineMap(command: Command): void {
     .description(
       "Show which parts of a disk are data, zeros or unallocated, and in which file, as qemu-img map does.",
     )
-    .argument("<image>")
+    .argument("[image]")
+    .usage("[options] <image>")
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
     .option("-s, --start-offset <bytes>", "start there", sizeOption("--start-offset"), 0)
     .option("-l, --max-length <bytes>", "show no more than this", sizeOption("--max-length"))
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs map --output json vm.qcow2")
-    .action(showMap);
+    .option(
+      "--picture [file]",
+      "draw the disk and the image file as maps of cells: into a file named .svg or .png (which is replaced), as SVG to standard output for -, else for the terminal",
+    )
+    .option("--dark", "draw the picture on dark ground (default: light; SVG: as its reader has it)")
+    .addHelpText(
+      "after",
+      "\nPictures have a colour for each use: data, compressed, zero, from a backing file, unallocated, hole,\n" +
+        "metadata, snapshots only, leaked, free. A cell with several uses is divided by their bytes; on a\n" +
+        "terminal it shows what an eighth of it or more is stored for, else the use of most of it. Where data is\n" +
+        "not in the order of the disk in the file, there are marks under cells (on a terminal: a darker colour).\n" +
+        "Where standard output is no terminal, or NO_COLOR is set, a letter stands for each cell.\n" +
+        "\nExamples:\n" +
+        "  tsimgfs map --output json vm.qcow2\n" +
+        "  tsimgfs map --picture vm.qcow2\n" +
+        "  tsimgfs map --picture vm.svg vm.qcow2",
+    )
+    .action(runMap);
+}
+
+function runMap(argument: string | undefined, given: MapOptions, command: Command): void {
+  // `--picture IMAGE` without a file: what looks like the option's value is the image.
+  const isImage = argument === undefined && typeof given.picture === "string";
+  const image = isImage && !/^-$|\.(svg|png)$/i.test(given.picture) ? given.picture : argument;
+  if (image === undefined) command.error("missing required argument 'image'");
+  const options: MapOptions = isImage ? { ...given, picture: true } : given;
+  if (options.picture === undefined) {
+    if (options.dark === true) throw new UsageError("--dark", "is for pictures: see --picture");
+    showMap(image, options);
+  } else {
+    drawPicture(image, options);
+  }
+}
+
+function open(image: string, { format, backingPolicy, forceShare = false }: MapOptions): OpenChain {
+  return openChain(image, { format, backingPolicy, forceShare });
+}
+
+function drawPicture(image: string, options: MapOptions): void {
+  const { output, startOffset, maxLength, picture, dark } = options;
+  if (output === "json") {
+    throw new UsageError("--picture", "is not JSON: leave out --output json");
+  }
+  if (startOffset !== 0 || maxLength !== undefined) {
+    throw new UsageError(
+      "--picture",
+      "shows the whole disk: leave out --start-offset and --max-length",
+    );
+  }
+  const theme = dark === true ? "dark" : undefined;
+  const drawing = pictureOutput(picture === true ? undefined : picture, theme);
+  const opened = open(image, options);
+  try {
+    for (const warning of opened.warnings) printMessage(warning);
+    requireOtherFile(drawing, opened);
+    const chain = attachChain(opened.layers, { clusterCache: new ClusterCache() });
+    drawing.write(readPictureMap(chain, drawing.cellsMax));
+  } finally {
+    closeChain(opened);
+  }
+}
+
+/** A raw disk may be named disk.png: a picture must not replace it, by whatever name. */
+function requireOtherFile({ path }: PictureOutput, { layers }: OpenChain): void {
+  if (path === undefined || !fs.existsSync(path)) return;
+  const target = fs.statSync(path);
+  for (const { file, dataFile } of layers) {
+    for (const used of dataFile === undefined ? [file] : [file, dataFile]) {
+      const { dev, ino } = fs.fstatSync(used.fd);
+      if (dev === target.dev && ino === target.ino) {
+        throw new UsageError(path, "is the image itself, or what it refers to: not overwritten");
+      }
+    }
+  }
+  if (!target.isFile() && !target.isFIFO() && !target.isCharacterDevice()) {
+    throw new UsageError(path, "is not a file that a picture could replace");
+  }
 }
 
 function showMap(image: string, options: MapOptions): void {
-  const { format, backingPolicy, forceShare = false } = options;
-  const open = openChain(image, { format, backingPolicy, forceShare });
+  const opened = open(image, options);
   try {
-    for (const warning of open.warnings) printMessage(warning);
-    const chain = attachChain(open.layers, { clusterCache: new ClusterCache() });
+    for (const warning of opened.warnings) printMessage(warning);
+    const chain = attachChain(opened.layers, { clusterCache: new ClusterCache() });
     const end = Math.min(
       chain.virtualSize,
       options.startOffset + (options.maxLength ?? chain.virtualSize),
@@ -61,7 +142,7 @@ function showMap(image: string, options: MapOptions): void {
     for (const run of runs) printer.add(run);
     printer.end();
   } finally {
-    closeChain(open);
+    closeChain(opened);
   }
 }
 

@@ -41,6 +41,24 @@ export interface Statistics {
   compressedClusters: number;
 }
 
+/** What holds host clusters, as messages call it. */
+export type RegionName =
+  | "the header"
+  | "an L1 table"
+  | "an L2 table"
+  | "the snapshot table"
+  | "the refcount table"
+  | "a refcount block"
+  | "the LUKS header"
+  | "the bitmap directory"
+  | "a bitmap's table"
+  | "a bitmap's cluster"
+  | "a compressed cluster"
+  | "a data cluster";
+
+/** Takes each region in the file that something refers to, in bytes; the same one maybe again and again. */
+export type VisitRegion = (offset: number, size: number, what: RegionName) => void;
+
 export class References {
   readonly image: CheckedImage;
   readonly counts: ReferenceCounts;
@@ -56,18 +74,21 @@ export class References {
   readonly #overlapping = new Set<number>();
   #l1IsAlone = true;
   readonly #dangling = new Set<number>();
+  readonly #visit: VisitRegion | undefined;
 
   /**
    * Count everything but refcount blocks, which whoever reads the refcount table adds.
    *
    * @param table of the same image
+   * @param visit told what each region is; undefined: nobody asks
    * @throws {FormatError | UnsupportedError | StorageError} something cannot be followed at all
    */
-  constructor(table: RefcountTable, findings: Findings, mode: SnapshotMode) {
+  constructor(table: RefcountTable, findings: Findings, mode: SnapshotMode, visit?: VisitRegion) {
     const { image } = table;
     const { storage, layout, length } = image;
     this.image = image;
     this.#findings = findings;
+    this.#visit = visit;
     this.counts = new ReferenceCounts(storage.path, Math.ceil(length / layout.clusterSize));
     this.l2Tables = new L2Tables(storage.path, layout.clusterSize);
     this.addRegion(0, layout.clusterSize, 1, "the header");
@@ -103,7 +124,7 @@ export class References {
     offset: number,
     size: number,
     references: number,
-    what: string,
+    what: RegionName,
     kind: FindingKind = "reference",
   ): void {
     if (size <= 0) return;
@@ -116,6 +137,7 @@ export class References {
       this.#addDangling(offset, size);
       return;
     }
+    this.#visit?.(offset, size, what);
     const { clusterSize } = this.image.layout;
     const last = Math.floor((offset + size - 1) / clusterSize);
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
@@ -138,7 +160,7 @@ export class References {
   }
 
   /** Count one reference to each cluster of each table: many large ones may lie over each other. */
-  #addTables(tables: readonly ByteRange[], what: string): void {
+  #addTables(tables: readonly ByteRange[], what: RegionName): void {
     const { clusterSize } = this.image.layout;
     const clusters: ByteRange[] = [];
     for (const { start, end, active } of tables) {
@@ -150,6 +172,7 @@ export class References {
       clusters.push({ start: first, end: Math.ceil(end / clusterSize), active });
     }
     for (const { start, end, total } of overlay(clusters)) {
+      this.#visit?.(start * clusterSize, (end - start) * clusterSize, what);
       for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, total);
     }
   }

@@ -31,6 +31,8 @@ export interface WalkOptions {
   readonly report: LimitedReport;
   /** Takes the host offset of each invalid entry; that entry may be written to. */
   readonly onInvalid: (entryOffset: number) => void;
+  /** Takes the host offset and the bytes of each table. */
+  readonly onTable?: (offset: number, bytes: number) => void;
 }
 
 export class TableWalk {
@@ -135,6 +137,7 @@ export class TableWalk {
 
   /** Returns how many clusters of the table were in use before. */
   #markTable(offset: number): number {
+    this.#options.onTable?.(offset, this.#tableBytes);
     let shared = 0;
     for (let done = 0; done < this.#tableBytes; done += this.#clusterSize) {
       if (!this.used.mark((offset + done) / this.#clusterSize)) shared++;
