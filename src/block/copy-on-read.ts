@@ -191,6 +191,9 @@ export class CopyOnRead {
   #findMissing(guestOffset: number, length: number): void {
     const { unit, clusterSize } = this.#writer;
     const { virtualSize } = this.#chain;
+    this.#to = guestOffset;
+    // Another thread may just have cut it off.
+    if (guestOffset >= virtualSize) return;
     const clusterStart = guestOffset - (guestOffset % clusterSize);
     let from = guestOffset - (guestOffset % unit);
     if (from > clusterStart && this.#missingEnd(clusterStart, from) === from) from = clusterStart;
@@ -251,9 +254,11 @@ export class CopyOnRead {
    */
   #skip(guestOffset: number, length: number, bottom: number): number {
     const { clusterSize } = this.#writer;
-    const end = Math.min(guestOffset + length, this.#chain.virtualSize);
     this.#changes.lockShared();
     try {
+      const end = Math.min(guestOffset + length, this.#chain.virtualSize);
+      // Another thread may just have cut it off.
+      if (end <= guestOffset) return length;
       const extent = this.#extent;
       this.#chain.image.mapExtent(guestOffset, end - guestOffset, extent);
       if (extent.kind !== EXTENT.unallocated) return extent.length;

@@ -152,6 +152,45 @@ describe.each([
   });
 });
 
+describe("letting go of a backing file", () => {
+  it.each(["qcow2", "qed"] as const)("of %s comes after all is linked, and durable", (format) =>
+    withOverlay(format, async ({ image, expected }) => {
+      const calls: string[] = [];
+      const attachFile: AttachFile = (file) => {
+        const local = new LocalFile(file);
+        if (file.path !== image) return local;
+        const writeAt = local.writeAt.bind(local);
+        local.writeAt = (source, start, length, offset) => {
+          calls.push("write");
+          writeAt(source, start, length, offset);
+        };
+        const sync = local.sync.bind(local);
+        local.sync = () => {
+          calls.push("sync");
+          sync();
+        };
+        return local;
+      };
+      const writable = new WritableDisk(image, { attachFile });
+      // What a reader has copied waits to be linked.
+      writable.read(2 * MIB, MIB);
+      const job = new StreamJob(writable.disk, 2);
+      while (!job.step());
+      const copy = `${image}.copy`;
+      writable.disk.dropBacking(() => {
+        expect(calls.at(-1)).toBe("sync");
+        fs.copyFileSync(image, copy);
+      });
+      // The image at that moment, without its backing file.
+      const file = LocalFile.open(copy, "read-write");
+      setBackingFile(format, file, undefined);
+      file.close();
+      await expectDisk(copy, format, expected);
+      writable.close();
+    }),
+  );
+});
+
 describe("a step of streaming", () => {
   it("copies a bounded part, also of one run", async () => {
     await withOverlay("qcow2", async ({ image }) => {
@@ -168,6 +207,25 @@ describe("a step of streaming", () => {
       expect(job.copied).toBeGreaterThanOrEqual(16 * MIB - 5 * 65536);
       expect(job.copied).toBeLessThan(20 * MIB);
       writable.close();
+    });
+  });
+
+  it("has nothing to do behind the end of a disk that has become shorter", async () => {
+    await withOverlay("qcow2", async ({ image }) => {
+      const writable = new WritableDisk(image, { policy: { ...NO_COPYING, growable: true } });
+      const job = new StreamJob(writable.disk, 2);
+      job.step();
+      writable.disk.resize(9 * MIB + 512);
+      expect(writable.disk.copyFromBacking(9 * MIB + 512, MIB, 2)).toBe(MIB);
+      expect(writable.disk.copyFromBacking(20 * MIB, MIB, 2)).toBe(MIB);
+      while (!job.step());
+      expect([job.done, job.total]).toEqual([9 * MIB + 512, 9 * MIB + 512]);
+      // What comes back is zeros, not what the backing file has there.
+      writable.disk.resize(SIZE);
+      drop(writable);
+      expect(writable.read(9 * MIB + 512).every((byte) => byte === 0)).toBe(true);
+      writable.close();
+      await expectClean(image);
     });
   });
 
