@@ -190,21 +190,23 @@ export interface Share {
 }
 
 /**
- * Divide a cell: each class by its bytes, but what there is is seen; what is too much is taken from the
- * largest. Metadata is a few clusters among many, and leaks are too.
+ * Divide a cell: each class by its bytes, but what there is is seen; what is too much then is taken from those
+ * that are drawn largest. Metadata is a few clusters among many, and leaks are too.
  */
 export function sharesOf(cells: PictureCells, cell: number): Share[] {
   const present = CELL_CLASSES.filter((cellClass) => cells.bytesAt(cell, cellClass) > 0);
   const total = present.reduce((sum, cellClass) => sum + cells.bytesAt(cell, cellClass), 0);
-  const largest = cells.largestAt(cell);
-  const shares = present.map((cellClass) => ({
-    cellClass,
-    units: Math.max(1, Math.round((cells.bytesAt(cell, cellClass) * CELL) / total)),
-  }));
-  const rest = CELL - shares.reduce((sum, { units }) => sum + units, 0);
-  return shares.map((share) =>
-    share.cellClass === largest ? { ...share, units: share.units + rest } : share,
+  const units = present.map((cellClass) =>
+    Math.max(1, Math.round((cells.bytesAt(cell, cellClass) * CELL) / total)),
   );
+  let rest = CELL - units.reduce((sum, share) => sum + share, 0);
+  while (rest !== 0) {
+    const step = Math.sign(rest);
+    const most = units.indexOf(Math.max(...units));
+    units[most] = (units[most] ?? 0) + step;
+    rest -= step;
+  }
+  return present.map((cellClass, index) => ({ cellClass, units: units[index] ?? 0 }));
 }
 
 function isOnly(cells: PictureCells, cell: number, cellClass: CellClass): boolean {
