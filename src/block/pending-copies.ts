@@ -181,6 +181,13 @@ export class PendingCopies {
     }
   }
 
+  /** A run stays where it is also if it comes to nothing. */
+  keepPlace(index: number): void {
+    if (index < this.linkable && !this.isZeros(index)) {
+      this.#runs[index * RUN_DOUBLES + KIND] = KINDS.given;
+    }
+  }
+
   /** The first runs do not wait any more, and none is being linked. */
   stopLinking(linked: number): void {
     const count = this.count;

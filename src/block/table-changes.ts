@@ -276,15 +276,15 @@ export class TableChanges {
     const runs = copies.linkable;
     let linked = 0;
     try {
-      while (linked < runs) {
-        // A table may refer to a run also if changing it fails: it must not be given up any more.
-        linked++;
-        if (copies.isZeros(linked - 1)) continue;
-        copies.load(linked - 1, this.#copyPlan);
+      for (; linked < runs; linked++) {
+        if (copies.isZeros(linked)) continue;
+        copies.load(linked, this.#copyPlan);
         this.#writer.link(this.#copyPlan);
       }
       this.#linkZeros(copies);
     } catch (error) {
+      // A table may refer to a run also if changing it has failed: its place is not given back any more.
+      copies.keepPlace(linked);
       // What is linked by now may be written to in place: no zeros must come after that.
       copies.forgetZeros();
       throw error;
