@@ -3,17 +3,19 @@
 
 import { type FileHandle, open, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { expectSameBytes } from "../support/device-content.ts";
 import { asArray, asRecord, numberIn } from "../support/json.ts";
-import { type Mount, mounted, refusedMount } from "../support/mounted.ts";
+import { type Mount, mounted, refusedMount, startMount } from "../support/mounted.ts";
 import { createImage, imageInfo, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run, until } from "../support/run.ts";
+import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import { makeStreamChain, STREAM_TOPS, type StreamChain } from "../support/stream-chains.ts";
 import { expectRefusal } from "../support/tsimgfs.ts";
-import { expectClean, expectDisk } from "../support/write-images.ts";
+import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
 import { readXattrs } from "../support/xattr.ts";
 
@@ -120,7 +122,7 @@ describe("streaming in a mount", () => {
         // One step may have been under way.
         await until("it pauses", async () => {
           const before = await stateOf(device);
-          await new Promise((resolve) => setTimeout(resolve, 300));
+          await sleep(300);
           return (await stateOf(device)) === before;
         });
         await tell(device, "start=1M");
@@ -221,6 +223,32 @@ describe("streaming in a mount", () => {
       });
     },
   );
+
+  it.each([V3, STREAM_TOPS[4]])("of $name goes on after a daemon that was killed", async (top) => {
+    await withScratch("stream", async (directory) => {
+      const random = new Random(`killed daemon ${top.name}`);
+      const chain = await makeStreamChain(directory, top, 24 * MIB);
+      for (let kill = 0; kill < byScale(3, 20); kill++) {
+        const mount = await startMount([chain.image], { args: ["--stream=10M"] });
+        try {
+          await sleep(random.below(400));
+          process.kill(mount.daemonPid(), "SIGKILL");
+        } finally {
+          await mount.stop();
+        }
+        const { verdict, output } = await checkImage(chain.image, chain.format);
+        expect(verdict, output).not.toBe("corrupt");
+        await chain.expectWhole();
+      }
+      await mounted([chain.image], { args: ["--stream"] }, async (mount) => {
+        const info = asRecord(await imageInfo(["-U", chain.image]));
+        // One of the daemons may have come to the end.
+        if (info["backing-filename"] === undefined) return;
+        await untilState(mount.device(chain.image), "done");
+      });
+      await chain.expectStreamed(undefined);
+    });
+  });
 
   it("that finds no space fails, and can be started again when there is some", async () => {
     await withTmpfs(64 * MIB, async (tmpfs) => {
