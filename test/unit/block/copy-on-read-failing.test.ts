@@ -175,6 +175,62 @@ describe("copies that cannot be linked", () => {
     });
   });
 
+  it.each([1, 2, 3])(
+    "may be linked in part: table %i of three cannot be written to",
+    async (nth) => {
+      await withDiskFiles(async (files) => {
+        // One run of copies, whose entries are in three tables: they exist, and say nothing yet.
+        const size = 180 * 512;
+        const content = new Random("three tables").bytes(size);
+        files.put("base.raw", content);
+        const none = { kind: "entry", entry: 0 } as const;
+        const image = {
+          clusterBits: 9,
+          virtualSize: size,
+          clusters: { 0: none, 64: none, 128: none },
+        };
+        const before = buildQcow2({ ...image, ...BASE });
+        const tables = [0, 1, 2].map((index) => before.region(`l2 ${index}`).offset);
+        const isTable = ({ offset }: Call): boolean =>
+          tables.some((table) => table <= offset && offset < table + 512);
+        for (const isForGood of [false, true]) {
+          files.put("base.raw", content);
+          files.put(NAME, before.bytes);
+          const faulty = new FaultyFiles();
+          const written = Buffer.from(content);
+          files.use(
+            NAME,
+            (disk) => {
+              disk.read();
+              let writes = 0;
+              faulty.faults = ({ kind }) =>
+                kind === "write" && ++writes === nth ? { code: "EIO", half: true } : "works";
+              disk.disk.flush();
+              expect(writes).toBeGreaterThanOrEqual(nth);
+              faulty.faults = failingTables((call) => isForGood && isTable(call));
+              for (const cluster of [10, 70, 150]) {
+                try {
+                  disk.fill(cluster * 512 + 7, 100, cluster);
+                  written.fill(cluster, cluster * 512 + 7, cluster * 512 + 107);
+                } catch (error) {
+                  expect(error).toMatchObject({ code: "ENOSPC" });
+                }
+              }
+              expectBytes(disk.read(), written, "meanwhile");
+            },
+            { attachFile: faulty.attach },
+          );
+          await files.expectClean(NAME);
+          expectBytes(await files.converted(NAME), written, "afterwards");
+          files.use(NAME, (disk) => expectBytes(disk.read(), written, "opened again"));
+          await files.expectClean(NAME);
+          spoilBacking(files);
+          expectBytes(await files.converted(NAME), written, "over another backing file");
+        }
+      });
+    },
+  );
+
   it("do not come over what was written in the meantime", async () => {
     await withDiskFiles(async (files) => {
       // Sub-clusters that are zeros are told to the table after the others: in between it fails.
