@@ -13,11 +13,14 @@ import { CLUSTER_USE, type ClusterUse, ClusterUses, type UseRun } from "./cluste
 import { type CellClass, PictureCells } from "./picture-cells.ts";
 import { markReferences } from "./referenced-clusters.ts";
 
-/**
- * Our limit of extents: 16 TiB of clusters of 64 KiB, each one apart. Tables that name each other again and
- * again could keep the walk going for days otherwise.
- */
+/** Our limit of extents: 16 TiB of clusters of 64 KiB, each one apart. */
 const EXTENTS_MAX = 2 ** 28;
+
+/**
+ * The most that one byte of a table says, extents: 32 sub-clusters have an entry of 16 bytes. Tables that are
+ * named again and again say more, and could keep the walk going for days.
+ */
+const EXTENTS_PER_BYTE = 2;
 
 /** Cells of raw images are multiples of this, bytes: file systems have no smaller holes. */
 const RAW_UNIT = 4096;
@@ -155,15 +158,23 @@ class DiskWalk {
   run(): void {
     const { length } = this.#disk;
     const extent = this.#extent;
+    const limit = this.#extentsMax();
     let extents = 0;
     for (let offset = 0; offset < length; ) {
       this.#image.mapExtent(offset, length - offset, extent);
       offset += this.#addExtent(offset);
-      if (++extents > EXTENTS_MAX) {
-        const reason = `has more than ${EXTENTS_MAX} extents, too many for a picture`;
+      if (++extents > limit) {
+        const reason = `has more than ${limit} extents, too many for a picture`;
         throw new UnsupportedError(this.#image.storage.path, reason);
       }
     }
+  }
+
+  #extentsMax(): number {
+    const bytes = this.#chain.images.reduce((sum, { storage, dataStorage }) => {
+      return sum + storage.length + (dataStorage === storage ? 0 : dataStorage.length);
+    }, 0);
+    return Math.min(EXTENTS_MAX, bytes * EXTENTS_PER_BYTE);
   }
 
   /** Returns how much of the extent was taken, bytes. */

@@ -40,16 +40,24 @@ const MEANING_X = LEFT + 120;
 const SUMS_X = LEFT + 480;
 const SUM_WIDTH = 130;
 
+/** Letters of a title that there is room for. */
+const TITLE_MAX = 90;
+
 const SUM_HEADINGS = ["disk", "image file", "data file"];
 
 export function layOut(map: PictureMap): Scene {
   const panels = panelsOf(map);
   const drawing = new Drawing();
-  drawing.line(titleOf(map), { x: LEFT, size: "title", paint: "ink" });
+  drawing.line(shortened(titleOf(map)), { x: LEFT, size: "title", paint: "ink" });
   drawing.line(subtitleOf(map), { x: LEFT, paint: "faint" });
   for (const panel of panels) drawing.panel(panel);
   drawing.legend(panels, orderText(map));
   return drawing.finish(titleOf(map), describe(map, panels));
+}
+
+function shortened(title: string): string {
+  const letters = [...title];
+  return letters.length <= TITLE_MAX ? title : `${letters.slice(0, TITLE_MAX).join("")}...`;
 }
 
 function describe(map: PictureMap, panels: readonly Panel[]): string {
@@ -115,7 +123,8 @@ class Drawing {
     this.#rectangle(LEFT, this.#y - MARK, CELL, MARK, "ink");
     const meaning =
       "a line under a cell: the share of its clusters that do not follow the one before";
-    this.#text(`${meaning}; ${order}`, this.#y, { x: MEANING_X, paint: "faint" });
+    this.#text(meaning, this.#y, { x: MEANING_X, paint: "faint" });
+    this.line(order, { x: MEANING_X, paint: "faint" });
   }
 
   finish(title: string, description: string): Scene {
