@@ -65,6 +65,8 @@ export class CopyOnRead {
   #sourceStart = 0;
   /** A failure to store was told. */
   #hasComplained = false;
+  /** Who does maintenance was told that this thread copies. */
+  #isAnnounced = false;
   #copied = 0;
 
   constructor(context: CopyOnReadContext) {
@@ -339,12 +341,18 @@ export class CopyOnRead {
       runEnd = clusterEnd;
     }
     this.#storeRun(runEnd, runIsZero);
-    if (this.#copies.isMuch) this.#getLinked();
+    this.#getLinked();
   }
 
+  /** Much is linked soon; the rest after a while, by who then knows of this image. */
   #getLinked(): void {
-    if (this.#requestMaintenance === undefined) this.tryToLink();
-    else if (this.#copies.takeWanted()) this.#requestMaintenance();
+    if (this.#requestMaintenance === undefined) {
+      if (this.#copies.isMuch) this.tryToLink();
+      return;
+    }
+    const isFirst = !this.#isAnnounced;
+    this.#isAnnounced = true;
+    if (this.#copies.takeWanted() || isFirst) this.#requestMaintenance();
   }
 
   /**

@@ -5,14 +5,15 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { expectSameBytes } from "../support/device-content.ts";
+import { parseMap } from "../support/disk-map.ts";
 import { expectEither } from "../support/either-version.ts";
 import { type FsxSession, runFsx } from "../support/fsx-run.ts";
 import { asRecord, numberIn } from "../support/json.ts";
 import { type Mount, mounted, startMount } from "../support/mounted.ts";
 import { IS_ROOT } from "../support/ordinary-user.ts";
-import { convertToRaw, createImage, type ImageFormat } from "../support/qemu.ts";
+import { convertToRaw, createImage, type ImageFormat, imageMap } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
-import { attempt, run, runJson } from "../support/run.ts";
+import { attempt, run, runJson, until } from "../support/run.ts";
 import { byScale, LONG } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import {
@@ -192,6 +193,30 @@ describe.each(WAYS)("an overlay that was read as a whole by $name", ({ read, isU
       });
     },
   );
+});
+
+describe("an overlay that was read a little", () => {
+  it("has that before long, also if nobody asks for it and the daemon is killed then", async () => {
+    await withScratch("little", async (directory) => {
+      const contents = new Random("little").bytes(SIZE);
+      const { path, expected } = await makeOverlay(directory, MAIN, { contents });
+      const mount = await startMount([path]);
+      try {
+        const head = ["bs=1M", "count=1", "iflag=direct", "status=none"];
+        await run("dd", [`if=${mount.device(path)}`, "of=/dev/null", ...head]);
+        await until("what was read is in the overlay", async () => {
+          const [first] = parseMap(await imageMap(["-U", "-f", "qcow2", path]));
+          return first?.depth === 0 && first.length === MIB;
+        });
+        process.kill(mount.daemonPid(), "SIGKILL");
+      } finally {
+        await mount.stop();
+      }
+      await mounted([path], {}, async () => {});
+      await expectClean(path);
+      await expectDisk(path, "qcow2", expected);
+    });
+  });
 });
 
 describe("an overlay of which half is zeros", () => {
