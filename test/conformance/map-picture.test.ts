@@ -92,6 +92,38 @@ describe("the sums of a picture", () => {
     expect(file).toBe(readFileSync(image).length);
   });
 
+  it("have the holes of a raw disk that qemu-img map sees", async () => {
+    const path = join(directory, "sparse.raw");
+    await createImage(path, "raw", { size: 8 * MiB });
+    await qemuIo(path, "raw", ["write -P 1 0 64k", "write -P 2 1M 300k", "write -P 3 7M 1M"]);
+    const rows = asArray(await imageMap(["-f", "raw", path])).map(asRecord);
+    const zeros = rows.filter((row) => row["zero"] === true);
+    const holes = zeros.reduce((sum, row) => sum + numberIn(row, "length"), 0);
+    expect(holes).toBeGreaterThan(0);
+    const sums = await sumsOf(path);
+    expect(sums.get("hole")).toEqual([holes, holes]);
+    expect(sums.get("data")).toEqual([8 * MiB - holes, 8 * MiB - holes]);
+  });
+
+  it.each(["qcow2", "qed"] as const)("have qemu-img check's fragments, %s", async (format) => {
+    const path = join(directory, `shuffled.${format}`);
+    await createImage(path, format, { size: 8 * MiB });
+    const random = new Random(`fragments of ${format}`);
+    const left = Array.from({ length: 100 }, (_, index) => index);
+    const writes: string[] = [];
+    while (left.length > 0) {
+      // Some of them go on where the one before ended.
+      const at = random.below(left.length);
+      const clusters = left.splice(at, random.between(1, 3));
+      writes.push(...clusters.map((cluster) => `write ${cluster * 64}k 64k`));
+    }
+    await qemuIo(path, format, writes);
+    const { stdout } = await run("qemu-img", ["check", "--output", "json", path]);
+    const fragments = numberIn(asRecord(JSON.parse(stdout)), "fragmented-clusters");
+    const picture = (await tsimgfs(["map", "--picture", path])).stdout;
+    expect(picture).toContain(`the order in the file breaks ${fragments} times`);
+  });
+
   it.each(["qcow2", "qed"])("have the leaked clusters of qemu-img check, %s", async (format) => {
     const path = join(directory, `leaks.${format}`);
     if (format === "qcow2") {
