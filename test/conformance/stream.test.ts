@@ -105,6 +105,10 @@ describe("tsimgfs stream", () => {
       const chain = await makeStreamChain(directory, V3);
       const { stdout } = await tsimgfs(["stream", "--base", chain.pathBelow(0), chain.image]);
       expect(stdout).toBe(`${chain.image}: high.qcow2 is its backing file already\n`);
+      const args = ["stream", "--output", "json", "--base", chain.pathBelow(0), chain.image];
+      const done = { filename: chain.image, state: "done", "copied-bytes": 0 };
+      const lines = linesOf((await tsimgfs(args)).stdout);
+      expect(lines).toEqual([{ ...done, "backing-filename": "high.qcow2" }]);
       await chain.expectStreamed("high.qcow2");
     });
   });

@@ -79,7 +79,7 @@ async function stream(image: string, options: StreamCommandOptions): Promise<voi
   try {
     const plan = planStream(chain.layers, options.base);
     if (plan.bottom === 1) {
-      print(`${printable(`${image}: ${plan.backing?.name} is its backing file already`)}\n`);
+      tellOfNothing(image, plan, options.output);
       return;
     }
     chain.warnings.forEach(printMessage);
@@ -87,6 +87,14 @@ async function stream(image: string, options: StreamCommandOptions): Promise<voi
   } finally {
     closeChain(chain);
   }
+}
+
+/** The base is the backing file already. */
+function tellOfNothing(image: string, { backing }: StreamPlan, output: Output): void {
+  const line = { filename: image, state: "done", "copied-bytes": 0 };
+  const text = printable(`${image}: ${backing?.name} is its backing file already`);
+  const json = JSON.stringify({ ...line, "backing-filename": backing?.name });
+  print(`${output === "json" ? json : text}\n`);
 }
 
 function open(image: string, { format, backingPolicy, base }: StreamCommandOptions): OpenChain {
