@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { constants } from "node:os";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { attachDisk } from "../../block/attach-disk.ts";
 import { RateLimit, RateMeter } from "../../block/copy-rate.ts";
@@ -195,9 +195,11 @@ class StreamRun {
     }
     this.#show(end);
     const wakeAt = end + this.#limit.pauseAfter(this.#job.copied - before, start, end);
-    // Once at least: signals are heard of in between.
-    do await sleep(Math.min(SLEEP_MAX_MS, Math.max(0, wakeAt - performance.now())));
-    while (performance.now() < wakeAt && this.#signal === undefined);
+    // Signals are heard of in between.
+    await nextTurn();
+    while (performance.now() < wakeAt && this.#signal === undefined) {
+      await sleep(Math.min(SLEEP_MAX_MS, wakeAt - performance.now()));
+    }
     return isDone;
   }
 
