@@ -27,7 +27,7 @@ const TURNS_MAX = 1_000_000;
 /** Scratch memory is made in multiples of this, bytes. */
 const SCRATCH_UNIT = 1024 * 1024;
 /** `copy` claims about this many bytes at once: who wants to write there waits that long. */
-const COPY_MAX = 2 * 1024 * 1024;
+const COPY_MAX = 1024 * 1024;
 
 export interface CopyOnReadContext {
   readonly chain: BackingChain;
