@@ -7,14 +7,8 @@ import type { FormatWriting } from "../formats/formats.ts";
 import { countAllocation, countDataFile, reservedBytes } from "../formats/image-allocation.ts";
 import { LocalFile } from "../storage/local-file.ts";
 import type { Disk } from "./disk.ts";
-import { countDisk } from "./guest-allocation.ts";
+import { countDisk, mountedWorkMax } from "./guest-allocation.ts";
 import type { SharedLayer } from "./open-chain.ts";
-
-/**
- * Our limit on table entries that are looked at for a mount: those of 16 TiB with 64 KiB clusters. A hostile
- * L1 table may name the same L2 table a million times.
- */
-const MOUNTED_ENTRIES_MAX = 2 ** 28;
 
 /** Fields of the statistics, in the order in which they are shown. */
 export type AllocationFields = Readonly<Record<string, JsonValue>>;
@@ -45,7 +39,7 @@ export function mountedAllocationOf(
 ): AllocationFields {
   return {
     ...orError("alloc-info", () => fileFields(top, writing)),
-    ...orError("guest", () => diskFields(disk, MOUNTED_ENTRIES_MAX)),
+    ...orError("guest", () => diskFields(disk, mountedWorkMax(disk))),
     reserved: reservedBytes(top.layout, writing),
   };
 }
@@ -86,8 +80,8 @@ function allocationFields(allocation: FileAllocation): AllocationFields {
   };
 }
 
-function diskFields(disk: Disk, entriesMax: number): AllocationFields {
-  const { guest, layers, nowhere } = countDisk(disk, entriesMax);
+function diskFields(disk: Disk, workMax: number): AllocationFields {
+  const { guest, layers, nowhere } = countDisk(disk, workMax);
   return {
     guest: { ...guest },
     layers: layers.map((layer) => ({ ...layer })),

@@ -92,7 +92,7 @@ describe("countDisk", () => {
     }
   });
 
-  it("gives up a disk whose tables have more entries than the limit", async () => {
+  it("gives up a disk that is more work than the limit", async () => {
     const image = buildQcow2({
       clusterBits: 9,
       virtualSize: 100 * COVERED * CLUSTER,
@@ -102,7 +102,7 @@ describe("countDisk", () => {
     for (let index = 1; index < 100; index++) image.setL1(index, entry);
     await withDisk({ "a.qcow2": image.bytes }, (disk) => {
       expect(() => countDisk(disk, 1000)).toThrow(
-        /a\.qcow2: its tables have more than 1000 entries/,
+        /a\.qcow2: to look at all of its tables would take too long/,
       );
       expect(countDisk(disk, 10_000).guest.data).toBe(100 * CLUSTER);
     });
