@@ -7,6 +7,7 @@ import { rename } from "node:fs/promises";
 import { type FileTarget, MIB, type Target } from "./cell.ts";
 import type { FioResult } from "./fio.ts";
 import { MAIN } from "./launch-tsimgfs.ts";
+import { onOneCpu } from "./one-cpu.ts";
 import { run } from "./run-command.ts";
 import { onceOverDevice } from "./whole-device.ts";
 import type { WriteCell } from "./write-cell.ts";
@@ -34,10 +35,11 @@ export const COPY_CELLS: Readonly<Record<CopyCellName, WriteCell>> = {
   },
   "copy-4k": {
     ...OF_OVERLAYS,
-    title: "first read, 4k random, O_DIRECT, QD1, copy-on-read",
+    title: "first read, 4k random, O_DIRECT, QD1, one CPU, copy-on-read",
     unit: "k/s",
     outcome: "any",
-    measure: async (target) => (await randomReads(target)).iops / 1000,
+    measure: (target) =>
+      onOneCpu(target, async (prefix) => (await randomReads(target, prefix)).iops / 1000),
   },
   "copied-1m": {
     ...OF_OVERLAYS,
@@ -51,12 +53,12 @@ export const COPY_CELLS: Readonly<Record<CopyCellName, WriteCell>> = {
   },
   "copied-4k": {
     ...OF_OVERLAYS,
-    title: "second read, 4k random, O_DIRECT, QD1, copy-on-read",
+    title: "second read, 4k random, O_DIRECT, QD1, one CPU, copy-on-read",
     unit: "k/s",
     outcome: "full",
     measure: async (target) => {
       await onceOverDevice(target, "read", SEQUENTIAL_1M);
-      return (await randomReads(target)).iops / 1000;
+      return onOneCpu(target, async (prefix) => (await randomReads(target, prefix)).iops / 1000);
     },
   },
   stream: {
@@ -73,9 +75,9 @@ export function isCopyCell(cell: string): boolean {
   return COPY_CELL_NAMES.some((name) => name === cell);
 }
 
-function randomReads(target: Target): Promise<FioResult> {
+function randomReads(target: Target, prefix: readonly string[]): Promise<FioResult> {
   const reads = Math.floor(target.server.virtualSize / CLUSTER_SIZE / CLUSTERS_PER_READ);
-  return onceOverDevice(target, "read", [...RANDOM_4K, `--number_ios=${reads}`]);
+  return onceOverDevice(target, "read", [...RANDOM_4K, `--number_ios=${reads}`], prefix);
 }
 
 /** The whole disk at the command's own speed, with the start of its process. */
