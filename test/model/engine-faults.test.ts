@@ -171,6 +171,9 @@ async function expectSound(
 }
 
 describe.each(KINDS)("while the host's disk is now and then %s", (kind) => {
+  /** Over all images: a few calls may fail for one of them by chance. */
+  let failuresOfKind = 0;
+
   it.each(UNSIZED.map((recipe) => [recipe.name, recipe] as const))(
     "loses nothing that was acknowledged, and goes on: %s",
     async (name, recipe) => {
@@ -194,8 +197,12 @@ describe.each(KINDS)("while the host's disk is now and then %s", (kind) => {
           // Leaked clusters of QED before others in use stay.
           await expectSound(work, recipe.format === "qed" ? CLEAN_OR_LEAKS : CLEAN);
         }
-        expect(failures).toBeGreaterThan(0);
+        failuresOfKind += failures;
       });
     },
   );
+
+  it("is known to have happened", () => {
+    expect(failuresOfKind).toBeGreaterThan(UNSIZED.length);
+  });
 });

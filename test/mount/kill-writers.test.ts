@@ -76,12 +76,31 @@ async function killedWhileMounting(image: WriteImage, random: Random): Promise<v
   try {
     const command = attemptTsimgfs(["mount", image.path, mountPoint], { env: { [MARK]: mark } });
     await sleep(random.below(LONGEST_START_MS));
-    for (const pid of markedProcesses(mark).filter(runsNode)) {
-      process.kill(pid, "SIGKILL");
-    }
+    await killAll(mark);
     await command;
+    // Whoever was being started when the others were killed goes on without them.
+    await killAll(mark);
   } finally {
     await mount.stop();
+  }
+}
+
+/** Kills all processes of ours with a mark, and those that they start meanwhile. */
+async function killAll(mark: string): Promise<void> {
+  for (;;) {
+    const pids = markedProcesses(mark).filter(runsNode);
+    if (pids.length === 0) return;
+    for (const pid of pids) kill(pid);
+    await sleep(1);
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    // It has ended by itself.
+    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
   }
 }
 
