@@ -37,6 +37,8 @@ export interface IoThreadData {
 export interface Served {
   readonly tree: TreeDescription;
   readonly ownership: Ownership;
+  /** Of `createThreadCrew`: which threads wait for requests. */
+  readonly crew: SharedArrayBuffer;
 }
 
 /**

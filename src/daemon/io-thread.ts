@@ -3,13 +3,14 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { serveRequests } from "../fuse/request-loop.ts";
+import { ThreadCrew } from "../threads/thread-crew.ts";
 import { Tree } from "../tree/tree.ts";
 import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thread-start.ts";
 
 const data: IoThreadData = workerData;
 const start = waitForStart(data);
 if (start !== undefined) {
-  const { tree, ownership, fd, dataMax } = start;
+  const { tree, ownership, crew, fd, dataMax } = start;
   const resources = { clusterCache: new ClusterCache() };
   const say = (message: IoThreadMessage): void => parentPort?.postMessage(message);
   const thread = {
@@ -19,5 +20,5 @@ if (start !== undefined) {
   };
   const server = { tree: new Tree(tree, resources, thread), ownership };
   say({ kind: "serving" });
-  serveRequests(server, { fd, dataMax });
+  serveRequests(server, { fd, dataMax, crew: new ThreadCrew(crew) });
 }

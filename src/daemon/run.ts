@@ -10,6 +10,7 @@ import { negotiate } from "../fuse/session.ts";
 import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
+import { createThreadCrew } from "../threads/thread-crew.ts";
 import { writeLine } from "../trace.ts";
 import { createStatsFileMemory } from "../tree/description.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
@@ -113,6 +114,7 @@ function describeServed(
       truncatedFiles: createTruncatedFiles(devices.length),
       daemonPid: process.pid,
     },
+    crew: createThreadCrew(),
     ownership: {
       uid: uid ?? process.getuid?.() ?? 0,
       gid: gid ?? process.getgid?.() ?? 0,

@@ -4,6 +4,7 @@ import { constants } from "node:os";
 import { printable, TsimgfsError } from "../errors.ts";
 import { errnoName, errnoNumber } from "../syscalls/errno-names.ts";
 import { errno, read, write } from "../syscalls/libc.ts";
+import type { ThreadCrew } from "../threads/thread-crew.ts";
 import { createTrace, type Trace, writeLine } from "../trace.ts";
 import { IN_HEADER_SIZE, OUT_HEADER_SIZE, REPLY, REQUEST } from "./abi.ts";
 import { type Operation, operationTable, type Server, UNKNOWN_OPERATION } from "./opcodes.ts";
@@ -17,6 +18,8 @@ export interface RequestServerOptions {
   readonly fd: number;
   /** Bytes of the largest READ or WRITE that was negotiated. */
   readonly dataMax: number;
+  /** The threads that serve the same session; undefined: this one alone does, or does not wait. */
+  readonly crew?: ThreadCrew | undefined;
 }
 
 /** How a turn of a server ended; `nothing`: interrupted, or no request waits on a non-blocking descriptor. */
@@ -25,27 +28,38 @@ export type Turn = "served" | "nothing" | "gone";
 export class RequestServer {
   readonly #server: Server;
   readonly #fd: number;
+  readonly #crew: ThreadCrew | undefined;
   readonly #request: Request;
   readonly #operations = operationTable();
   readonly #trace = createTrace("fuse");
 
-  constructor(server: Server, { fd, dataMax }: RequestServerOptions) {
+  constructor(server: Server, { fd, dataMax, crew }: RequestServerOptions) {
     this.#server = server;
     this.#fd = fd;
+    this.#crew = crew;
     this.#request = new Request(dataMax);
+    crew?.join();
   }
 
   /** Read a request, handle it, and write the reply. */
   serveOne(): Turn {
     const request = this.#request;
     const { input } = request;
+    this.#crew?.rest();
     const length = read(this.#fd, input.address, input.length);
     if (length < IN_HEADER_SIZE) return length < 0 ? turnAfterFailure(errno()) : "gone";
+    this.#crew?.leave();
     const operation = this.#operations[request.opcode] ?? UNKNOWN_OPERATION;
     const result = handle(operation, this.#server, request);
     if (this.#trace.enabled) traceRequest(this.#trace, operation, request, result);
+    // Whoever gets the reply may have the next request at once.
+    const { tree } = this.#server;
+    if (!tree.hasLateWork) this.#crew?.join();
     const turn = this.#reply(result);
-    this.#server.tree.finishRequest();
+    if (tree.hasLateWork) {
+      tree.finishRequest();
+      this.#crew?.join();
+    }
     return turn;
   }
 
@@ -61,6 +75,7 @@ export class RequestServer {
 export function serveRequests(server: Server, options: RequestServerOptions): void {
   const requests = new RequestServer(server, options);
   while (requests.serveOne() !== "gone");
+  options.crew?.end();
 }
 
 /** The result of a request; a failure becomes a negative errno. A request never ends the daemon. */

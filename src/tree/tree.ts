@@ -43,6 +43,11 @@ export class Tree {
     return this.#images[Math.floor(nodeid / TWO_TO_32) - 1]?.snapshot(nodeid % TWO_TO_32);
   }
 
+  /** A request has left something to do after its reply. */
+  get hasLateWork(): boolean {
+    return this.#afterReply.disk !== undefined;
+  }
+
   /** Do what a request has left for after its reply, before the next one is read. */
   finishRequest(): void {
     const { disk } = this.#afterReply;
