@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { engineCheck } from "../support/check-engine.ts";
 import { looksAlike, qemuCheck } from "../support/check-oracle.ts";
 import { COPIED, DamageImage } from "../support/damage-image.ts";
+import { createEncryptedImage } from "../support/encrypted-image.ts";
 import { buildQcow2 } from "../support/qcow2-builder.ts";
 import { createImage, qemuIo } from "../support/qemu.ts";
 import { run } from "../support/run.ts";
@@ -79,9 +80,9 @@ describe("an encrypted image", () => {
   it.each(["luks", "aes"])("is checked without its key (%s)", async (method) => {
     const path = join(directory, `${method}.qcow2`);
     const secret = ["--object", "secret,id=key,data=0123456789"];
-    const fast = method === "luks" ? ",encrypt.iter-time=100" : "";
-    const options = `encrypt.format=${method},encrypt.key-secret=key${fast}`;
-    await run("qemu-img", ["create", "-q", ...secret, "-f", "qcow2", "-o", options, path, "4M"]);
+    const fast = method === "luks" ? ["encrypt.iter-time=100"] : [];
+    const options = [`encrypt.format=${method}`, "encrypt.key-secret=key", ...fast];
+    await createEncryptedImage(path, options, "4M");
     const source = `driver=qcow2,file.filename=${path},encrypt.key-secret=key`;
     await run("qemu-io", [...secret, "--image-opts", source, "-c", "write -P 1 0 1M"]);
     const args = ["check", "--output", "json", ...secret, "--image-opts", source];
