@@ -18,19 +18,38 @@ function readOrEmpty(path: string): string {
   }
 }
 
-/** True unless the process is gone or only waits for its parent to collect it. */
+/**
+ * True unless the process is gone or only waits for its parent to collect it. While any thread of a killed one
+ * still ends, its files are open, and locked.
+ */
 function isRunning(pid: number): boolean {
-  const state = /^State:\s+(\S)/m.exec(readOrEmpty(`/proc/${pid}/status`))?.[1];
-  return state !== undefined && state !== "Z" && state !== "X";
+  let threads: string[];
+  try {
+    threads = readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return false;
+  }
+  return threads.some((thread) => {
+    const status = readOrEmpty(`/proc/${pid}/task/${thread}/status`);
+    const state = /^State:\s+(\S)/m.exec(status)?.[1];
+    return state !== undefined && state !== "Z" && state !== "X";
+  });
 }
+
+/** Processes that were found by a mark: one that ends has no environment any more. */
+const found = new Map<string, Set<number>>();
 
 /** Ids of the running processes that carry the mark. */
 export function markedProcesses(mark: string): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => readOrEmpty(`/proc/${pid}/environ`).split("\0").includes(`${MARK}=${mark}`))
-    .filter(isRunning);
+  const pids = found.get(mark) ?? new Set();
+  found.set(mark, pids);
+  for (const name of readdirSync("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const environment = readOrEmpty(`/proc/${name}/environ`).split("\0");
+    if (environment.includes(`${MARK}=${mark}`)) pids.add(Number(name));
+  }
+  for (const pid of pids) if (!isRunning(pid)) pids.delete(pid);
+  return [...pids];
 }
 
 /** True for a process that runs Node: the daemon itself, not a fusermount3 that it called. */
