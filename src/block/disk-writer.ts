@@ -19,7 +19,14 @@ import type { BackingChain } from "./backing-chain.ts";
 import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
 import { ZeroLookup } from "./zero-lookup.ts";
-import { type ZeroManner, ZeroRanges } from "./zero-ranges.ts";
+import {
+  COPIED_ZEROS,
+  mannerOf,
+  releasedZeros,
+  type ZeroFlags,
+  type ZeroManner,
+} from "./zero-manner.ts";
+import { ZeroRanges } from "./zero-ranges.ts";
 
 /** Zeros are looked for in pieces of this many bytes where a format has no unit. */
 const DETECT_UNIT = 4096;
@@ -37,36 +44,6 @@ const TURNS_MAX = 1_000_000;
 /** What is written where a plan is filled. */
 const SOURCE = { buffer: 0, zeros: 1, nothing: 2 } as const;
 type Source = (typeof SOURCE)[keyof typeof SOURCE];
-
-/** Bits of how zeros are made: as the fields of ZeroManner say. */
-const RELEASES = 1;
-const BY_TABLES = 2;
-const EXPLICIT = 4;
-/** All manners, by these bits: made once, and not for each request. */
-const MANNERS: readonly ZeroManner[] = Array.from({ length: 8 }, (_, bits) => ({
-  space: (bits & RELEASES) === 0 ? "keep" : "release",
-  mayWrite: (bits & BY_TABLES) === 0,
-  isExplicit: (bits & EXPLICIT) !== 0,
-}));
-
-function mannerOf(bits: number): ZeroManner {
-  const manner = MANNERS[bits];
-  assert(manner !== undefined);
-  return manner;
-}
-
-/** Zeros of a backing file, which the image says itself from then on. */
-const COPIED = mannerOf(RELEASES | BY_TABLES | EXPLICIT);
-
-/** How zeros are to be made. As QEMU's flags for its drivers. */
-export interface ZeroFlags {
-  /** Their space on the host is not needed any more; else it stays the disk's. */
-  readonly unmap: boolean;
-  /** Not by writing zeros, which takes as long as any write. */
-  readonly noFallback?: boolean;
-  /** The image itself says so, if its format can, also where nothing would read as zeros too. */
-  readonly explicit?: boolean;
-}
 
 /** What a writer works on, in one thread. */
 export interface DiskWriterContext {
@@ -191,7 +168,7 @@ export class DiskWriter {
       guarded = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
       this.#writeGuarded(guestOffset, guarded, ZEROS, 0);
     }
-    const manner = this.#mannerOf(flags);
+    const manner = mannerOf(flags, this.#policy.discard === "ignore");
     const done = this.#zeroRanges.zero(guestOffset + guarded, length - guarded, manner);
     if (guarded + done < length) {
       const reason = "zeros must be written there, which was ruled out";
@@ -206,7 +183,7 @@ export class DiskWriter {
    * @returns the bytes done; less than `length` where tables cannot say that
    */
   copyZeros(guestOffset: number, length: number): number {
-    return this.#zeroRanges.zero(guestOffset, length, COPIED);
+    return this.#zeroRanges.zero(guestOffset, length, COPIED_ZEROS);
   }
 
   /** As Disk.preallocate. */
@@ -291,14 +268,7 @@ export class DiskWriter {
   }
 
   #released(): ZeroManner {
-    return mannerOf(this.#policy.discard === "unmap" ? RELEASES : 0);
-  }
-
-  #mannerOf({ unmap, noFallback = false, explicit = false }: ZeroFlags): ZeroManner {
-    const releases = unmap && this.#policy.discard === "unmap";
-    return mannerOf(
-      (releases ? RELEASES : 0) | (noFallback ? BY_TABLES : 0) | (explicit ? EXPLICIT : 0),
-    );
+    return releasedZeros(this.#policy.discard === "ignore");
   }
 
   /** Write a range that is not looked at any more. */

@@ -14,10 +14,11 @@ import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
 import { CompressedWrites } from "./compressed-writes.ts";
 import { CopiedImage } from "./copied-image.ts";
 import { CopyOnRead } from "./copy-on-read.ts";
-import { DiskWriter, type ZeroFlags } from "./disk-writer.ts";
+import { DiskWriter } from "./disk-writer.ts";
 import { PendingCopies } from "./pending-copies.ts";
 import { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
+import type { ZeroFlags } from "./zero-manner.ts";
 
 /** What all threads that use a writable disk share: plain data for structured clone. */
 export interface SharedWriting {

@@ -5,18 +5,10 @@ import { ALLOCATION, type FormatWriter, ZeroProgress, type ZeroSpace } from "../
 import type { BackingChain } from "./backing-chain.ts";
 import type { TableChanges } from "./table-changes.ts";
 import { ZeroLookup } from "./zero-lookup.ts";
+import type { ZeroManner } from "./zero-manner.ts";
 
 /** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
 const TURNS_MAX = 1_000_000;
-
-/** How zeros are made. */
-export interface ZeroManner {
-  readonly space: ZeroSpace;
-  /** Zeros may be written as data, where tables cannot say them. */
-  readonly mayWrite: boolean;
-  /** The image itself says it, also where a backing file has zeros. */
-  readonly isExplicit: boolean;
-}
 
 /** Writes zeros as data. */
 type WriteZeroData = (guestOffset: number, length: number) => void;

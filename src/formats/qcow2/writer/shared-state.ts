@@ -21,6 +21,7 @@
  * Bits, one for each L1 entry: in the range of its L2 table something was zeroed.
  */
 
+import { SharedWords } from "../../shared-words.ts";
 import type { Header } from "../header.ts";
 
 /** Extents that are reserved at once, at the most. */
@@ -63,23 +64,19 @@ export const NUMBER = {
 } as const;
 const NUMBERS = 16;
 
-export class SharedState {
-  readonly words: Int32Array;
-  readonly numbers: Float64Array;
+export class SharedState extends SharedWords {
   readonly reserved: Float64Array;
   readonly frees: Float64Array;
   readonly #zeroed: Int32Array;
 
   constructor(memory: SharedArrayBuffer) {
-    let at = 0;
-    this.words = new Int32Array(memory, at, WORDS);
-    at += WORDS * Int32Array.BYTES_PER_ELEMENT;
+    super(memory, { words: WORDS, numbers: NUMBERS });
+    let at = this.numbers.byteOffset + this.numbers.byteLength;
     const doubles = (count: number): Float64Array => {
       const array = new Float64Array(memory, at, count);
       at += count * Float64Array.BYTES_PER_ELEMENT;
       return array;
     };
-    this.numbers = doubles(NUMBERS);
     this.reserved = doubles(RESERVED_MAX * 2);
     this.frees = doubles(FREES_MAX * 2);
     this.#zeroed = new Int32Array(memory, at);
@@ -99,22 +96,6 @@ export class SharedState {
         if (((bits >>> bit) & 1) !== 0) yield word * 32 + bit;
       }
     }
-  }
-
-  get(number: number): number {
-    return this.numbers[number] ?? 0;
-  }
-
-  set(number: number, value: number): void {
-    this.numbers[number] = value;
-  }
-
-  isSet(word: number): boolean {
-    return Atomics.load(this.words, word) !== 0;
-  }
-
-  raise(word: number): void {
-    Atomics.store(this.words, word, 1);
   }
 }
 

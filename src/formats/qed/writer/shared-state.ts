@@ -18,6 +18,7 @@
  *     GIVEN_UP         unused clusters that this session took and did not link: they may hold anything
  */
 
+import { SharedWords } from "../../shared-words.ts";
 import { UNUSED_DOUBLES } from "./unused-clusters.ts";
 
 export const WORD = {
@@ -52,40 +53,20 @@ export const NUMBER = {
 } as const;
 const NUMBERS = 16;
 
-export class SharedState {
-  readonly words: Int32Array;
-  readonly numbers: Float64Array;
+export class SharedState extends SharedWords {
   readonly gaps: Float64Array;
   readonly givenUp: Float64Array;
 
   constructor(memory: SharedArrayBuffer) {
-    let at = 0;
-    this.words = new Int32Array(memory, at, WORDS);
-    at += WORDS * Int32Array.BYTES_PER_ELEMENT;
+    super(memory, { words: WORDS, numbers: NUMBERS });
+    let at = this.numbers.byteOffset + this.numbers.byteLength;
     const doubles = (count: number): Float64Array => {
       const array = new Float64Array(memory, at, count);
       at += count * Float64Array.BYTES_PER_ELEMENT;
       return array;
     };
-    this.numbers = doubles(NUMBERS);
     this.gaps = doubles(UNUSED_DOUBLES);
     this.givenUp = doubles(UNUSED_DOUBLES);
-  }
-
-  get(number: number): number {
-    return this.numbers[number] ?? 0;
-  }
-
-  set(number: number, value: number): void {
-    this.numbers[number] = value;
-  }
-
-  isSet(word: number): boolean {
-    return Atomics.load(this.words, word) !== 0;
-  }
-
-  raise(word: number): void {
-    Atomics.store(this.words, word, 1);
   }
 }
 
