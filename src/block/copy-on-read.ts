@@ -3,23 +3,15 @@
  * stored in the image, so that it is never read there again. Whoever reads is served first: what was
  * fetched is stored by `store`, when the reply is on its way. Until then the range is claimed, so a second
  * reader waits instead of fetching it too, and a writer comes after the copy, which his bytes replace.
- *
- * Zeros become zero clusters at once: a table that says so is true whatever a power cut keeps. Data waits
- * in `PendingCopies` until it is durable.
  */
 
 import assert from "node:assert";
-import { printable, TsimgfsError } from "../errors.ts";
+import { TsimgfsError } from "../errors.ts";
 import { EXTENT, Extent, type FormatImage } from "../formats/driver.ts";
-import { ALLOCATION, type Allocation, type FormatWriter } from "../formats/writer.ts";
-import type { WritableStorage } from "../storage/storage.ts";
+import { ALLOCATION, type FormatWriter } from "../formats/writer.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
-import { isZero } from "../syscalls/zeros.ts";
-import { COUNTER } from "../threads/counters.ts";
-import { writeLine } from "../trace.ts";
 import type { BackingChain } from "./backing-chain.ts";
-import type { DiskWriter } from "./disk-writer.ts";
-import type { PendingCopies } from "./pending-copies.ts";
+import { CopyStore, type CopyStoreContext } from "./copy-store.ts";
 import type { TableChanges } from "./table-changes.ts";
 
 /** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
@@ -29,31 +21,12 @@ const SCRATCH_UNIT = 1024 * 1024;
 /** `copy` claims about this many bytes at once: who wants to write there waits that long. */
 const COPY_MAX = 1024 * 1024;
 
-export interface CopyOnReadContext {
-  readonly chain: BackingChain;
-  readonly writer: FormatWriter;
-  readonly diskWriter: DiskWriter;
-  readonly dataStorage: WritableStorage;
-  readonly changes: TableChanges;
-  readonly copies: PendingCopies;
-  /** This thread's counters of the device. */
-  readonly counters: Float64Array;
-  /** Asks another thread to call `maintain`; undefined: nobody else does. */
-  readonly requestMaintenance: (() => void) | undefined;
-}
-
 export class CopyOnRead {
   readonly #chain: BackingChain;
   readonly #writer: FormatWriter;
-  readonly #diskWriter: DiskWriter;
-  readonly #dataStorage: WritableStorage;
   readonly #changes: TableChanges;
-  readonly #copies: PendingCopies;
-  readonly #counters: Float64Array;
-  readonly #requestMaintenance: (() => void) | undefined;
+  readonly #copyStore: CopyStore;
   readonly #extent = new Extent();
-  /** Pairs of offsets: zeros in the data that is being stored. */
-  readonly #zeroParts: number[] = [];
   #scratch: NativeBuffer | undefined;
 
   /** What is claimed: bytes from `#from` up to `#to`, of whole units but for the end of the disk. */
@@ -63,21 +36,13 @@ export class CopyOnRead {
   #hasFetched = false;
   #source: NativeBuffer | undefined;
   #sourceStart = 0;
-  /** A failure to store was told. */
-  #hasComplained = false;
-  /** Who does maintenance was told that this thread copies. */
-  #isAnnounced = false;
   #copied = 0;
 
-  constructor(context: CopyOnReadContext) {
+  constructor(context: CopyStoreContext) {
     this.#chain = context.chain;
     this.#writer = context.writer;
-    this.#diskWriter = context.diskWriter;
-    this.#dataStorage = context.dataStorage;
     this.#changes = context.changes;
-    this.#copies = context.copies;
-    this.#counters = context.counters;
-    this.#requestMaintenance = context.requestMaintenance;
+    this.#copyStore = new CopyStore(context);
   }
 
   /** Something was fetched that waits for `store`; its bytes may be in the target of the read. */
@@ -128,8 +93,9 @@ export class CopyOnRead {
     } catch (error) {
       // What waits could not be linked: it is read as if there were no copying.
       if (!(error instanceof TsimgfsError)) throw error;
-      this.#complain(error);
-      return this.#readPlainly(guestOffset, length, target, start);
+      this.#copyStore.complain(error);
+      this.#changes.read(guestOffset, length, target, start);
+      return length;
     }
     const count = Math.min(this.#to - guestOffset, length);
     const isInside = this.#from === guestOffset && this.#to <= guestOffset + length;
@@ -144,19 +110,10 @@ export class CopyOnRead {
     } catch {
       // Perhaps only what was not asked for cannot be read.
       this.#changes.releaseCopy();
-      return this.#readPlainly(guestOffset, length, target, start);
+      this.#changes.read(guestOffset, length, target, start);
+      return length;
     }
     return count;
-  }
-
-  #readPlainly(guestOffset: number, length: number, target: NativeBuffer, start: number): number {
-    this.#changes.lockShared();
-    try {
-      this.#chain.read(guestOffset, length, target, start);
-    } finally {
-      this.#changes.unlockShared();
-    }
-    return length;
   }
 
   /** Read what is claimed from below. */
@@ -239,8 +196,9 @@ export class CopyOnRead {
       if (!this.#claim(guestOffset, wanted)) continue;
       const [start, end] = [this.#from, this.#to];
       try {
-        this.#fetch(this.#scratchOf(end - start), 0);
-        this.#storeFetched();
+        const scratch = this.#scratchOf(end - start);
+        this.#fetch(scratch, 0);
+        this.#copyStore.store(start, end, scratch, 0);
         this.#copied += end - start;
       } finally {
         this.#hasFetched = false;
@@ -310,196 +268,21 @@ export class CopyOnRead {
     return image.dataStorage.isHole(extent.hostOffset, extent.length);
   }
 
-  /** Store what was fetched for a reader, who does not care if that fails. */
+  /** Store what was fetched for a reader. A failure is counted, and told once. */
   store(): void {
     if (!this.#hasFetched) return;
     this.#hasFetched = false;
-    const { clusterSize } = this.#writer;
+    assert(this.#source !== undefined);
     try {
-      this.#storeFetched();
-    } catch (error) {
-      this.#count(COUNTER.copyOnReadFailed, Math.ceil((this.#to - this.#from) / clusterSize));
-      this.#complain(error);
+      this.#copyStore.tryToStore(this.#from, this.#to, this.#source, this.#sourceStart);
     } finally {
       this.#changes.releaseCopy();
     }
   }
 
-  /** Store what was fetched: zeros by tables, data as few writes. `#from` follows what is done. */
-  #storeFetched(): void {
-    this.#writer.begin("places");
-    const { clusterSize } = this.#writer;
-    let runEnd = this.#from;
-    let runIsZero = false;
-    while (runEnd < this.#to) {
-      const clusterEnd = Math.min(runEnd - (runEnd % clusterSize) + clusterSize, this.#to);
-      const isZeroCluster = this.#isZeroAt(runEnd, clusterEnd);
-      if (isZeroCluster !== runIsZero) {
-        this.#storeRun(runEnd, runIsZero);
-        runIsZero = isZeroCluster;
-      }
-      runEnd = clusterEnd;
-    }
-    this.#storeRun(runEnd, runIsZero);
-    this.#getLinked();
-  }
-
-  /** Much is linked soon; the rest after a while, by who then knows of this image. */
-  #getLinked(): void {
-    if (this.#requestMaintenance === undefined) {
-      if (this.#copies.isMuch) this.tryToLink();
-      return;
-    }
-    const isFirst = !this.#isAnnounced;
-    this.#isAnnounced = true;
-    if (this.#copies.takeWanted() || isFirst) this.#requestMaintenance();
-  }
-
-  /**
-   * Link all copies that wait, as TableChanges.linkCopies. A failure is told, and they go on waiting: it
-   * is no matter of who wants something else to be durable.
-   *
-   * @returns whether it made durable all that was written before
-   */
+  /** As CopyStore.tryToLink. */
   tryToLink(): boolean {
-    try {
-      return this.#changes.linkCopies();
-    } catch (error) {
-      if (!(error instanceof TsimgfsError)) throw error;
-      this.#complain(error);
-      return false;
-    }
-  }
-
-  #isZeroAt(start: number, end: number): boolean {
-    assert(this.#source !== undefined);
-    return isZero(this.#source, this.#sourceStart + start - this.#from, end - start);
-  }
-
-  /** Store clusters from `#from` on that are alike, and go on behind them. */
-  #storeRun(end: number, isZeroRun: boolean): void {
-    const { clusterSize, hasZeroClusters } = this.#writer;
-    for (let turns = 0; this.#from < end; turns++) {
-      assert(turns < TURNS_MAX, "a copy comes to no end");
-      if (isZeroRun && hasZeroClusters) {
-        const zeros = this.#diskWriter.copyZeros(this.#from, end - this.#from);
-        this.#advance(this.#from + zeros);
-        this.#count(COUNTER.copyOnReadZero, Math.ceil(zeros / clusterSize));
-        if (this.#from === end) return;
-        // The next cluster takes more than a change of tables.
-      }
-      const count = this.#storeData(end, isZeroRun);
-      this.#advance(this.#from + count);
-      this.#count(COUNTER.copyOnReadStored, Math.ceil(count / clusterSize));
-    }
-  }
-
-  #advance(to: number): void {
-    this.#sourceStart += to - this.#from;
-    this.#from = to;
-  }
-
-  /**
-   * Store data from `#from` on.
-   *
-   * @param isZeroRun it is zeros that tables cannot say
-   * @returns bytes stored; 0: what was in the way is gone, go on
-   */
-  #storeData(end: number, isZeroRun: boolean): number {
-    const from = this.#from;
-    const { plan } = this.#changes;
-    const need = this.#allocate(from, end);
-    if (need !== ALLOCATION.planned) {
-      this.#changes.provide(need);
-      return 0;
-    }
-    const count = Math.min(plan.coverEnd, end) - from;
-    // A snapshot has the cluster too: sub-clusters come along that the image has.
-    const isReplaced = plan.coverStart < from || plan.coverEnd - end >= this.#writer.unit;
-    try {
-      this.#zeroParts.length = 0;
-      if (isReplaced) this.#fillCluster(from + count);
-      else if (!(isZeroRun && plan.fresh)) this.#fill(from, from + count);
-      if (!isReplaced && this.#isWholeClusters()) {
-        this.#changes.addCopy(this.#copies, this.#zeroParts);
-        return count;
-      }
-    } catch (error) {
-      this.#changes.abandonPlan();
-      throw error;
-    }
-    // More of the same cluster may follow, whose entry must know of this.
-    this.#changes.provide(ALLOCATION.planned);
-    return count;
-  }
-
-  #allocate(from: number, end: number): Allocation {
-    const changes = this.#changes;
-    changes.lockExclusive();
-    try {
-      if (changes.isBusy(from, end)) return ALLOCATION.inPlace;
-      const need = this.#writer.allocate(from, end - from, changes.plan);
-      assert(need !== ALLOCATION.inPlace, "what is claimed stays as it is");
-      if (need === ALLOCATION.copiedTable) changes.claimPlan();
-      return need;
-    } finally {
-      changes.unlockExclusive();
-    }
-  }
-
-  /** Whether the plan is for clusters as a whole: nothing else of them can be planned meanwhile. */
-  #isWholeClusters(): boolean {
-    const { coverStart, coverEnd } = this.#changes.plan;
-    const { clusterSize } = this.#writer;
-    return coverStart % clusterSize === 0 && coverEnd % clusterSize === 0;
-  }
-
-  /** Write to the place that is planned; of sub-clusters, not what is zeros there anyway. */
-  #fill(from: number, to: number): void {
-    const { plan } = this.#changes;
-    const { unit, clusterSize } = this.#writer;
-    if (unit === clusterSize || !plan.fresh || !this.#isWholeClusters()) {
-      this.#write(from, to);
-      return;
-    }
-    let dataStart = from;
-    for (let at = from; at < to; at += unit) {
-      const unitEnd = Math.min(at + unit, to);
-      if (!this.#isZeroAt(at, unitEnd)) continue;
-      this.#write(dataStart, at);
-      dataStart = unitEnd;
-      const parts = this.#zeroParts;
-      if (parts.at(-1) === at) parts[parts.length - 1] = unitEnd;
-      else parts.push(at, unitEnd);
-    }
-    this.#write(dataStart, to);
-  }
-
-  /** Write a cluster that is replaced as a whole: what was fetched, up to `to`, and what is around it. */
-  #fillCluster(to: number): void {
-    const { coverStart, coverEnd, hostOffset } = this.#changes.plan;
-    assert(this.#source !== undefined);
-    const from = this.#from;
-    const end = Math.max(to, Math.min(coverEnd, this.#chain.virtualSize));
-    const cluster = NativeBuffer.allocate(end - coverStart);
-    this.#readPlainly(coverStart, from - coverStart, cluster, 0);
-    const start = this.#sourceStart;
-    const fetched = this.#source.bytes.subarray(start, start + to - from);
-    cluster.bytes.set(fetched, from - coverStart);
-    this.#readPlainly(to, end - to, cluster, to - coverStart);
-    this.#dataStorage.writeAt(cluster, 0, end - coverStart, hostOffset);
-  }
-
-  #write(start: number, end: number): void {
-    if (end <= start) return;
-    assert(this.#source !== undefined);
-    const { plan } = this.#changes;
-    this.#dataStorage.writeAt(
-      this.#source,
-      this.#sourceStart + start - this.#from,
-      end - start,
-      plan.hostOffset + start - plan.coverStart,
-    );
+    return this.#copyStore.tryToLink();
   }
 
   #scratchOf(length: number): NativeBuffer {
@@ -508,19 +291,5 @@ export class CopyOnRead {
       this.#scratch = NativeBuffer.allocate(size);
     }
     return this.#scratch;
-  }
-
-  #count(counter: number, amount: number): void {
-    this.#counters[counter] = (this.#counters[counter] ?? 0) + amount;
-  }
-
-  /** Tell once that storing fails: reading goes on without it. */
-  #complain(error: unknown): void {
-    const isExpected = error instanceof TsimgfsError;
-    if (isExpected && this.#hasComplained) return;
-    this.#hasComplained = true;
-    const reason = isExpected || !(error instanceof Error) ? String(error) : (error.stack ?? "");
-    const told = reason.split("\n").map(printable).join("\n");
-    writeLine(`tsimgfs: what was read from a backing file could not be stored: ${told}`);
   }
 }

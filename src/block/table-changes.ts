@@ -11,6 +11,7 @@ import {
   WritePlan,
   ZeroProgress,
 } from "../formats/writer.ts";
+import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { AccessLock } from "../threads/access-lock.ts";
 import type { BusyRanges } from "../threads/busy-ranges.ts";
 import type { BackingChain } from "./backing-chain.ts";
@@ -76,6 +77,16 @@ export class TableChanges {
 
   unlockExclusive(): void {
     this.#lock.unlockExclusive();
+  }
+
+  /** Read what the disk shows now. Without the lock. */
+  read(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
+    this.lockShared();
+    try {
+      this.#chain.read(guestOffset, length, target, start);
+    } finally {
+      this.unlockShared();
+    }
   }
 
   #refresh(): void {
