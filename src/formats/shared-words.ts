@@ -1,4 +1,25 @@
-/** What the writers of an image share besides tables: flags by Atomics, and numbers under a lock. */
+/**
+ * What the writers of an image share besides tables: flags by Atomics, and numbers under a lock. The words of
+ * all formats that reserve ahead:
+ *
+ *     CORRUPT          1: the image was found corrupt, nothing is written any more
+ *     SYNC_FAILED      1: the host could not make something durable; from then on no cluster changes its owner
+ *     BEGUN            1: autoclear bits of what is not kept up are cleared
+ *     LEAKS            1: something failed half-way: some clusters may belong to nothing
+ *     WANTED           1: the main thread was asked to maintain the image
+ *     STRUCTURE_MUTEX  whoever reserves clusters, changes refcounts or the header
+ */
+
+export const WRITER_WORD = {
+  corrupt: 0,
+  syncFailed: 1,
+  begun: 2,
+  leaks: 3,
+  wanted: 4,
+  structureMutex: 5,
+} as const;
+/** Words from here on are a format's own. */
+export const FORMAT_WORD = 6;
 
 export class SharedWords {
   readonly words: Int32Array;

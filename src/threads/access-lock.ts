@@ -73,6 +73,16 @@ export class AccessLock {
     this.#mutex.unlock();
   }
 
+  /** Do something while all others are kept out; for what happens seldom, since it takes a closure. */
+  exclusively(action: () => void): void {
+    this.lockExclusive();
+    try {
+      action();
+    } finally {
+      this.unlockExclusive();
+    }
+  }
+
   /** Changes whenever something has changed that threads keep a copy of. */
   get generation(): number {
     return Atomics.load(this.#words, GENERATION_WORD);

@@ -106,7 +106,7 @@ export class CompressedWriter implements CompressedClusterWriter {
   link({ coverStart, hostOffset, streamBytes }: WritePlan): void {
     const cursor = this.#cursor;
     if (!cursor.open(coverStart)) {
-      this.#allocator.markCorrupt(`the L2 table for ${hex(coverStart)} is gone`);
+      this.#allocator.marks.markCorrupt(`the L2 table for ${hex(coverStart)} is gone`);
     }
     const first = coverStart / this.#clusterSize;
     for (let index = 0; index < streamBytes.length; index++) {

@@ -166,7 +166,7 @@ export class MappingCursor {
 
   throwFault(cluster: number, fault: string): never {
     const at = this.#sliceOffset + this.entryAt(cluster);
-    this.#allocator.markCorrupt(`L2 entry at ${hex(at)}: ${fault}`, at);
+    this.#allocator.marks.markCorrupt(`L2 entry at ${hex(at)}: ${fault}`, at);
   }
 
   /** Where the entry of a guest cluster is in `entries`. */
@@ -214,12 +214,12 @@ export class MappingCursor {
     if (offset === 0) return;
     if (!Number.isFinite(offset) || offset % this.#clusterSize !== 0) {
       const reason = `L2 table offset ${hex(offset)} (L1 entry ${l1Index}) is not a multiple of the cluster size ${hex(this.#clusterSize)}`;
-      this.#allocator.markCorrupt(reason);
+      this.#allocator.marks.markCorrupt(reason);
     }
     const other = this.#metadata.overlapOfRanges(offset / this.#clusterSize, 1);
     if (other !== undefined) {
       const reason = `L2 table offset ${hex(offset)} (L1 entry ${l1Index}) lies on ${other}`;
-      this.#allocator.markCorrupt(reason);
+      this.#allocator.marks.markCorrupt(reason);
     }
   }
 }

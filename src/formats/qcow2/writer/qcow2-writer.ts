@@ -62,13 +62,13 @@ export class Qcow2Writer implements FormatWriter {
   }
 
   begin(change: Change): void {
-    if (this.#state.isSet(WORD.corrupt)) this.#allocator.markCorrupt("it was found corrupt");
+    if (this.#state.isSet(WORD.corrupt)) this.#allocator.marks.markCorrupt("it was found corrupt");
     const begun = change === "contents" ? WORD.begun : WORD.placesBegun;
     if (this.#state.isSet(begun)) return;
     const kept = change === "contents" ? MAINTAINED : MAINTAINED | AUTOCLEAR.bitmaps;
     this.#allocator.changeHeader(() => {
       if (this.#context.headerWriter.clearAutoclear(kept)) {
-        this.#allocator.sync();
+        this.#allocator.marks.sync();
         // The clusters of invalid bitmaps belong to nothing.
         const losesBitmaps =
           change === "contents" && this.#context.layout.extensions.bitmaps !== undefined;
@@ -217,7 +217,7 @@ export class Qcow2Writer implements FormatWriter {
     let cluster = Math.floor(plan.coverStart / clusterSize);
     while (cluster < end) {
       if (!cursor.open(cluster * clusterSize)) {
-        this.#allocator.markCorrupt(`the L2 table for ${hex(cluster * clusterSize)} is gone`);
+        this.#allocator.marks.markCorrupt(`the L2 table for ${hex(cluster * clusterSize)} is gone`);
       }
       const sliceEnd = Math.min(end, cursor.endCluster);
       this.#linkInSlice(plan, cluster, sliceEnd);
@@ -336,6 +336,6 @@ export class Qcow2Writer implements FormatWriter {
     const end = Math.ceil((hostOffset + length) / this.clusterSize);
     const what = this.#context.metadata.overlap(first, end - first);
     if (what === undefined) return;
-    this.#allocator.markCorrupt(`data at ${hex(hostOffset)} lies on ${what}`, hostOffset);
+    this.#allocator.marks.markCorrupt(`data at ${hex(hostOffset)} lies on ${what}`, hostOffset);
   }
 }

@@ -54,21 +54,18 @@ function moveL1Table(context: Qcow2WriterContext, needed: number): void {
   const table = NativeBuffer.allocate(clusters * clusterSize);
   storage.readAt(table, 0, oldSize * 8, oldOffset);
   storage.writeAt(table, 0, table.length, offset);
-  allocator.sync();
+  allocator.marks.sync();
   context.headerWriter.setL1Table(offset, needed);
   // From here on the file says so: what is not durable yet keeps the old table from being freed.
-  context.lock.lockExclusive();
-  try {
+  context.lock.exclusively(() => {
     context.tableCache.invalidate(offset, clusters * clusterSize);
     state.set(NUMBER.l1Offset, offset);
     state.set(NUMBER.l1Size, needed);
     allocator.frees.add(oldOffset / clusterSize, Math.ceil((oldSize * 8) / clusterSize));
     allocator.frees.publish();
     context.lock.bumpGeneration();
-  } finally {
-    context.lock.unlockExclusive();
-  }
-  allocator.sync();
+  });
+  allocator.marks.sync();
 }
 
 /** Write a new size to the header, durably, and let all threads know. */
@@ -84,13 +81,10 @@ export function setVirtualSize(context: Qcow2WriterContext, virtualSize: number)
     dataStorage.sync();
   }
   context.headerWriter.setVirtualSize(virtualSize);
-  allocator.sync();
+  allocator.marks.sync();
   if (virtualSize < old) resizeDataFile();
-  lock.lockExclusive();
-  try {
+  lock.exclusively(() => {
     state.set(NUMBER.virtualSize, virtualSize);
     lock.bumpGeneration();
-  } finally {
-    lock.unlockExclusive();
-  }
+  });
 }

@@ -1,15 +1,9 @@
 /**
  * What the threads that write to a qcow2 image share: one block of memory.
  *
- * Words, by Atomics:
- *     CORRUPT          1: the image was found corrupt, nothing is written any more
- *     SYNC_FAILED      1: the host could not make something durable; from then on nothing is freed
- *     BEGUN            1: autoclear bits of what is not kept up are cleared
- *     PLACES_BEGUN     1: all of them but that of bitmaps, which know nothing of places
+ * Words, by Atomics, besides those of all formats:
+ *     PLACES_BEGUN     1: as BEGUN, but the autoclear bit of bitmaps stays: they know nothing of places
  *     DIRTY            1: the dirty bit was set by us, and is cleared at the end
- *     LEAKS            1: something failed half-way: some clusters may be leaked
- *     WANTED           1: the main thread was asked to maintain the image
- *     STRUCTURE_MUTEX  whoever changes refcounts or the header
  *     FREES_HEAD, FREES_TAIL, FREES_DURABLE   counts of the queue of frees, modulo 2^32
  *
  * Doubles; the sizes and the reservation under the exclusive lock of the image, the refcount table and
@@ -21,7 +15,7 @@
  * Bits, one for each L1 entry: in the range of its L2 table something was zeroed.
  */
 
-import { SharedWords } from "../../shared-words.ts";
+import { FORMAT_WORD, SharedWords, WRITER_WORD } from "../../shared-words.ts";
 import type { Header } from "../header.ts";
 
 /** Extents that are reserved at once, at the most. */
@@ -30,17 +24,12 @@ export const RESERVED_MAX = 256;
 export const FREES_MAX = 16384;
 
 export const WORD = {
-  corrupt: 0,
-  syncFailed: 1,
-  begun: 2,
-  dirty: 3,
-  leaks: 4,
-  wanted: 5,
-  structureMutex: 6,
-  freesHead: 7,
-  freesTail: 8,
-  freesDurable: 9,
-  placesBegun: 10,
+  ...WRITER_WORD,
+  placesBegun: FORMAT_WORD,
+  dirty: FORMAT_WORD + 1,
+  freesHead: FORMAT_WORD + 2,
+  freesTail: FORMAT_WORD + 3,
+  freesDurable: FORMAT_WORD + 4,
 } as const;
 const WORDS = 16;
 

@@ -15,18 +15,13 @@
 import { CorruptionError, hex, StorageError, TsimgfsError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
-import { Mutex } from "../../../threads/mutex.ts";
+import { reservationSize } from "../../reservation-size.ts";
+import { Upkeep } from "../../upkeep.ts";
 import type { QedLayout } from "../layout.ts";
 import { examineTables } from "./examine-tables.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
 import { UnusedClusters } from "./unused-clusters.ts";
-
-/** Reservations grow with what was taken, within these limits, bytes. */
-const RESERVATION_MIN = 16 * 1024 * 1024;
-const RESERVATION_MAX = 1024 * 1024 * 1024;
-/** And are at least this many clusters, however little the disk can still need. */
-const RESERVATION_CLUSTERS_MIN = 16;
 
 /** What the allocator works on. */
 export interface AllocatorContext {
@@ -45,7 +40,7 @@ export class ClusterAllocator {
   readonly #context: AllocatorContext;
   readonly #state: SharedState;
   readonly #storage: WritableStorage;
-  readonly #structure: Mutex;
+  readonly #upkeep: Upkeep;
   readonly #gaps: UnusedClusters;
   readonly #givenUp: UnusedClusters;
   readonly #clusterSize: number;
@@ -56,7 +51,7 @@ export class ClusterAllocator {
     this.#context = context;
     this.#state = context.state;
     this.#storage = context.storage;
-    this.#structure = new Mutex(context.state.words, WORD.structureMutex);
+    this.#upkeep = new Upkeep(context.state, context.requestMaintenance);
     this.#gaps = new UnusedClusters(context.state.gaps);
     this.#givenUp = new UnusedClusters(context.state.givenUp);
     this.#clusterSize = context.layout.header.cluster_size;
@@ -88,7 +83,7 @@ export class ClusterAllocator {
     this.taken = state.get(NUMBER.nextCluster);
     state.set(NUMBER.nextCluster, this.taken + count);
     state.set(NUMBER.taken, state.get(NUMBER.taken) + count);
-    if (this.#isLow) this.#askForMaintenance();
+    if (this.#isLow) this.#upkeep.request();
     return count;
   }
 
@@ -124,12 +119,12 @@ export class ClusterAllocator {
 
   /** As FormatWriter.changeHeader. The size is changed by whoever keeps others from changing it. */
   changeHeader(action: () => void): void {
-    this.#exclusively(action);
+    this.#upkeep.exclusively(action);
   }
 
   /** Make clusters available, unless another thread has done so. Without the lock. */
   reserve(): void {
-    this.#exclusively(() => {
+    this.#upkeep.exclusively(() => {
       if (this.#state.isSet(WORD.corrupt)) this.refuseCorrupt("it was found corrupt");
       if (this.#available < this.#tableClusters) this.#reserveRun();
     });
@@ -137,8 +132,7 @@ export class ClusterAllocator {
 
   /** Reserve ahead. Without the lock. */
   maintain(): void {
-    Atomics.store(this.#state.words, WORD.wanted, 0);
-    this.#exclusively(() => {
+    this.#upkeep.maintain(() => {
       if (this.#state.isSet(WORD.corrupt) || this.#state.isSet(WORD.syncFailed)) return;
       if (this.#isLow) this.#reserveRun();
     });
@@ -178,21 +172,6 @@ export class ClusterAllocator {
     return this.#available < this.#state.get(NUMBER.lastReservation) / 2;
   }
 
-  #askForMaintenance(): void {
-    const { requestMaintenance } = this.#context;
-    if (requestMaintenance === undefined) return;
-    if (Atomics.exchange(this.#state.words, WORD.wanted, 1) === 0) requestMaintenance();
-  }
-
-  #exclusively(action: () => void): void {
-    this.#structure.lock();
-    try {
-      action();
-    } finally {
-      this.#structure.unlock();
-    }
-  }
-
   #refuseAfterFailure(): void {
     if (!this.#state.isSet(WORD.syncFailed)) return;
     throw new TsimgfsError("EIO", this.#storage.path, "an earlier fdatasync failed");
@@ -215,17 +194,14 @@ export class ClusterAllocator {
     if (!state.isSet(WORD.gapsClear)) this.#clearGaps();
     this.sync();
     const { lock } = this.#context;
-    lock.lockExclusive();
-    try {
+    lock.exclusively(() => {
       state.set(NUMBER.reservedEnd, end);
       state.set(NUMBER.fileClusters, Math.max(end, state.get(NUMBER.fileClusters)));
       state.set(NUMBER.lastReservation, this.#available);
       state.raise(WORD.gapsClear);
       // Readers must know that the file is longer before a table refers to what is new.
       lock.bumpGeneration();
-    } finally {
-      lock.unlockExclusive();
-    }
+    });
   }
 
   /** Let them read as zeros: nobody must ever see what they held before. */
@@ -254,12 +230,10 @@ export class ClusterAllocator {
     const state = this.#state;
     const clusterSize = this.#clusterSize;
     const taken = state.get(NUMBER.taken);
-    const grown = Math.max(RESERVATION_MIN / clusterSize, taken);
     const dataClusters = Math.ceil(state.get(NUMBER.virtualSize) / clusterSize);
     const tables = Math.ceil(dataClusters / tableEntries) * this.#tableClusters;
     const inUse = state.get(NUMBER.usedAtOpen) + taken;
-    const needed = Math.max(dataClusters + tables - inUse, RESERVATION_CLUSTERS_MIN);
-    const wanted = Math.ceil(Math.min(grown, RESERVATION_MAX / clusterSize, needed));
+    const wanted = reservationSize(clusterSize, taken, dataClusters + tables - inUse);
     // A table and a cluster of data: less would not do for the next write.
     return Math.max(wanted, this.#tableClusters + 1);
   }

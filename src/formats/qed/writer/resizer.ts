@@ -67,11 +67,8 @@ export function setVirtualSize(context: QedWriterContext, virtualSize: number): 
   const { state, allocator, lock, headerWriter } = context;
   headerWriter.setVirtualSize(virtualSize);
   allocator.sync();
-  lock.lockExclusive();
-  try {
+  lock.exclusively(() => {
     state.set(NUMBER.virtualSize, virtualSize);
     lock.bumpGeneration();
-  } finally {
-    lock.unlockExclusive();
-  }
+  });
 }

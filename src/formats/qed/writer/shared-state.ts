@@ -1,14 +1,8 @@
 /**
  * What the threads that write to a QED image share: one block of memory.
  *
- * Words, by Atomics:
- *     CORRUPT          1: the tables were found corrupt, nothing is written any more
- *     SYNC_FAILED      1: the host could not make something durable; from then on nothing is reserved
- *     BEGUN            1: unknown autoclear bits are cleared
+ * Words, by Atomics, besides those of all formats:
  *     NEED_CHECK       1: the need-check bit is set, durably, and is cleared at the end
- *     LEAKS            1: something failed half-way: some clusters may belong to nothing
- *     WANTED           1: the main thread was asked to maintain the image
- *     STRUCTURE_MUTEX  whoever reserves clusters
  *     TAIL_CHECKED     1: nothing is allocated behind the end of the disk
  *     GAPS_CLEAR       1: the gaps read as zeros, durably
  *
@@ -18,19 +12,14 @@
  *     GIVEN_UP         unused clusters that this session took and did not link: they may hold anything
  */
 
-import { SharedWords } from "../../shared-words.ts";
+import { FORMAT_WORD, SharedWords, WRITER_WORD } from "../../shared-words.ts";
 import { UNUSED_DOUBLES } from "./unused-clusters.ts";
 
 export const WORD = {
-  corrupt: 0,
-  syncFailed: 1,
-  begun: 2,
-  needCheck: 3,
-  leaks: 4,
-  wanted: 5,
-  structureMutex: 6,
-  tailChecked: 7,
-  gapsClear: 8,
+  ...WRITER_WORD,
+  needCheck: FORMAT_WORD,
+  tailChecked: FORMAT_WORD + 1,
+  gapsClear: FORMAT_WORD + 2,
 } as const;
 const WORDS = 16;
 
