@@ -1,20 +1,18 @@
 /** `tsimgfs io`: read and write a disk by hand, with the commands of qemu-io. */
 
-import { constants } from "node:os";
 import { setImmediate as pause } from "node:timers/promises";
 import { type Command, Option } from "commander";
-import { attachDisk } from "../../block/attach-disk.ts";
-import { closeChain, openChain } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { DETECT_ZEROES, type DetectZeroes, type Discard } from "../../block/write-policy.ts";
 import { UsageError } from "../../errors.ts";
-import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import type { IoContext } from "../io/command.ts";
 import { runPrompt } from "../io/prompt.ts";
 import { IoSession } from "../io/session.ts";
+import { openOffline } from "../offline-disk.ts";
 import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
 import { printMessage } from "../print.ts";
+import { STOP_SIGNALS, signalStatus } from "../stop-signals.ts";
 
 interface IoOptions {
   readonly cmd?: readonly string[];
@@ -26,11 +24,6 @@ interface IoOptions {
   readonly backingPolicy?: BackingPolicy;
   readonly forceShare?: boolean;
 }
-
-/** What ends a command before its time; the disk is closed all the same. */
-const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
-/** Exit statuses of what a signal ended, as shells count. */
-const SIGNAL_STATUS = 128;
 
 /** qemu-io has two names for each way to discard. */
 const DISCARD_MODES: Readonly<Record<string, Discard>> = {
@@ -86,11 +79,12 @@ async function runIo(image: string, options: IoOptions): Promise<void> {
   // Also where something in between ends the process: then nothing asynchronous happens any more.
   process.once("exit", disk.close);
   for (const signal of STOP_SIGNALS) {
-    process.once(signal, () => process.exit(SIGNAL_STATUS + constants.signals[signal]));
+    // The disk is closed all the same.
+    process.once(signal, () => process.exit(signalStatus(signal)));
   }
   const session = new IoSession(disk.io);
   if (options.cmd === undefined) {
-    await runPrompt(session, () => process.exit(SIGNAL_STATUS + constants.signals.SIGINT));
+    await runPrompt(session, () => process.exit(signalStatus("SIGINT")));
   }
   for (const line of options.cmd ?? []) {
     if (session.hasEnded) break;
@@ -104,7 +98,7 @@ async function runIo(image: string, options: IoOptions): Promise<void> {
 
 /** Open the disk of an image, and know how to close it, once, orderly. */
 function openDisk(image: string, options: IoOptions): { io: IoContext; close: () => void } {
-  const { format, backingPolicy, forceShare = false, readOnly = false, discard } = options;
+  const { forceShare = false, readOnly = false, discard } = options;
   const { detectZeroes, copyOnRead = false } = options;
   if (forceShare && !readOnly) {
     throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
@@ -113,23 +107,14 @@ function openDisk(image: string, options: IoOptions): { io: IoContext; close: ()
     throw new UsageError("--detect-zeroes unmap", "contradicts --discard ignore");
   }
   const policy = { copyOnRead, detectZeroes, discard, growable: true };
-  const writing = readOnly ? undefined : { policy, threads: 1 };
-  const chain = openChain(image, { format, backingPolicy, forceShare, writing });
-  chain.warnings.forEach(printMessage);
-  const resources = { clusterCache: new ClusterCache() };
-  const disk = attachDisk(chain, resources, { slot: 0, requestMaintenance: undefined });
-  let isOpen = true;
+  const opened = openOffline(image, options, readOnly ? undefined : { policy });
   const close = (): void => {
-    if (!isOpen) return;
-    isOpen = false;
     try {
-      disk.close();
+      opened.close();
     } catch (error) {
       printMessage(error instanceof Error ? error.message : String(error));
       process.exitCode = 1;
-    } finally {
-      closeChain(chain);
     }
   };
-  return { io: { path: image, format, disk, discard }, close };
+  return { io: { path: image, format: options.format, disk: opened.disk, discard }, close };
 }

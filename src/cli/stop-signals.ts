@@ -1,0 +1,14 @@
+/** The signals that end a command before its time, and the exit statuses that tell of them. */
+
+import { constants } from "node:os";
+
+export const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
+export type StopSignal = (typeof STOP_SIGNALS)[number];
+
+/** Exit statuses of what a signal ended, as shells count. */
+const SIGNAL_STATUS = 128;
+
+/** The exit status of a command that `signal` has ended. */
+export function signalStatus(signal: StopSignal): number {
+  return SIGNAL_STATUS + constants.signals[signal];
+}
