@@ -14,6 +14,7 @@ import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
 import { CompressedWrites } from "./compressed-writes.ts";
 import { CopiedImage } from "./copied-image.ts";
 import { CopyOnRead } from "./copy-on-read.ts";
+import { deallocate } from "./deallocate.ts";
 import { DiskWriter } from "./disk-writer.ts";
 import { PendingCopies } from "./pending-copies.ts";
 import { TableChanges } from "./table-changes.ts";
@@ -193,6 +194,27 @@ export class Disk {
   /** Bytes that `copyFromBacking` has copied in this thread. */
   get copied(): number {
     return this.#copier?.copied ?? 0;
+  }
+
+  /** Whether `deallocate` is possible. */
+  get canDeallocate(): boolean {
+    return this.#access?.formatWriter.deallocation !== undefined;
+  }
+
+  /**
+   * Let the image have nothing of its own in the start of a range, so that its backing file shows.
+   *
+   * @param guestOffset a multiple of the cluster size; so is length, but at the end of the disk
+   * @returns bytes that are done
+   * @throws {CorruptionError | StorageError}
+   */
+  deallocate(guestOffset: number, length: number): number {
+    const { formatWriter, changes } = this.#access ?? {};
+    const deallocation = formatWriter?.deallocation;
+    assert(deallocation !== undefined && changes !== undefined, "the format cannot deallocate");
+    // Who calls this has seen to it that the backing file shows the same.
+    formatWriter?.begin("places");
+    return deallocate(deallocation, changes, guestOffset, length);
   }
 
   /**

@@ -2,7 +2,7 @@
 
 import assert from "node:assert";
 import fs from "node:fs";
-import { FormatError, TsimgfsError, UnsupportedError } from "../errors.ts";
+import { FormatError, TsimgfsError, UnsupportedError, UsageError } from "../errors.ts";
 import type { FormatName } from "../formats/driver.ts";
 import {
   backingFileOf,
@@ -25,7 +25,12 @@ import { createBusyRanges } from "../threads/busy-ranges.ts";
 import { createChainState } from "./backing-chain.ts";
 import type { SharedWriting } from "./disk.ts";
 import { createPendingCopies } from "./pending-copies.ts";
-import { type BackingPolicy, defaultBackingPolicy, permittedPath } from "./referenced-file.ts";
+import {
+  type BackingPolicy,
+  defaultBackingPolicy,
+  permittedPath,
+  resolveReference,
+} from "./referenced-file.ts";
 import type { WritePolicy } from "./write-policy.ts";
 
 /** Our limit on the depth of backing chains, images. */
@@ -47,8 +52,18 @@ export interface OpenOptions {
   readonly backingPolicy: BackingPolicy | undefined;
   /** Take no locks, and read what others may be writing. */
   readonly forceShare: boolean;
-  /** How the image is written to; default: it is only read. Its backing files always are. */
+  /** How the image is written to; default: it is only read. */
   readonly writing?: WriteOptions | undefined;
+  /** One of its backing files that is written to, too; default: they are only read. */
+  readonly base?: BaseOptions | undefined;
+  /** An image that this one is to be the backing file of: it must not be in the chain. */
+  readonly overlay?: string | undefined;
+}
+
+export interface BaseOptions {
+  /** The image, as the user names it; default: the first backing file. */
+  readonly path: string | undefined;
+  readonly writing: WriteOptions;
 }
 
 export interface WriteOptions {
@@ -71,8 +86,17 @@ export interface OpenChain {
   readonly layers: readonly SharedLayer[];
   /** What threads need to write to it; undefined: it is only read. */
   readonly writing: SharedWriting | undefined;
+  /** Of the backing file that is written to, too; undefined: none is. */
+  readonly base: OpenBase | undefined;
   /** What the user should know, one line each: `FILE: reason`. */
   readonly warnings: readonly string[];
+}
+
+/** A backing file that is written to. */
+export interface OpenBase {
+  /** In the layers of the chain. */
+  readonly index: number;
+  readonly writing: SharedWriting;
 }
 
 /**
@@ -112,6 +136,11 @@ function openFile(path: string, mode: OpenMode): LocalFile {
   }
 }
 
+/** What tells files apart, whatever their paths: of a device, the device. */
+function identityOf({ dev, ino, rdev }: fs.Stats): string {
+  return rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
+}
+
 function isReadable(path: string): boolean {
   try {
     fs.accessSync(path, fs.constants.R_OK);
@@ -130,21 +159,32 @@ class ChainOpener {
   readonly #warnings: string[] = [];
   /** The paths of the files that are open, by device and inode. */
   readonly #seen = new Map<string, string>();
-  readonly #mode: OpenMode;
+  /** How the image that is being added is written to. */
+  #writing: WriteOptions | undefined;
+  /** The layer of the base, and its file. */
+  #base: { readonly index: number; readonly file: LocalFile } | undefined;
 
   constructor(path: string, options: OpenOptions) {
     this.#path = path;
-    this.#mode = options.writing === undefined ? "read-only" : "read-write";
+    this.#writing = options.writing;
     this.#options = options;
     this.#policy = options.backingPolicy ?? defaultBackingPolicy(path);
+    if (options.overlay !== undefined) {
+      this.#seen.set(identityOf(fs.statSync(options.overlay)), options.overlay);
+    }
   }
 
   open(): OpenChain {
+    const { writing, format } = this.#options;
     try {
-      const file = this.#openFile(this.#path, this.#mode);
-      this.#addLayers(file, determineFormat(file, this.#options.format));
-      const writing = this.#mode === "read-only" ? undefined : this.#prepareWriting(file);
-      return { layers: this.#layers, writing, warnings: this.#warnings };
+      const file = this.#openFile(this.#path, this.#mode());
+      this.#addLayers(file, determineFormat(file, format));
+      return {
+        layers: this.#layers,
+        writing: writing && this.#prepareWriting(0, file, writing),
+        base: this.#prepareBase(),
+        warnings: this.#warnings,
+      };
     } catch (error) {
       for (const file of this.#files) file.close();
       throw error;
@@ -167,15 +207,33 @@ class ChainOpener {
         );
       }
       const imagePath = file.path;
+      this.#writing = this.#isBase(imagePath, backing.name)
+        ? this.#options.base?.writing
+        : undefined;
       file = this.#openReferenced(imagePath, "backing file", backing.name);
+      if (this.#writing !== undefined) this.#base = { index: this.#layers.length, file };
       format = this.#backingFormat(file, imagePath, backing.format);
     }
   }
 
+  #mode(): OpenMode {
+    return this.#writing === undefined ? "read-only" : "read-write";
+  }
+
+  /** Whether a backing file is the one that is written to. */
+  #isBase(imagePath: string, name: string): boolean {
+    const { base } = this.#options;
+    if (base === undefined || this.#base !== undefined) return false;
+    if (base.path === undefined) return true;
+    const found = fs.statSync(resolveReference(imagePath, name), { throwIfNoEntry: false });
+    const wanted = fs.statSync(base.path, { throwIfNoEntry: false });
+    return found !== undefined && wanted !== undefined && identityOf(found) === identityOf(wanted);
+  }
+
   #readLayout(file: LocalFile, format: FormatName): FormatLayout {
     const depth = this.#layers.length;
-    const isWritten = depth === 0 && this.#mode === "read-write";
-    const keepsL1 = !(isWritten && this.#options.writing?.policy.growable === true);
+    const isWritten = this.#writing !== undefined;
+    const keepsL1 = this.#writing?.policy.growable !== true;
     const options = { tableCacheMax: tableCacheMax(depth), keepsL1 };
     const layout = readLayout(format, file, options);
     requireReadableLayout(layout, file.path);
@@ -189,32 +247,47 @@ class ChainOpener {
     return readLayout(format, file, options);
   }
 
-  #prepareWriting(file: LocalFile): SharedWriting {
-    const { writing } = this.#options;
-    const [top] = this.#layers;
-    assert(writing !== undefined && top !== undefined);
-    const format = prepareWriting(top.layout, file);
-    if (writing.onlyPlaces !== true) {
-      this.#warnings.push(...lossesOf(top.layout).map((loss) => `${file.path}: warning: ${loss}`));
+  /** @throws {TsimgfsError} ENODATA: there is no backing file; or the base is not below the image */
+  #prepareBase(): OpenBase | undefined {
+    const { base } = this.#options;
+    if (base === undefined) return undefined;
+    if (this.#base === undefined) {
+      if (base.path !== undefined) {
+        throw new UsageError(this.#path, `${base.path} is not in its backing chain`);
+      }
+      throw new TsimgfsError("ENODATA", this.#path, "has no backing file");
     }
+    const { index, file } = this.#base;
+    return { index, writing: this.#prepareWriting(index, file, base.writing) };
+  }
+
+  #prepareWriting(index: number, file: LocalFile, writing: WriteOptions): SharedWriting {
+    const layer = this.#layers[index];
+    assert(layer !== undefined);
+    const format = prepareWriting(layer.layout, file);
+    if (writing.onlyPlaces !== true) {
+      const losses = lossesOf(layer.layout);
+      this.#warnings.push(...losses.map((loss) => `${file.path}: warning: ${loss}`));
+    }
+    const above = this.#layers[index - 1];
+    const stated = above === undefined ? this.#options.format : backingFileOf(above.layout)?.format;
     return {
       lock: createAccessLock(writing.threads),
       // One for what must be durable first, and one for what is copied.
       busy: createBusyRanges(2 * writing.threads),
       chain: createChainState(),
-      copies: this.#layers.length > 1 ? createPendingCopies() : undefined,
+      copies: this.#layers.length > index + 1 ? createPendingCopies() : undefined,
       format,
       policy: writing.policy,
       // Only a stated format is beyond doubt whatever the first sector says.
-      guardsMagic: format.format === "raw" && this.#options.format === undefined,
+      guardsMagic: format.format === "raw" && stated === undefined,
     };
   }
 
   #openFile(path: string, mode: OpenMode): LocalFile {
     const file = openFile(path, mode);
     this.#files.push(file);
-    const { dev, ino, rdev } = fs.fstatSync(file.fd);
-    const identity = rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
+    const identity = identityOf(fs.fstatSync(file.fd));
     const other = this.#seen.get(identity);
     if (other !== undefined) {
       throw new TsimgfsError("ELOOP", path, `is in its own backing chain, as ${other}`);
@@ -228,17 +301,12 @@ class ChainOpener {
   #openReferenced(imagePath: string, role: "backing file" | "data file", name: string): LocalFile {
     const path = permittedPath({ imagePath, role, name }, this.#policy);
     try {
-      return this.#openFile(path, role === "data file" ? this.#dataFileMode() : "read-only");
+      return this.#openFile(path, this.#mode());
     } catch (error) {
       if (!(error instanceof TsimgfsError)) throw error;
       const reason = `${error.reason} (${role} of ${imagePath})`;
       throw new TsimgfsError(error.code, path, reason, { cause: error });
     }
-  }
-
-  /** The data file of the image itself is written to as the image is. */
-  #dataFileMode(): OpenMode {
-    return this.#layers.length === 0 ? this.#mode : "read-only";
   }
 
   #openDataFile(layout: FormatLayout, imagePath: string): LocalFile | undefined {

@@ -50,6 +50,10 @@ const COMMANDS: Readonly<
     summary: "copy what an image lacks from its backing files",
     load: async () => (await import("./commands/stream.ts")).defineStream,
   },
+  commit: {
+    summary: "copy what an image has into its backing file",
+    load: async () => (await import("./commands/commit.ts")).defineCommit,
+  },
   check: {
     summary: "find damage in an image, and repair it",
     load: async () => (await import("./commands/check.ts")).defineCheck,

@@ -84,7 +84,21 @@ export interface CompressedClusterWriter {
   allocate(guestOffset: number, streamBytes: readonly number[], plan: WritePlan): Allocation;
 }
 
+/** Letting an image have nothing of its own: its backing file alone is the disk then. */
+export interface Deallocation {
+  /**
+   * Let the tables say nothing about the start of a range any more. Under the exclusive lock.
+   *
+   * @param guestOffset a multiple of the cluster size
+   * @param length of whole clusters, or up to the end of the disk
+   * @param plan overwritten if a table was copied
+   */
+  deallocate(guestOffset: number, length: number, plan: WritePlan, out: ZeroProgress): void;
+}
+
 export interface FormatWriter {
+  /** Undefined: what the image has, it keeps. */
+  readonly deallocation?: Deallocation | undefined;
   /** Undefined: the image cannot have compressed clusters. */
   readonly compressed?: CompressedClusterWriter | undefined;
   /** Bytes that one table entry (or bit) decides about: less than that cannot be zeroed by tables. */

@@ -6,6 +6,7 @@
 import { swap32, TWO_TO_32 } from "../../../binary/words.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
+import { isZero } from "../../../syscalls/zeros.ts";
 import type { TableCache } from "../../../threads/table-cache.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { COPIED_HI, entryHostOffset, L2E_ZERO_LO } from "../table-entry.ts";
@@ -24,6 +25,7 @@ export class ActiveTables {
   readonly #cache: TableCache;
   readonly #l1: Int32Array | undefined;
   readonly #clusterSize: number;
+  readonly #entryBytes: number;
   readonly #entry = NativeBuffer.allocate(8);
 
   constructor(
@@ -37,6 +39,7 @@ export class ActiveTables {
     this.#cache = cache;
     this.#l1 = layout.l1 && new Int32Array(layout.l1);
     this.#clusterSize = layout.clusterSize;
+    this.#entryBytes = layout.l2EntryBytes;
     this.entries = NativeBuffer.allocate(cache.sliceSize);
   }
 
@@ -93,12 +96,13 @@ export class ActiveTables {
     return this.#cache.isValid();
   }
 
-  /** Whether a table says nothing but zeros, and has no clusters. */
-  isBlank(l2Offset: number, extended: boolean): boolean {
+  /** Whether a table has no clusters, and says nothing at all, or nothing but zeros. */
+  isBlank(l2Offset: number, says: "zeros" | "nothing"): boolean {
     const table = NativeBuffer.allocate(this.#clusterSize);
     this.#storage.readAt(table, 0, this.#clusterSize, l2Offset);
+    if (says === "nothing") return isZero(table, 0, table.length);
     const { view } = table;
-    for (let at = 0; at < table.length; at += extended ? 16 : 8) {
+    for (let at = 0; at < table.length; at += this.#entryBytes) {
       if (view.getUint32(at) !== 0 || (view.getUint32(at + 4) & ~L2E_ZERO_LO) !== 0) return false;
     }
     return true;

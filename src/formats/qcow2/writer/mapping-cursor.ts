@@ -132,11 +132,15 @@ export class MappingCursor {
     this.#allocator.frees.publish();
   }
 
-  /** Let the L1 table refer to no table any more, where it says nothing. */
-  dropTable(l1Index: number): void {
+  /**
+   * Let the L1 table refer to no table any more, where it says no more than that.
+   *
+   * @param says zeros: which no table says too, if no backing file shows through
+   */
+  dropTable(l1Index: number, says: "zeros" | "nothing"): void {
     this.#tables.findL2(l1Index);
     const { l2Offset, l2Copied } = this.#tables;
-    if (l2Offset === 0 || !l2Copied || !this.#tables.isBlank(l2Offset, this.#extended)) return;
+    if (l2Offset === 0 || !l2Copied || !this.#tables.isBlank(l2Offset, says)) return;
     this.#tables.setL2(l1Index, 0);
     this.#metadata.remove(l2Offset / this.#clusterSize);
     this.#allocator.frees.add(l2Offset / this.#clusterSize, 1);

@@ -9,6 +9,7 @@ import {
   ALLOCATION,
   type Allocation,
   type Change,
+  type Deallocation,
   type FormatWriter,
   type HostPlace,
   type WritePlan,
@@ -35,6 +36,7 @@ export class Qcow2Writer implements FormatWriter {
   readonly clusterSize: number;
   readonly hasZeroClusters: boolean;
   readonly compressed: CompressedWriter | undefined;
+  readonly deallocation: Deallocation;
 
   readonly #context: Qcow2WriterContext;
   readonly #allocator: ClusterAllocator;
@@ -58,6 +60,7 @@ export class Qcow2Writer implements FormatWriter {
     this.hasZeroClusters = layout.header.version >= 3;
     this.unit = layout.extendedL2 ? layout.clusterSize / SUBCLUSTERS : layout.clusterSize;
     this.#zeroWriter = new ZeroWriter(context, this.#cursor, this.unit);
+    this.deallocation = this.#zeroWriter;
     this.compressed = this.#hasDataFile ? undefined : new CompressedWriter(context, this.#cursor);
   }
 
@@ -297,7 +300,7 @@ export class Qcow2Writer implements FormatWriter {
     if (this.#hasDataFile) this.#context.dataStorage.sync();
     // Tables that say nothing but zeros say what no table says, unless a backing file shows through.
     if (this.#context.layout.backingFile === undefined) {
-      for (const l1Index of this.#state.zeroedTables()) this.#cursor.dropTable(l1Index);
+      for (const l1Index of this.#state.zeroedTables()) this.#cursor.dropTable(l1Index, "zeros");
     }
     this.#allocator.close();
   }

@@ -1,8 +1,17 @@
-/** Making ranges of a qcow2 image read as zeros by a change of tables. Source: FORMATS 1.12. */
+/**
+ * Making ranges of a qcow2 image read as zeros, or as the backing file, by a change of tables. Source:
+ * FORMATS 1.12.
+ */
 
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NO_OFFSET } from "../../driver.ts";
-import { ALLOCATION, type WritePlan, type ZeroProgress, type ZeroSpace } from "../../writer.ts";
+import {
+  ALLOCATION,
+  type Deallocation,
+  type WritePlan,
+  type ZeroProgress,
+  type ZeroSpace,
+} from "../../writer.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import type { MappingCursor } from "./mapping-cursor.ts";
@@ -10,7 +19,10 @@ import { type SharedState, WORD } from "./shared-state.ts";
 import { ALL_SUBCLUSTERS, bitRange } from "./subclusters.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
-export class ZeroWriter {
+/** What becomes of entries: as ZeroSpace says, or nothing is left of them. */
+type EntryFate = ZeroSpace | "deallocate";
+
+export class ZeroWriter implements Deallocation {
   readonly #cursor: MappingCursor;
   readonly #allocator: ClusterAllocator;
   readonly #state: SharedState;
@@ -37,6 +49,30 @@ export class ZeroWriter {
     guestOffset: number,
     length: number,
     space: ZeroSpace,
+    backed: number,
+    plan: WritePlan,
+    out: ZeroProgress,
+  ): void {
+    this.#change(guestOffset, length, space, backed, plan, out);
+    // A table that hides something, or is to say zeros itself, stays whatever it says.
+    if (out.done === 0 || out.mustWrite || backed > 0) return;
+    this.#state.noteZeroed(Math.floor(guestOffset / this.#cursor.l2Coverage));
+  }
+
+  deallocate(guestOffset: number, length: number, plan: WritePlan, out: ZeroProgress): void {
+    this.#change(guestOffset, length, "deallocate", 0, plan, out);
+    const table = Math.floor(guestOffset / this.#cursor.l2Coverage);
+    const end = guestOffset + out.done;
+    // Who goes through the disk from its start leaves a table that says nothing behind.
+    if (out.done > 0 && (out.done === length || end % this.#cursor.l2Coverage === 0)) {
+      this.#cursor.dropTable(table, "nothing");
+    }
+  }
+
+  #change(
+    guestOffset: number,
+    length: number,
+    space: EntryFate,
     backed: number,
     plan: WritePlan,
     out: ZeroProgress,
@@ -68,16 +104,13 @@ export class ZeroWriter {
     }
     out.need = this.#cursor.openOwn(guestOffset, plan);
     if (out.need !== ALLOCATION.inPlace) return;
-    this.#zeroInSlice(guestOffset, length, space, backed, out);
-    // A table that hides something, or is to say zeros itself, stays whatever it says.
-    if (out.mustWrite || backed > 0) return;
-    this.#state.noteZeroed(Math.floor(guestOffset / this.#cursor.l2Coverage));
+    this.#changeSlice(guestOffset, length, space, backed, out);
   }
 
-  #zeroInSlice(
+  #changeSlice(
     guestOffset: number,
     length: number,
-    space: ZeroSpace,
+    space: EntryFate,
     backed: number,
     out: ZeroProgress,
   ): void {
@@ -94,7 +127,10 @@ export class ZeroWriter {
       const to = Math.ceil(Math.min(clusterSize, guestEnd - start) / this.#unit);
       cursor.decode(cluster);
       const covered = this.#extended ? bitRange(from, to) : ALL_SUBCLUSTERS;
-      if (!this.#zeroEntry(cluster, covered, space, guestOffset + backed > start)) break;
+      if (space === "deallocate") {
+        cursor.freeOld();
+        encodeEntry(cursor.entries.view, cursor.entryAt(cluster), this.#extended, NO_OFFSET, 0, 0);
+      } else if (!this.#zeroEntry(cluster, covered, space, guestOffset + backed > start)) break;
     }
     if (cluster === first) {
       out.mustWrite = true;
@@ -140,7 +176,7 @@ export class ZeroWriter {
   }
 
   /** The bytes in an external data file become zeros too: nothing else is at their place. */
-  #zeroDataFile(guestOffset: number, length: number, space: ZeroSpace): void {
-    this.#dataFile?.zeroAt(guestOffset, length, space);
+  #zeroDataFile(guestOffset: number, length: number, space: EntryFate): void {
+    this.#dataFile?.zeroAt(guestOffset, length, space === "keep" ? "keep" : "release");
   }
 }

@@ -1,0 +1,187 @@
+/** `tsimgfs commit`: copy what an image has above its backing file into that file. */
+
+import type { Command } from "commander";
+import { attachDisk } from "../../block/attach-disk.ts";
+import { CommitJob } from "../../block/commit-job.ts";
+import { RateLimit } from "../../block/copy-rate.ts";
+import type { Disk } from "../../block/disk.ts";
+import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { refuseSnapshots } from "../../block/stream-plan.ts";
+import type { WritePolicy } from "../../block/write-policy.ts";
+import { printable } from "../../errors.ts";
+import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { type LongWork, type LongWorkDisplay, runLongWork } from "../long-work.ts";
+import { PLAIN_WRITING } from "../offline-disk.ts";
+import { backingPolicyOption, formatOption, rateOption } from "../options.ts";
+import { print, printMessage } from "../print.ts";
+import { sizeText } from "../size-text.ts";
+import { type StopSignal, signalStatus } from "../stop-signals.ts";
+
+interface CommitOptions {
+  readonly format?: FormatName;
+  readonly base?: string;
+  readonly drop?: boolean;
+  readonly progress?: boolean;
+  readonly quiet?: boolean;
+  readonly rate?: number;
+  readonly backingPolicy?: BackingPolicy;
+}
+
+/** Zeros become zero clusters, or holes, of the base; it may have to become longer. */
+const BASE_POLICY: WritePolicy = { ...PLAIN_WRITING, detectZeroes: "unmap", growable: true };
+
+/** A step of emptying covers this many bytes of the disk at the most. */
+const EMPTY_STEP = 1024 * 1024 * 1024;
+
+export function defineCommit(command: Command): void {
+  command
+    .description(
+      "Copy what an image has above its backing file into that file, and empty the image. If it is stopped, the same command does the rest; the image shows the same at every moment.",
+    )
+    .argument("<image>")
+    .addOption(formatOption("-f, --format <name>"))
+    .option("-b, --base <file>", "an image further below to copy into; implies -d")
+    .option("-d, --drop", "leave the image as it is: it will be removed")
+    .option("-p, --progress", "show a progress bar on a terminal")
+    .option("-q, --quiet", "say nothing if all goes well")
+    .option("-r, --rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
+    .addOption(backingPolicyOption())
+    .addHelpText(
+      "after",
+      "\nOther images on top of the same backing file, and those between, are of no use any more.\n" +
+        "QED images are not emptied.\n" +
+        "\nExample:\n  tsimgfs commit -p vm.qcow2",
+    )
+    .action(commit);
+}
+
+async function commit(image: string, options: CommitOptions): Promise<void> {
+  const { format, backingPolicy, base: path } = options;
+  const isKept = options.drop === true || path !== undefined;
+  const chain = openChain(image, {
+    format,
+    backingPolicy,
+    forceShare: false,
+    writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1, onlyPlaces: true },
+    base: { path, writing: { policy: BASE_POLICY, threads: 1 } },
+  });
+  try {
+    chain.warnings.forEach(printMessage);
+    const signal = await new CommitRun(image, chain, options).run();
+    if (signal !== undefined) process.exitCode = signalStatus(signal);
+    else if (options.quiet !== true) print("Image committed.\n");
+  } finally {
+    closeChain(chain);
+  }
+}
+
+/** One run: into the base, and then out of the image. */
+class CommitRun {
+  readonly #image: string;
+  readonly #options: CommitOptions;
+  /** The image with those between it and the base. */
+  readonly #above: Disk;
+  readonly #base: Disk;
+
+  /** @throws {TsimgfsError} the image must not be committed */
+  constructor(image: string, { layers, writing, base }: OpenChain, options: CommitOptions) {
+    if (base === undefined) throw new RangeError("the chain was opened without a base");
+    this.#image = image;
+    this.#options = options;
+    const thread = { slot: 0, requestMaintenance: undefined };
+    const resources = { clusterCache: new ClusterCache() };
+    const above = { layers: layers.slice(0, base.index), writing };
+    this.#above = attachDisk(above, resources, thread);
+    refuseSnapshots(this.#above.chain.image);
+    const below = { layers: layers.slice(base.index), writing: base.writing };
+    this.#base = attachDisk(below, resources, thread);
+  }
+
+  /** @returns the signal that stopped it */
+  async run(): Promise<StopSignal | undefined> {
+    let signal: StopSignal | undefined;
+    try {
+      signal = await this.#work(new Copying(this.#above, this.#base, this.#options.rate), "copied");
+    } finally {
+      // What was copied is durable before anything is taken out of the image.
+      this.#base.close();
+    }
+    if (signal !== undefined || !this.#above.isWritable) return signal;
+    try {
+      return this.#above.canDeallocate
+        ? await this.#work(new Emptying(this.#above), "emptied")
+        : undefined;
+    } finally {
+      this.#above.close();
+    }
+  }
+
+  async #work(work: LongWork, what: string): Promise<StopSignal | undefined> {
+    const display: LongWorkDisplay = { progress: this.#options.progress === true };
+    const signal = await runLongWork(work, display);
+    if (signal === undefined) return undefined;
+    const place = `${sizeText(work.done)} of ${sizeText(work.total)}`;
+    printMessage(
+      printable(`${this.#image}: stopped, ${place} ${what}; the same command does the rest`),
+    );
+    return signal;
+  }
+}
+
+class Copying implements LongWork {
+  readonly #base: Disk;
+  readonly #job: CommitJob;
+  readonly #limit: RateLimit;
+  /** Bytes that the last step has copied. */
+  #stepCopied = 0;
+
+  constructor(above: Disk, base: Disk, rate: number | undefined) {
+    this.#base = base;
+    this.#job = new CommitJob(above, base);
+    this.#limit = new RateLimit(rate);
+  }
+
+  get done(): number {
+    return this.#job.done;
+  }
+
+  get total(): number {
+    return this.#job.total;
+  }
+
+  step(): boolean {
+    const before = this.#job.copied;
+    const isDone = this.#job.step();
+    this.#stepCopied = this.#job.copied - before;
+    return isDone;
+  }
+
+  flush(): void {
+    this.#base.flush();
+  }
+
+  pauseAfter(startMs: number, endMs: number): number {
+    return this.#limit.pauseAfter(this.#stepCopied, startMs, endMs);
+  }
+}
+
+class Emptying implements LongWork {
+  readonly #disk: Disk;
+  readonly total: number;
+  done = 0;
+
+  constructor(disk: Disk) {
+    this.#disk = disk;
+    this.total = disk.virtualSize;
+  }
+
+  step(): boolean {
+    const end = Math.min(this.total, this.done + EMPTY_STEP);
+    while (this.done < end) {
+      this.done += this.#disk.deallocate(this.done, this.total - this.done);
+    }
+    return this.done >= this.total;
+  }
+}
