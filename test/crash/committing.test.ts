@@ -1,0 +1,139 @@
+/**
+ * Crashes of the host at any moment of committing: the disk of the image never changes, whatever got to the base
+ * and was taken out of the image, and nothing but leaks is left behind.
+ */
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { attachDisk } from "../../src/block/attach-disk.ts";
+import { CommitJob } from "../../src/block/commit-job.ts";
+import { closeChain, openChain } from "../../src/block/open-chain.ts";
+import { ClusterCache } from "../../src/formats/compression/cluster-cache.ts";
+import type { SharedFile } from "../../src/storage/local-file.ts";
+import { USUAL_POLICY } from "../support/crash-engine.ts";
+import {
+  BACKING_NAME,
+  contentOf,
+  IMAGE_NAME,
+  makeImage,
+  qemuImg,
+} from "../support/crash-images.ts";
+import { type ImageRecipe, RECIPES } from "../support/crash-recipes.ts";
+import { withMemoryScratch } from "../support/crash-scratch.ts";
+import { CrashStates, STRATEGIES } from "../support/crash-states.ts";
+import type { ImageFormat } from "../support/qemu.ts";
+import { Random, SEED } from "../support/random.ts";
+import { SparseFile } from "../support/recording-sparse-file.ts";
+import { type RecordingLog, RecordingStorage } from "../support/recording-storage.ts";
+import type { RunResult } from "../support/run.ts";
+import { byScale } from "../support/scale.ts";
+
+const STATES = byScale(15, 400);
+
+/** Commits the image in a directory. Returns its file and that of the base before, and what was done to them. */
+function recordCommit(
+  directory: string,
+  recipe: ImageRecipe,
+  paths: readonly string[],
+): { readonly initial: SparseFile[]; readonly log: RecordingLog } {
+  const files = paths.map((path) => SparseFile.load(path));
+  const initial = files.map((file) => file.clone());
+  const log: RecordingLog = { operations: [] };
+  const attachFile = ({ path }: SharedFile): RecordingStorage => {
+    const index = paths.findIndex((known) => join(known) === join(path));
+    const file = files[index];
+    if (file === undefined) throw new RangeError(path);
+    return new RecordingStorage(path, file, log, index);
+  };
+  const policy = { ...USUAL_POLICY, copyOnRead: false, growable: true } as const;
+  const writing = { policy, threads: 1 };
+  const chain = openChain(join(directory, IMAGE_NAME), {
+    format: recipe.format,
+    backingPolicy: "any",
+    forceShare: false,
+    writing: { ...writing, onlyPlaces: true },
+    base: { path: undefined, writing },
+  });
+  try {
+    const resources = { clusterCache: new ClusterCache() };
+    const thread = { slot: 0, requestMaintenance: undefined };
+    const { layers } = chain;
+    const above = attachDisk(
+      { layers: layers.slice(0, 1), writing: chain.writing },
+      resources,
+      thread,
+      attachFile,
+    );
+    const base = attachDisk(
+      { layers: layers.slice(1), writing: chain.base?.writing },
+      resources,
+      thread,
+      attachFile,
+    );
+    const job = new CommitJob(above, base);
+    while (!job.step());
+    base.close();
+    for (let done = 0; above.canDeallocate && done < above.virtualSize; ) {
+      done += above.deallocate(done, above.virtualSize - done);
+    }
+    above.close();
+  } finally {
+    closeChain(chain);
+  }
+  return { initial, log };
+}
+
+/** The files of a state get to their places. Returns what qemu-img check says of those that have tables. */
+async function saveAndCheck(
+  directory: string,
+  paths: readonly string[],
+  files: readonly SparseFile[],
+  formats: readonly ImageFormat[],
+): Promise<RunResult[]> {
+  const results: RunResult[] = [];
+  for (const [index, path] of paths.entries()) {
+    files[index]?.save(path);
+    const format = formats[index];
+    if (format === undefined || format === "raw") continue;
+    results.push(await qemuImg(directory, ["check", "-q", "-f", format, path]));
+  }
+  return results;
+}
+
+describe("a crash at any moment of committing leaves the disk as it is", () => {
+  const recipes = RECIPES.filter(({ backing, snapshots }) => backing && !snapshots);
+
+  it.each(recipes.map((recipe) => [recipe.name, recipe] as const))("%s", async (name, recipe) => {
+    await withMemoryScratch("committing", async (root) => {
+      const directory = `${root}/work`;
+      mkdirSync(directory);
+      await makeImage(directory, recipe, new Random(`image ${name}`));
+      const wanted = await contentOf(directory, recipe);
+      const paths = [join(directory, IMAGE_NAME), join(root, BACKING_NAME)];
+      const formats: ImageFormat[] = [recipe.format, recipe.backing?.format ?? "raw"];
+      const { initial, log } = recordCommit(directory, recipe, paths);
+      const states = new CrashStates(initial, log);
+      const random = new Random(`committing ${name}`);
+      const last = log.operations.length;
+      for (let number = 0; number <= STATES; number++) {
+        // What the end leaves is one of them, and a third are close to it.
+        const first = number % 3 === 0 ? Math.max(0, last - 16) : 0;
+        const position = number === STATES ? last : random.between(first, last);
+        const strategy = random.pick(STRATEGIES);
+        const files =
+          number === STATES ? states.prefix(last) : states.random(position, strategy, random);
+        const label = `state ${number}: ${strategy} at ${position} of ${last}, seed ${SEED}`;
+        for (const check of await saveAndCheck(directory, paths, files, formats)) {
+          expect([0, 3], `${label}: ${check.stdout}${check.stderr}`).toContain(check.status);
+        }
+        expect((await contentOf(directory, recipe)).equals(wanted), label).toBe(true);
+      }
+      if ((recipe.backing?.size ?? 0) > recipe.virtualSize) return;
+      const [top = "raw", below = "raw"] = formats;
+      const compare = ["compare", "-f", top, "-F", below, IMAGE_NAME, `../${BACKING_NAME}`];
+      const { status } = await qemuImg(directory, compare);
+      expect(status, "the base has what the image has").toBe(0);
+    });
+  });
+});
