@@ -4,7 +4,6 @@
  */
 
 import fs from "node:fs";
-import { resolve } from "node:path";
 import { type Errno, StorageError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { BackingReference, FormatName } from "../formats/driver.ts";
@@ -24,6 +23,7 @@ import {
   requireLength,
   SECTOR_SIZE,
 } from "../formats/raw/create.ts";
+import { fileIdentity } from "../storage/file-identity.ts";
 import { lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
 import type { WritableStorage } from "../storage/storage.ts";
@@ -168,27 +168,17 @@ function lookAtBacking(path: string, backing: NewBacking | undefined): Below {
   }
 }
 
-/** What a file is known by: its inode or device, or its path while it does not exist. */
-function identityOf(path: string): string {
-  try {
-    const { dev, ino, rdev } = fs.statSync(path);
-    return rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
-  } catch {
-    return resolve(path);
-  }
-}
-
 /** Refuse to write to a file that is read, or to one file as two. */
 function refuseSameFile(
   path: string,
   dataFilePath: string | undefined,
   below: readonly string[],
 ): void {
-  const read = new Set(below.map(identityOf));
-  const image = identityOf(path);
+  const read = new Set(below.map(fileIdentity));
+  const image = fileIdentity(path);
   if (read.has(image)) throw new UsageError(path, "is in its own backing chain");
   if (dataFilePath === undefined) return;
-  const data = identityOf(dataFilePath);
+  const data = fileIdentity(dataFilePath);
   if (data === image) throw new UsageError(path, "its data file is the image itself");
   if (read.has(data)) {
     throw new UsageError(path, `its data file ${dataFilePath} is in its backing chain`);

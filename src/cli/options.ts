@@ -70,3 +70,16 @@ export function backingPolicyOption(): Option {
     "which files an image may refer to: any, same-directory or none (default: any for your own images and for root, else same-directory)",
   ).argParser(oneOf<BackingPolicy>("--backing-policy", BACKING_POLICIES));
 }
+
+const CACHE_MODES = ["none", "writeback", "unsafe", "directsync", "writethrough"] as const;
+
+/**
+ * `-t` or `-T` of qemu-img: taken, and without effect. Files are read and written through the host's page
+ * cache, and what a command has written is durable when it ends.
+ */
+export function cacheOption(flags: string, of: "source" | "target"): Option {
+  return new Option(
+    flags,
+    `cache mode of the ${of}, as qemu-img takes it; the page cache is used in any case`,
+  ).argParser(oneOf(flags.slice(0, 2), CACHE_MODES));
+}

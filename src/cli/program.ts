@@ -42,6 +42,10 @@ const COMMANDS: Readonly<
     summary: "make a new image",
     load: async () => (await import("./commands/create.ts")).defineCreate,
   },
+  convert: {
+    summary: "copy a disk into an image of any format",
+    load: async () => (await import("./commands/convert.ts")).defineConvert,
+  },
   io: {
     summary: "read and write a disk by hand",
     load: async () => (await import("./commands/io.ts")).defineIo,

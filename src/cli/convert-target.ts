@@ -1,0 +1,114 @@
+/** What a disk is copied to: a new image, or one that is there. */
+
+import fs from "node:fs";
+import { attachChain } from "../block/attach-disk.ts";
+import { createImage, type PlannedImage } from "../block/create-image.ts";
+import { closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
+import type { BackingPolicy } from "../block/referenced-file.ts";
+import { UsageError } from "../errors.ts";
+import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import type { FormatName } from "../formats/driver.ts";
+import { fileIdentity } from "../storage/file-identity.ts";
+import { PLAIN_WRITING } from "./offline-disk.ts";
+
+export interface TargetOptions {
+  readonly format: FormatName;
+  readonly backingPolicy?: BackingPolicy | undefined;
+  /** Threads that will write to it. */
+  readonly threads: number;
+}
+
+/**
+ * Refuse to write to what is read.
+ *
+ * @param sources open chains
+ * @throws {UsageError}
+ */
+export function refuseSources(paths: readonly string[], sources: readonly OpenChain[]): void {
+  const read = new Map<string, string>();
+  for (const { file, dataFile } of sources.flatMap(({ layers }) => layers)) {
+    read.set(fileIdentity(file.path), file.path);
+    if (dataFile !== undefined) read.set(fileIdentity(dataFile.path), dataFile.path);
+  }
+  for (const path of paths) {
+    const source = read.get(fileIdentity(path));
+    if (source === undefined) continue;
+    throw new UsageError(path, `is written to, and is what is read from, as ${source}`);
+  }
+}
+
+/** An image that is open for writing. */
+export class ConvertTarget {
+  readonly path: string;
+  readonly chain: OpenChain;
+  /** It was made new: it reads as zeros, or as its backing file. */
+  readonly isNew: boolean;
+  /** Files that were not there before. */
+  readonly #newFiles: readonly string[];
+
+  private constructor(path: string, chain: OpenChain, newFiles: readonly string[] | undefined) {
+    this.path = path;
+    this.chain = chain;
+    this.isNew = newFiles !== undefined;
+    this.#newFiles = newFiles ?? [];
+  }
+
+  /** An image that is there, and keeps what it has. */
+  static open(path: string, options: TargetOptions): ConvertTarget {
+    return new ConvertTarget(path, openForWriting(path, options), undefined);
+  }
+
+  /**
+   * Make an image; what was at its path is lost.
+   *
+   * @throws {TsimgfsError} no new file is left
+   */
+  static create(plan: PlannedImage, options: TargetOptions): ConvertTarget {
+    const { path, dataFilePath } = plan;
+    const paths = dataFilePath === undefined ? [path] : [path, dataFilePath];
+    const newFiles = paths.filter((file) => !fs.existsSync(file));
+    createImage(plan);
+    try {
+      return new ConvertTarget(path, openForWriting(path, options), newFiles);
+    } catch (error) {
+      newFiles.forEach(remove);
+      throw error;
+    }
+  }
+
+  /** Bytes. */
+  get virtualSize(): number {
+    return attachChain(this.chain.layers, { clusterCache: new ClusterCache() }).virtualSize;
+  }
+
+  /** Close the files. No thread uses them any more. */
+  close(): void {
+    closeChain(this.chain);
+  }
+
+  /**
+   * What was begun is not complete, and is of no use: files that were not there before are removed.
+   *
+   * @returns whether the image is gone
+   */
+  discard(): boolean {
+    this.#newFiles.forEach(remove);
+    return this.#newFiles.includes(this.path);
+  }
+}
+
+function openForWriting(
+  path: string,
+  { format, backingPolicy, threads }: TargetOptions,
+): OpenChain {
+  const writing = { policy: PLAIN_WRITING, threads };
+  return openChain(path, { format, backingPolicy, forceShare: false, writing });
+}
+
+function remove(path: string): void {
+  try {
+    fs.rmSync(fs.realpathSync(path));
+  } catch {
+    // The reason why it is not complete is the one to report.
+  }
+}

@@ -1,0 +1,100 @@
+/** Copying a disk to another one on several threads, as long work of a command. */
+
+import { availableParallelism } from "node:os";
+import { DiskCopier, type SharedCopy, type TellUnreadable } from "../block/convert/disk-copier.ts";
+import { RateLimit } from "../block/copy-rate.ts";
+import { hex, printable } from "../errors.ts";
+import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import { runCopyThread } from "./copy-thread-start.ts";
+import type { LongWork } from "./long-work.ts";
+import { printMessage } from "./print.ts";
+
+/** A step of the main thread takes about so long, ms: signals are heard of, and the bar is drawn, in between. */
+const STEP_MS = 20;
+
+/** Threads that copy, this one included: more than there are processors are no gain. */
+export function copyThreads(wanted: number): number {
+  return Math.max(1, Math.min(wanted, availableParallelism()));
+}
+
+/** Prints what is lost, unless nothing is to be printed. */
+export function tellUnreadable(quiet: boolean): TellUnreadable {
+  return ({ path, offset, length, reason }) => {
+    if (quiet) return;
+    const what = `${path}: warning: ${length} bytes at ${hex(offset)} cannot be read`;
+    printMessage(printable(`${what}, and become zeros: ${reason}`));
+  };
+}
+
+export interface CopyWorkOptions {
+  /** Of `copyThreads`; the target is open for as many. */
+  readonly threads: number;
+  /** Bytes a second; undefined: as fast as it goes. Only with one thread. */
+  readonly rate?: number | undefined;
+  readonly quiet: boolean;
+}
+
+/** All threads together; the first one is this one. */
+export class CopyWork implements LongWork {
+  readonly total: number;
+  readonly #copier: DiskCopier;
+  readonly #limit: RateLimit;
+  readonly #others: Promise<void>[];
+  #failure: unknown;
+  #stepDone = 0;
+
+  constructor(shared: SharedCopy, { threads, rate, quiet }: CopyWorkOptions) {
+    this.total = shared.size;
+    this.#limit = new RateLimit(rate);
+    this.#others = Array.from({ length: threads - 1 }, (_, index) => {
+      return this.#startOther(runCopyThread({ shared, slot: index + 1, quiet }));
+    });
+    const resources = { clusterCache: new ClusterCache() };
+    this.#copier = new DiskCopier(shared, 0, resources, tellUnreadable(quiet));
+  }
+
+  get done(): number {
+    return this.#copier.position;
+  }
+
+  async step(): Promise<boolean> {
+    const end = performance.now() + STEP_MS;
+    const before = this.done;
+    let goesOn = true;
+    while (goesOn && performance.now() < end) goesOn = this.#copier.step();
+    this.#stepDone = this.done - before;
+    if (goesOn) return false;
+    await this.#endOthers();
+    return true;
+  }
+
+  pauseAfter(startMs: number, endMs: number): number {
+    return this.#limit.pauseAfter(this.#stepDone, startMs, endMs);
+  }
+
+  flush(): void {
+    this.#copier.target.flush();
+  }
+
+  /**
+   * Let all threads end: whatever is copied by then is in the target's files, which this makes durable.
+   *
+   * @throws {TsimgfsError} one of them has failed
+   */
+  async end(): Promise<void> {
+    this.#copier.stop();
+    await this.#endOthers();
+    this.#copier.target.close();
+  }
+
+  #startOther(thread: Promise<void>): Promise<void> {
+    return thread.catch((error: unknown) => {
+      this.#failure ??= error;
+    });
+  }
+
+  async #endOthers(): Promise<void> {
+    await Promise.all(this.#others);
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+}
