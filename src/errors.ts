@@ -26,7 +26,8 @@ export type Errno =
   | "ENXIO"
   | "EPERM"
   | "ERANGE"
-  | "EROFS";
+  | "EROFS"
+  | "ESTALE";
 
 /** What caused an error and where in the file it is. */
 export interface ErrorSite {

@@ -25,8 +25,8 @@ export interface Ownership {
   readonly umask: number | undefined;
 }
 
-/** How long the kernel may keep a name, seconds: names never change. */
-const ENTRY_VALID_SECONDS = 3600;
+/** How long the kernel may keep a name that never changes, seconds. */
+const NAME_VALID_SECONDS = 3600;
 
 const NANOSECONDS = 1e9;
 
@@ -76,15 +76,27 @@ export function putAttr(request: Request, node: TreeNode, ownership: Ownership):
   return ATTR_OUT_ATTR_OFFSET + ATTR_SIZE;
 }
 
+/** An entry of a directory, as a reply has it. */
+export interface ReplyEntry {
+  readonly node: TreeNode;
+  /** The name stands for this node as long as the mount lasts. */
+  readonly isFixed: boolean;
+}
+
 /** Put a `fuse_entry_out` at byte `at` of the payload; returns its size. */
-export function putEntry(request: Request, node: TreeNode, ownership: Ownership, at = 0): number {
+export function putEntry(
+  request: Request,
+  { node, isFixed }: ReplyEntry,
+  ownership: Ownership,
+  at = 0,
+): number {
   const attributes = node.attributes();
   request.clear(ENTRY_OUT_SIZE, at);
   request.set(
     ENTRY_OUT,
     {
       nodeid: node.nodeid,
-      entry_valid: ENTRY_VALID_SECONDS,
+      entry_valid: isFixed ? NAME_VALID_SECONDS : 0,
       attr_valid: attributes.validSeconds,
     },
     at,

@@ -170,8 +170,10 @@ function nodeOf(server: Server, request: Request): TreeNode | undefined {
 function lookup(server: Server, request: Request): number {
   const directory = nodeOf(server, request);
   if (directory?.kind !== "directory") return -ENOTDIR;
+  directory.refresh();
   const node = directory.lookup(request.name());
-  return node === undefined ? -ENOENT : putEntry(request, node, server.ownership);
+  if (node === undefined) return -ENOENT;
+  return putEntry(request, { node, isFixed: directory.isFixed }, server.ownership);
 }
 
 function getattr(server: Server, request: Request): number {
@@ -336,9 +338,9 @@ function opendir(server: Server, request: Request): number {
   const node = nodeOf(server, request);
   if (node === undefined) return -ENOENT;
   if (node.kind !== "directory") return -ENOTDIR;
-  // Entries never change: the kernel may keep what it has read.
   request.clear(sizeOf(OPEN_OUT));
-  request.set(OPEN_OUT, { open_flags: FOPEN.cacheDir | FOPEN.keepCache });
+  // The kernel may keep what it has read of entries that never change.
+  if (node.isFixed) request.set(OPEN_OUT, { open_flags: FOPEN.cacheDir | FOPEN.keepCache });
   return sizeOf(OPEN_OUT);
 }
 

@@ -24,6 +24,7 @@ export function putDirectory(
   directory: DirectoryNode,
   { offset, size, plus }: { offset: number; size: number; plus: Ownership | undefined },
 ): number {
+  directory.refresh();
   const limit = Math.min(size, request.payloadMax);
   let at = 0;
   for (let index = offset; ; index++) {
@@ -36,7 +37,9 @@ export function putDirectory(
     request.clear(length, at);
     const { node } = entry;
     // The kernel looks up neither of the dots: a node id would count as a reference.
-    if (plus !== undefined && index >= DOT_ENTRIES) putEntry(request, node, plus, at);
+    if (plus !== undefined && index >= DOT_ENTRIES) {
+      putEntry(request, { node, isFixed: directory.isFixed }, plus, at);
+    }
     const type = node.kind === "directory" ? S_IFDIR : S_IFREG;
     request.set(
       DIRENT,

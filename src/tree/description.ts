@@ -37,6 +37,8 @@ export interface TreeDescription {
   readonly counters: SharedArrayBuffer;
   readonly statsFiles: SharedArrayBuffer;
   readonly truncatedFiles: SharedArrayBuffer;
+  /** Of `createPartitionWindows`. */
+  readonly partitionWindows: SharedArrayBuffer;
   /** Of `createStreamStates`. */
   readonly streams: SharedArrayBuffer;
   readonly daemonPid: number;

@@ -76,7 +76,7 @@ export class Device implements FileNode {
   attributes(): NodeAttributes {
     const { isWritable, hostState } = this.#properties;
     const { allocatedSize, modifiedAt } = hostState();
-    const size = this.#currentSize();
+    const size = this.currentSize();
     return {
       nodeid: this.nodeid,
       isDirectory: false,
@@ -94,7 +94,7 @@ export class Device implements FileNode {
   capacity(): Capacity {
     return {
       blockSize: Math.max(this.#properties.clusterSize, PAGE_SIZE),
-      size: this.#currentSize(),
+      size: this.currentSize(),
     };
   }
 
@@ -132,7 +132,7 @@ export class Device implements FileNode {
     target: NativeBuffer,
     start: number,
   ): number {
-    const count = Math.max(0, Math.min(length, this.#currentSize() - offset));
+    const count = Math.max(0, Math.min(length, this.currentSize() - offset));
     this.#count(COUNTER.reads, 1);
     if (count === 0) return 0;
     try {
@@ -156,7 +156,7 @@ export class Device implements FileNode {
     this.#count(COUNTER.writes, 1);
     let count = length;
     try {
-      if (offset + length > this.#currentSize() && !this.#growTo(offset + length)) {
+      if (offset + length > this.currentSize() && !this.#growTo(offset + length)) {
         count = this.#size - offset;
         if (count <= 0) return length === 0 ? 0 : -1;
       }
@@ -171,7 +171,7 @@ export class Device implements FileNode {
   }
 
   allocateRange(offset: number, length: number, what: RangeChange, keepsSize: boolean): boolean {
-    const isPast = offset + length > this.#currentSize();
+    const isPast = offset + length > this.currentSize();
     // Space past the end cannot be kept for later: a device has none.
     if (isPast && keepsSize && what === "allocate") return false;
     if (isPast && !keepsSize && !this.#growTo(offset + length)) return false;
@@ -194,7 +194,7 @@ export class Device implements FileNode {
 
   setSize(handle: number, size: number): boolean {
     const { truncated, isGrowable } = this.#properties;
-    const current = this.#currentSize();
+    const current = this.currentSize();
     // Who has emptied the file takes this for its size, all zeros from where he stopped to write.
     if (handle !== PLAIN_HANDLE && size <= current) {
       truncated?.advance(handle, size, size, this.#zero);
@@ -207,7 +207,7 @@ export class Device implements FileNode {
 
   seek(offset: number, what: "data" | "hole"): number {
     this.#count(COUNTER.seeks, 1);
-    const size = this.#currentSize();
+    const size = this.currentSize();
     if (offset >= size) return -1;
     const found = this.#disk().seek(offset, what);
     // The end of the file is a hole, and not data.
@@ -224,7 +224,7 @@ export class Device implements FileNode {
   }
 
   /** Bytes, now: another thread may have changed the size. */
-  #currentSize(): number {
+  currentSize(): number {
     if (this.#properties.isGrowable) this.#size = this.#disk().currentSize();
     return this.#size;
   }

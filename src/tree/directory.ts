@@ -24,6 +24,7 @@ export interface DirectoryContent {
 
 export class Directory implements DirectoryNode {
   readonly kind = "directory";
+  readonly isFixed = true;
   readonly nodeid: number;
   readonly parent: DirectoryNode | undefined;
   readonly #properties: DirectoryProperties;
@@ -63,6 +64,10 @@ export class Directory implements DirectoryNode {
 
   xattrs(): ReadonlyMap<string, string> {
     return this.#properties.xattrs;
+  }
+
+  refresh(): void {
+    // What there is follows from the images.
   }
 
   lookup(name: string): TreeNode | undefined {

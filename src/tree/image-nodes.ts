@@ -1,4 +1,4 @@
-/** What the tree shows of one image: its device, its statistics, its snapshots. */
+/** What the tree shows of one image: its device, its statistics, its snapshots, its partitions. */
 
 import fs from "node:fs";
 import { TWO_TO_32 } from "../binary/words.ts";
@@ -15,6 +15,9 @@ import { type AfterReply, Device, type DeviceProperties, type HostState } from "
 import { Directory } from "./directory.ts";
 import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode } from "./node.ts";
+import type { Partition } from "./partition.ts";
+import { PartitionNodes } from "./partition-nodes.ts";
+import { PartitionWindows } from "./partition-windows.ts";
 import { renderStats } from "./render-stats.ts";
 import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
 import { STREAM_XATTR, StreamControl } from "./stream-control.ts";
@@ -24,6 +27,9 @@ import { TruncatedFiles } from "./truncated-files.ts";
 const STAT_BLOCK_SIZE = 512;
 
 const NO_XATTRS: ReadonlyMap<string, string> = new Map();
+
+/** Node ids of partitions are from here on: 2^32 for each device. */
+export const FIRST_PARTITION_NODEID = 2 ** 52;
 
 /** Snapshots that a thread keeps attached; the one that was found first goes first. */
 const SNAPSHOTS_KEPT_MAX = 64;
@@ -40,6 +46,8 @@ export class ImageNodes {
   /** Virtual sizes of the snapshots, bytes; read when they are first asked for. */
   #snapshotSizes: Float64Array | undefined;
   readonly #snapshots = new Map<number, Device>();
+  /** undefined: the mount point is a file. */
+  #partitions: PartitionNodes | undefined;
 
   constructor(
     tree: TreeDescription,
@@ -80,6 +88,9 @@ export class ImageNodes {
       const snapshots = this.#snapshotDirectory(nodeid + 2, root);
       entries.push({ name: `${name}.snapshots`, node: snapshots });
     }
+    this.#partitions = this.#partitionNodes(device);
+    const partitions = this.#partitions.directory(nodeid + 3, root);
+    entries.push({ name: `${name}.partitions`, node: partitions });
     return entries;
   }
 
@@ -89,7 +100,7 @@ export class ImageNodes {
       isWritable: writing !== undefined,
       isGrowable: writing?.policy.growable ?? false,
       attach: () => this.#disk,
-      truncated: writing && new TruncatedFiles(this.#tree.truncatedFiles, this.#index),
+      truncated: this.#truncatedFiles(),
       stream: this.#stream,
     });
   }
@@ -106,6 +117,28 @@ export class ImageNodes {
     }
     this.#snapshots.set(number, device);
     return device;
+  }
+
+  /** A partition, by the sequence number of its window; undefined if there is none. */
+  partition(sequence: number): Partition | undefined {
+    return this.#partitions?.node(sequence);
+  }
+
+  #partitionNodes(device: Device): PartitionNodes {
+    return new PartitionNodes({
+      disk: this.#disk,
+      device,
+      imagePath: this.#description.imagePath,
+      firstNodeid: FIRST_PARTITION_NODEID + this.#index * TWO_TO_32,
+      windows: new PartitionWindows(this.#tree.partitionWindows, this.#index),
+      truncated: this.#truncatedFiles(),
+    });
+  }
+
+  /** undefined: the device is read-only. */
+  #truncatedFiles(): TruncatedFiles | undefined {
+    if (this.#description.writing === undefined) return undefined;
+    return new TruncatedFiles(this.#tree.truncatedFiles, this.#index);
   }
 
   #makeDevice(

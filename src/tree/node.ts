@@ -111,7 +111,11 @@ export interface DirectoryNode {
   capacity(): Capacity;
   xattrs(): ReadonlyMap<string, string>;
   lookup(name: string): TreeNode | undefined;
-  /** The entries without `.` and `..`, always in the same order; undefined after the last one. */
+  /** Its entries never change: whoever knows them may keep them. */
+  readonly isFixed: boolean;
+  /** Find out what the entries are now: comes before `lookup` or the first `entryAt` of a request. */
+  refresh(): void;
+  /** The entries without `.` and `..`, in the same order until `refresh`; undefined after the last one. */
   entryAt(index: number): DirectoryEntry | undefined;
 }
 

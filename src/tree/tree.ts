@@ -5,7 +5,9 @@
  *     16 + 4 d                 device d: NAME.raw
  *     17 + 4 d                 NAME.stats.json
  *     18 + 4 d                 NAME.snapshots
+ *     19 + 4 d                 NAME.partitions
  *     (d + 1) * 2^32 + n       snapshot n of device d
+ *     2^52 + d * 2^32 + n      window n of device d: a partition
  */
 
 import { TWO_TO_32 } from "../binary/words.ts";
@@ -13,7 +15,7 @@ import type { ThreadResources } from "../formats/driver.ts";
 import type { TreeDescription, TreeThread } from "./description.ts";
 import type { AfterReply } from "./device.ts";
 import { Directory } from "./directory.ts";
-import { ImageNodes } from "./image-nodes.ts";
+import { FIRST_PARTITION_NODEID, ImageNodes } from "./image-nodes.ts";
 import type { DirectoryEntry, TreeNode } from "./node.ts";
 
 export const ROOT_NODEID = 1;
@@ -40,7 +42,10 @@ export class Tree {
   /** The node with this id, or undefined. */
   node(nodeid: number): TreeNode | undefined {
     if (nodeid < TWO_TO_32 || this.root.kind === "file") return this.#nodes[nodeid];
-    return this.#images[Math.floor(nodeid / TWO_TO_32) - 1]?.snapshot(nodeid % TWO_TO_32);
+    const high = Math.floor(nodeid / TWO_TO_32);
+    const low = nodeid % TWO_TO_32;
+    if (nodeid < FIRST_PARTITION_NODEID) return this.#images[high - 1]?.snapshot(low);
+    return this.#images[high - FIRST_PARTITION_NODEID / TWO_TO_32]?.partition(low);
   }
 
   /** A request has left something to do after its reply. */

@@ -8,7 +8,8 @@
  *     2 words     1: in use | the mutex of its writes
  *     1 double    the end of what was written or zeroed, bytes
  *
- * and one word for each device: 1 after something was zeroed that the kernel may have cached.
+ * and one word for each device: 1 after something was zeroed, or written through a partition, that the kernel
+ * may have cached.
  */
 
 import { Mutex } from "../threads/mutex.ts";
@@ -46,12 +47,16 @@ export class TruncatedFiles {
     this.#staleWord = FILES_MAX * WORDS_PER_FILE + device;
   }
 
-  /** A handle for a file that is opened with O_TRUNC. */
-  open(): number {
+  /**
+   * A handle for a file that is opened with O_TRUNC.
+   *
+   * @param start of the file on the device, bytes
+   */
+  open(start = 0): number {
     for (let file = 0; file < FILES_MAX; file++) {
       const word = file * WORDS_PER_FILE + IN_USE;
       if (Atomics.compareExchange(this.#words, word, 0, 1) !== 0) continue;
-      this.#ends[file * DOUBLES_PER_FILE + END] = 0;
+      this.#ends[file * DOUBLES_PER_FILE + END] = start;
       return file + 1;
     }
     return PLAIN_HANDLE;
@@ -76,7 +81,7 @@ export class TruncatedFiles {
       const known = this.#ends[at] ?? 0;
       if (start > known) {
         zero(known, start - known);
-        Atomics.store(this.#words, this.#staleWord, 1);
+        this.markStale();
       }
       this.#ends[at] = Math.max(known, end);
     } finally {
@@ -84,7 +89,12 @@ export class TruncatedFiles {
     }
   }
 
-  /** Whether the kernel may have cached what was zeroed since the last time this was asked. */
+  /** The device has changed in a way that the kernel does not know of: it may have cached what was there. */
+  markStale(): void {
+    Atomics.store(this.#words, this.#staleWord, 1);
+  }
+
+  /** Whether the kernel may have cached what was changed since the last time this was asked. */
   takeStale(): boolean {
     return Atomics.exchange(this.#words, this.#staleWord, 0) !== 0;
   }

@@ -45,11 +45,12 @@ describe("the tree of a mount", () => {
     await rm(directory, { recursive: true, force: true });
   });
 
-  it("has a device, a statistics file and a snapshot directory, named for the image", async () => {
+  it("has a device, statistics, snapshots and partitions, named for the image", async () => {
     await mounted([plain.path, withSnapshots.path], {}, async (mount) => {
       const names = await namesBelow(mount.mountPoint);
       expect(names).toEqual(
         expect.arrayContaining([
+          "data.partitions",
           "data.raw",
           "data.stats.json",
           "vm.raw",

@@ -77,8 +77,9 @@ describe.each(FORMS)("$name", ({ opcode, plus }) => {
         ["disk.raw", 16n, 8],
         ["disk.stats.json", 17n, 8],
         ["disk.snapshots", 18n, 4],
+        ["disk.partitions", 19n, 4],
       ]);
-      expect(entries.map(({ next }) => next)).toEqual([1n, 2n, 3n, 4n, 5n]);
+      expect(entries.map(({ next }) => next)).toEqual([1n, 2n, 3n, 4n, 5n, 6n]);
     });
   });
 
@@ -129,7 +130,7 @@ describe.each(FORMS)("$name", ({ opcode, plus }) => {
     });
   });
 
-  it.each([5, 6, 1000, 2 ** 40, 2n ** 60n, 2n ** 63n - 1n])(
+  it.each([6, 7, 1000, 2 ** 40, 2n ** 60n, 2n ** 63n - 1n])(
     "is at the end from offset %i on",
     async (offset) => {
       await withCaller((caller) => expect(list(caller, ROOT, offset, 4096)).toEqual([]));
@@ -157,7 +158,8 @@ describe("READDIRPLUS", () => {
   it("counts as a look-up for all entries but the dots", async () => {
     await withCaller((caller) => {
       const { payload } = caller.call(OPCODE.readdirplus, ROOT, readArguments(0, 65536));
-      expect(parse(payload, true).map(({ nodeid }) => nodeid)).toEqual([0n, 0n, 16n, 17n, 18n]);
+      const nodeids = parse(payload, true).map(({ nodeid }) => nodeid);
+      expect(nodeids).toEqual([0n, 0n, 16n, 17n, 18n, 19n]);
     });
   });
 });

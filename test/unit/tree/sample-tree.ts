@@ -10,6 +10,7 @@ import { createCounters } from "../../../src/threads/counters.ts";
 import { createStreamStates } from "../../../src/threads/stream-state.ts";
 import { createStatsFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
 import { deviceNameOf } from "../../../src/tree/names.ts";
+import { createPartitionWindows } from "../../../src/tree/partition-windows.ts";
 import { Tree } from "../../../src/tree/tree.ts";
 import { createTruncatedFiles } from "../../../src/tree/truncated-files.ts";
 import { withScratch } from "../../support/scratch.ts";
@@ -77,6 +78,7 @@ export async function withTree(
         counters: createCounters(THREADS, chains.length),
         statsFiles: createStatsFileMemory(chains.length),
         truncatedFiles: createTruncatedFiles(chains.length),
+        partitionWindows: createPartitionWindows(chains.length),
         streams: createStreamStates(chains.length),
         daemonPid: DAEMON_PID,
       };

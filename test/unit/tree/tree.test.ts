@@ -65,16 +65,19 @@ function walk(tree: Tree): Map<string, number> {
 }
 
 describe("Tree", () => {
-  it("shows a device, its statistics and, of qcow2 images, its snapshots", async () => {
+  it("shows a device, its statistics, its partitions and, of qcow2 images, its snapshots", async () => {
     await withTree(IMAGES, ({ tree }) => {
       expect(namesIn(tree.root)).toEqual([
         "a.raw",
         "a.stats.json",
         "a.snapshots",
+        "a.partitions",
         "b.raw",
         "b.stats.json",
+        "b.partitions",
         "c.raw",
         "c.stats.json",
+        "c.partitions",
       ]);
       const root = directory(tree.root);
       expect(root.parent).toBeUndefined();
@@ -110,13 +113,16 @@ describe("Tree", () => {
     0,
     2,
     15,
-    19,
     18 + 4,
     2 ** 31,
     2 ** 32 + 3,
     2 ** 32 - 1,
     2 * 2 ** 32,
     99 * 2 ** 32,
+    2 ** 52,
+    2 ** 52 + 1,
+    2 ** 52 + 2 ** 32 + 2 ** 31,
+    2 ** 52 + 99 * 2 ** 32,
     2 ** 60,
     -1,
   ])("has no node %i", async (nodeid) => {
