@@ -10,12 +10,19 @@ import assert from "node:assert";
 import { TsimgfsError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
 import { MAGIC_SECTOR_SIZE, magicOf } from "../formats/image-magic.ts";
-import { ALLOCATION, type Allocation, type FormatWriter, HostPlace } from "../formats/writer.ts";
+import {
+  ALLOCATION,
+  type Allocation,
+  type FormatWriter,
+  HostPlace,
+  type Occupation,
+} from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import type { Mutex } from "../threads/mutex.ts";
 import type { BackingChain } from "./backing-chain.ts";
+import { DiskResizer, type GrowthPreallocation } from "./disk-resizer.ts";
 import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
 import { ZeroLookup } from "./zero-lookup.ts";
@@ -36,8 +43,6 @@ const HOLE_MIN = 64 * 1024;
 const QUICK_FILL_MAX = 16 * 1024;
 /** Bytes of scratch memory at least. */
 const SCRATCH_MIN = 4096;
-/** Sizes of disks are multiples of this, bytes. */
-const SECTOR_SIZE = 512;
 /** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
 const TURNS_MAX = 1_000_000;
 
@@ -63,12 +68,12 @@ export class DiskWriter {
   readonly #image: FormatImage;
   readonly #writer: FormatWriter;
   readonly #dataStorage: WritableStorage;
-  readonly #resizing: Mutex;
   readonly #changes: TableChanges;
   readonly #policy: WritePolicy;
   readonly #guardsMagic: boolean;
   readonly #zeros: ZeroLookup;
   readonly #zeroRanges: ZeroRanges;
+  readonly #resizer: DiskResizer;
   readonly #place = new HostPlace();
   /** A cluster: head, data and tail of a small write, and what surrounds zeros. */
   #scratch: NativeBuffer | undefined;
@@ -80,7 +85,6 @@ export class DiskWriter {
     this.#image = context.chain.image;
     this.#writer = context.writer;
     this.#dataStorage = context.dataStorage;
-    this.#resizing = context.resizing;
     this.#changes = context.changes;
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
@@ -91,6 +95,13 @@ export class DiskWriter {
       this.#changes,
       (guestOffset, length) => this.#writeRange(guestOffset, length, SOURCE.zeros, ZEROS, 0),
     );
+    this.#resizer = new DiskResizer({
+      ...context,
+      zero: (guestOffset, length) => {
+        this.#zeroRanges.zero(guestOffset, length, this.#released());
+      },
+      occupy: (guestOffset, length, how) => this.#occupy(guestOffset, length, how),
+    });
   }
 
   /** As Disk.write. */
@@ -189,78 +200,35 @@ export class DiskWriter {
   /** As Disk.preallocate. */
   preallocate(guestOffset: number, length: number): void {
     this.#writer.begin("contents");
+    this.#occupy(guestOffset, length, "falloc");
+  }
+
+  #occupy(guestOffset: number, length: number, how: Occupation): void {
     let done = 0;
     for (let turns = 0; done < length; turns++) {
       assert(turns < TURNS_MAX, "an allocation comes to no end");
       const offset = guestOffset + done;
-      let count = this.#preallocateInPlace(offset, length - done);
+      let count = this.#occupyInPlace(offset, length - done, how);
       if (count === 0) {
         count = this.#writeByTables(offset, length - done, SOURCE.nothing, ZEROS, 0);
-        if (count > 0) this.#preallocateInPlace(offset, count);
+        if (count > 0) this.#occupyInPlace(offset, count, how);
       }
       done += count;
     }
   }
 
   /** As Disk.resize. */
-  resize(size: number): void {
-    const rounded = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
-    if (!Number.isSafeInteger(rounded)) {
-      throw new TsimgfsError("EFBIG", this.#image.storage.path, `a size of ${size} is too large`);
-    }
-    this.#resizing.lock();
-    try {
-      this.#changes.lockShared();
-      const old = this.#image.virtualSize;
-      this.#changes.unlockShared();
-      this.#writer.checkResizable(old, rounded);
-      this.#writer.begin("contents");
-      if (rounded > old) this.#grow(old, rounded);
-      else if (rounded < old) {
-        // What is cut off must not come back when the disk grows again.
-        this.#zeroRanges.zero(rounded, old - rounded, this.#released());
-        this.#writer.flush();
-        this.#writer.setVirtualSize(rounded);
-      }
-    } finally {
-      this.#resizing.unlock();
-    }
+  resize(size: number, preallocation: GrowthPreallocation): void {
+    this.#resizer.resize(size, preallocation);
   }
 
-  #grow(old: number, size: number): void {
-    this.#changes.claimAll();
-    try {
-      this.#writer.growTables(size);
-    } finally {
-      this.#changes.releaseAll();
-    }
-    // What the last cluster and a longer backing file have past the old end would become visible.
-    const { clusterSize } = this.#writer;
-    const clusterEnd = Math.ceil(old / clusterSize) * clusterSize;
-    const hidden = Math.max(clusterEnd, this.#chain.images[1]?.virtualSize ?? 0);
-    this.#pretendSize(size);
-    try {
-      const end = Math.min(hidden, size);
-      if (end > old) this.#zeroRanges.zero(old, end - old, this.#released());
-      this.#writer.flush();
-      this.#writer.setVirtualSize(size);
-    } finally {
-      this.#pretendSize(undefined);
-    }
-  }
-
-  #pretendSize(size: number | undefined): void {
-    this.#writer.pretendSize(size);
-    // Under the lock, the writer takes it over.
-    this.#changes.lockShared();
-    this.#changes.unlockShared();
-  }
-
-  #preallocateInPlace(guestOffset: number, length: number): number {
+  #occupyInPlace(guestOffset: number, length: number, how: Occupation): number {
     this.#changes.lockShared();
     try {
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
-      if (count > 0) this.#dataStorage.preallocate(this.#place.hostOffset, count);
+      if (count > 0 && how === "falloc") {
+        this.#dataStorage.preallocate(this.#place.hostOffset, count);
+      } else if (count > 0 && how === "full") this.#fillZeros(count, this.#place.hostOffset);
       return count;
     } finally {
       this.#changes.unlockShared();
@@ -323,8 +291,11 @@ export class DiskWriter {
   #putZeros(length: number, hostOffset: number): void {
     if (length >= HOLE_MIN) {
       this.#dataStorage.zeroAt(hostOffset, length, this.#released().space);
-      return;
-    }
+    } else this.#fillZeros(length, hostOffset);
+  }
+
+  /** Write zeros as bytes. */
+  #fillZeros(length: number, hostOffset: number): void {
     for (let done = 0; done < length; done += ZEROS_SIZE) {
       const count = Math.min(length - done, ZEROS_SIZE);
       this.#dataStorage.writeAt(ZEROS, 0, count, hostOffset + done);

@@ -15,6 +15,7 @@ import { CompressedWrites } from "./compressed-writes.ts";
 import { CopiedImage } from "./copied-image.ts";
 import { CopyOnRead } from "./copy-on-read.ts";
 import { deallocate } from "./deallocate.ts";
+import type { GrowthPreallocation } from "./disk-resizer.ts";
 import { DiskWriter } from "./disk-writer.ts";
 import { PendingCopies } from "./pending-copies.ts";
 import { TableChanges } from "./table-changes.ts";
@@ -334,10 +335,11 @@ export class Disk {
    * Change the size. What is new reads as zeros; what is cut off is lost.
    *
    * @param size bytes; rounded up to what the format can say
+   * @param preallocation what the host gets of what is new
    * @throws {TsimgfsError} the format cannot have that size, or the host has no space
    */
-  resize(size: number): void {
-    this.#writable().resize(size);
+  resize(size: number, preallocation: GrowthPreallocation = "off"): void {
+    this.#writable().resize(size, preallocation);
   }
 
   /** Work that no request should wait for: prepare reservations, link copies, free what can be freed. */

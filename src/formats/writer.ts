@@ -46,6 +46,12 @@ export class HostPlace {
   hostOffset = 0;
 }
 
+/**
+ * What a range gets on the host, which reads as it did: places; space, too; or zeros that are written, if it
+ * reads as zeros.
+ */
+export type Occupation = "metadata" | "falloc" | "full";
+
 /** What becomes of the host clusters of a range that is zeroed. */
 export type ZeroSpace = "release" | "keep";
 
@@ -107,6 +113,8 @@ export interface FormatWriter {
   readonly clusterSize: number;
   /** Tables can say that a unit reads as zeros, whatever a backing file has there. */
   readonly hasZeroClusters: boolean;
+  /** What a disk must have where it grows; undefined: nothing. */
+  readonly growthOccupation?: Occupation | undefined;
 
   /**
    * Announce a change: features that this writer does not maintain are cleared, durably, before the first
@@ -172,6 +180,14 @@ export interface FormatWriter {
 
   /** Let the image have another size, durably, and all threads know. Without the lock. */
   setVirtualSize(virtualSize: number): void;
+
+  /**
+   * Let nothing be allocated past the end of the disk any more; nobody reads there. Without the lock, but no
+   * other thread may change tables meanwhile.
+   *
+   * @param virtualSize bytes: where that is
+   */
+  dropTail(virtualSize: number): void;
 
   /** Let this thread alone take the disk for larger (undefined: no more), to prepare what is new. */
   pretendSize(virtualSize: number | undefined): void;

@@ -17,6 +17,7 @@ export class RawWriter implements FormatWriter {
 
   readonly #lock: AccessLock;
   #generation = 0;
+  #pretendedSize: number | undefined;
 
   constructor(image: RawImage, storage: WritableStorage, lock: AccessLock) {
     this.#lock = lock;
@@ -75,8 +76,16 @@ export class RawWriter implements FormatWriter {
     this.#lock.unlockExclusive();
   }
 
-  pretendSize(): void {
-    // Nothing of what is new need be prepared: the host's files grow by zeros.
+  dropTail(virtualSize: number): void {
+    // What was preallocated in vain may have made the file longer.
+    if (this.#storage.resizable && this.#storage.currentLength() > virtualSize) {
+      this.#storage.setLength(virtualSize);
+    }
+  }
+
+  pretendSize(virtualSize: number | undefined): void {
+    this.#pretendedSize = virtualSize;
+    this.#generation = -1;
   }
 
   changeHeader(): never {
@@ -106,6 +115,6 @@ export class RawWriter implements FormatWriter {
   refresh(generation: number): void {
     if (generation === this.#generation) return;
     this.#generation = generation;
-    this.#image.adopt(this.#storage.currentLength());
+    this.#image.adopt(this.#pretendedSize ?? this.#storage.currentLength());
   }
 }

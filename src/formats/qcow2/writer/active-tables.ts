@@ -96,10 +96,16 @@ export class ActiveTables {
     return this.#cache.isValid();
   }
 
-  /** Whether a table has no clusters, and says nothing at all, or nothing but zeros. */
-  isBlank(l2Offset: number, says: "zeros" | "nothing"): boolean {
+  /** A copy of a whole L2 table. */
+  readTable(l2Offset: number): NativeBuffer {
     const table = NativeBuffer.allocate(this.#clusterSize);
     this.#storage.readAt(table, 0, this.#clusterSize, l2Offset);
+    return table;
+  }
+
+  /** Whether a table has no clusters, and says nothing at all, or nothing but zeros. */
+  isBlank(l2Offset: number, says: "zeros" | "nothing"): boolean {
+    const table = this.readTable(l2Offset);
     if (says === "nothing") return isZero(table, 0, table.length);
     const { view } = table;
     for (let at = 0; at < table.length; at += this.#entryBytes) {
@@ -127,8 +133,7 @@ export class ActiveTables {
 
   /** Copy a whole L2 table to another place; nothing refers to it yet. */
   copyTable(from: number, to: number): void {
-    const table = NativeBuffer.allocate(this.#clusterSize);
-    this.#storage.readAt(table, 0, this.#clusterSize, from);
+    const table = this.readTable(from);
     this.#storage.writeAt(table, 0, this.#clusterSize, to);
     this.#cache.invalidate(to, this.#clusterSize);
   }

@@ -106,6 +106,19 @@ export class ClusterAllocator {
     });
   }
 
+  /** The disk becomes smaller: set the dirty bit, and cut the file at the end. Without the lock. */
+  beginShrinking(): void {
+    this.#upkeep.exclusively(() => {
+      this.marks.markDirty();
+      this.#state.raise(WORD.shrunk);
+    });
+  }
+
+  /** Ask for `maintain` in another thread. */
+  requestMaintenance(): void {
+    this.#upkeep.request();
+  }
+
   /** Make clusters available, unless another thread has done so. Without the lock. */
   reserve(): void {
     this.#upkeep.exclusively(() => {
@@ -142,6 +155,7 @@ export class ClusterAllocator {
     this.flush();
     if (this.#state.isSet(WORD.dirty)) {
       this.#giveBack();
+      if (this.#state.isSet(WORD.shrunk)) this.#dropEmptyBlocks();
       this.#cutTail();
       this.marks.sync();
     }
@@ -188,7 +202,19 @@ export class ClusterAllocator {
     if (runs.length > 0) this.#changes.lower(runs);
   }
 
-  /** Cut off what nobody uses at the end of the file, as far as it is a hole. */
+  /** Refcount blocks that count nothing but themselves would keep the file long. */
+  #dropEmptyBlocks(): void {
+    this.#upkeep.exclusively(() => {
+      const blocks = this.#refcounts.unlinkEmptyBlocks();
+      if (blocks.length === 0) return;
+      this.marks.sync();
+      for (const cluster of blocks) this.#context.metadata.remove(cluster);
+      const isCounted = (cluster: number): boolean => this.#refcounts.read(cluster) > 0;
+      this.#changes.lower(blocks.filter(isCounted).map((first) => ({ first, count: 1 })));
+    });
+  }
+
+  /** Cut off what nobody uses at the end of the file; if the disk was not cut too, as far as it is a hole. */
   #cutTail(): void {
     if (!this.#storage.resizable) return;
     const length = this.#storage.currentLength();
@@ -196,6 +222,7 @@ export class ClusterAllocator {
     if (end === 0 || end >= length) return;
     const run = { isData: true, length: 0 };
     this.#storage.hostRun(end, run);
-    if (!run.isData && end + run.length >= length) this.#storage.setLength(end);
+    const isHole = !run.isData && end + run.length >= length;
+    if (isHole || this.#state.isSet(WORD.shrunk)) this.#storage.setLength(end);
   }
 }

@@ -141,10 +141,42 @@ export class MappingCursor {
     this.#tables.findL2(l1Index);
     const { l2Offset, l2Copied } = this.#tables;
     if (l2Offset === 0 || !l2Copied || !this.#tables.isBlank(l2Offset, says)) return;
+    this.#unlink(l1Index, l2Offset);
+  }
+
+  /**
+   * Let the L1 table refer to no table any more, whatever it says.
+   *
+   * @returns what it said, for `decodeFrom`: its references are the caller's to free; undefined: there is none
+   */
+  unlinkTable(l1Index: number): NativeBuffer | undefined {
+    this.#findTable(l1Index * this.l2Coverage);
+    const { l2Offset } = this.#tables;
+    if (l2Offset === 0) return undefined;
+    const table = this.#tables.readTable(l2Offset);
+    this.#unlink(l1Index, l2Offset);
+    return table;
+  }
+
+  #unlink(l1Index: number, l2Offset: number): void {
     this.#tables.setL2(l1Index, 0);
     this.#metadata.remove(l2Offset / this.#clusterSize);
     this.#allocator.frees.add(l2Offset / this.#clusterSize, 1);
     this.#allocator.frees.publish();
+  }
+
+  /**
+   * Decode entry `index` of a whole table, the entry of a guest cluster.
+   *
+   * @returns false: it cannot be right
+   */
+  decodeFrom({ view }: NativeBuffer, index: number, cluster: number): boolean {
+    const at = index * this.#entryBytes;
+    const zeroBits = this.#extended ? view.getUint32(at + 8) : 0;
+    const dataBits = this.#extended ? view.getUint32(at + 12) : 0;
+    const guestOffset = cluster * this.#clusterSize;
+    this.entry.decode(view.getUint32(at), view.getUint32(at + 4), zeroBits, dataBits, guestOffset);
+    return this.entry.fault === undefined;
   }
 
   /** Decode the entry of a guest cluster in the open slice; its fault is not looked at. */

@@ -12,6 +12,7 @@ import {
   type Deallocation,
   type FormatWriter,
   type HostPlace,
+  type Occupation,
   type WritePlan,
   type ZeroProgress,
   type ZeroSpace,
@@ -25,6 +26,7 @@ import { metadataRanges } from "./metadata-ranges.ts";
 import { checkResizable, growL1Table, setVirtualSize } from "./resizer.ts";
 import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
 import { ALL_SUBCLUSTERS, bitRange, hasBit, SUBCLUSTERS } from "./subclusters.ts";
+import { TailDropper } from "./tail-dropper.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 import { ZeroWriter } from "./zero-writer.ts";
 
@@ -37,6 +39,7 @@ export class Qcow2Writer implements FormatWriter {
   readonly hasZeroClusters: boolean;
   readonly compressed: CompressedWriter | undefined;
   readonly deallocation: Deallocation;
+  readonly growthOccupation: Occupation | undefined;
 
   readonly #context: Qcow2WriterContext;
   readonly #allocator: ClusterAllocator;
@@ -61,6 +64,8 @@ export class Qcow2Writer implements FormatWriter {
     this.unit = layout.extendedL2 ? layout.clusterSize / SUBCLUSTERS : layout.clusterSize;
     this.#zeroWriter = new ZeroWriter(context, this.#cursor, this.unit);
     this.deallocation = this.#zeroWriter;
+    // As QEMU: who writes to the data file alone need not ask whether a table refers to it.
+    this.growthOccupation = layout.dataFile?.raw === true ? "metadata" : undefined;
     this.compressed = this.#hasDataFile ? undefined : new CompressedWriter(context, this.#cursor);
   }
 
@@ -315,6 +320,10 @@ export class Qcow2Writer implements FormatWriter {
 
   setVirtualSize(virtualSize: number): void {
     setVirtualSize(this.#context, virtualSize);
+  }
+
+  dropTail(virtualSize: number): void {
+    new TailDropper(this.#context, this.#cursor).drop(virtualSize);
   }
 
   pretendSize(virtualSize: number | undefined): void {

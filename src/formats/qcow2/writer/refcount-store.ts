@@ -220,6 +220,29 @@ export class RefcountStore {
   }
 
   /**
+   * Let the refcount table refer to no block any more that counts nothing, or only itself.
+   *
+   * @returns the clusters of these blocks; some may be counted by another one, until the table is durable
+   */
+  unlinkEmptyBlocks(): number[] {
+    const clusters: number[] = [];
+    for (let block = this.tableEntries - 1; block > 0; block--) {
+      const offset = this.blockOffset(block);
+      if (offset === 0) continue;
+      const first = block * this.entriesPerBlock;
+      const end = first + this.entriesPerBlock;
+      const own = offset / this.#clusterSize;
+      const used = this.#seek(first, end, offset, false);
+      const isEmpty = used === end;
+      const countsItself = used === own && this.#seek(own + 1, end, offset, false) === end;
+      if (!isEmpty && !(countsItself && this.read(own) === 1)) continue;
+      this.linkBlock(block, 0);
+      clusters.push(own);
+    }
+    return clusters;
+  }
+
+  /**
    * Make a larger refcount table, in a new area behind all that the old one counts, with the blocks that
    * count the area itself; when all that is durable, let the header refer to it, which is not durable yet.
    *

@@ -4,6 +4,7 @@
  * Words, by Atomics, besides those of all formats:
  *     PLACES_BEGUN     1: as BEGUN, but the autoclear bit of bitmaps stays: they know nothing of places
  *     DIRTY            1: the dirty bit was set by us, and is cleared at the end
+ *     SHRUNK           1: the disk has become smaller: at the end, so does the file
  *     FREES_HEAD, FREES_TAIL, FREES_DURABLE   counts of the queue of frees, modulo 2^32
  *
  * Doubles; the sizes and the reservation under the exclusive lock of the image, the refcount table and
@@ -30,6 +31,7 @@ export const WORD = {
   freesHead: FORMAT_WORD + 2,
   freesTail: FORMAT_WORD + 3,
   freesDurable: FORMAT_WORD + 4,
+  shrunk: FORMAT_WORD + 5,
 } as const;
 const WORDS = 16;
 

@@ -191,6 +191,10 @@ export class QedWriter implements FormatWriter {
     setVirtualSize(this.#context, virtualSize);
   }
 
+  dropTail(): void {
+    // The disk does not shrink, and nothing is allocated ahead of its growth but zeros.
+  }
+
   pretendSize(virtualSize: number | undefined): void {
     this.#pretendedSize = virtualSize;
     this.#generation = -1;

@@ -53,7 +53,7 @@ describe("RawWriter", () => {
     expect(writer.unit).toBe(1);
     writer.begin();
     writer.growTables();
-    writer.pretendSize();
+    writer.pretendSize(undefined);
     writer.maintain();
     expect(writer.hasFrees()).toBe(false);
     expect(log.operations).toEqual([]);
