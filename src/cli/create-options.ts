@@ -1,5 +1,6 @@
 /** The options of `create -o`, in the names and the syntax of qemu-img. */
 
+import { parseSize } from "../block/parse-size.ts";
 import { UsageError } from "../errors.ts";
 
 /** One row: name, kind of value, meaning. */
@@ -130,20 +131,4 @@ export class CreateOptions {
 
 function parseNumber(text: string): number | undefined {
   return /^(\d+|0[xX][\da-fA-F]+)$/.test(text) ? Number(text) : undefined;
-}
-
-/**
- * A size as qemu-img takes it: bytes, or a number with a suffix of a power of 1024, which may have a
- * fraction; rounded down to whole bytes. Undefined if it is none; above 2^53 it is rounded.
- */
-export function parseSize(text: string): number | undefined {
-  const hexadecimal = /^\s*\+?(0[xX][\da-fA-F]+)$/.exec(text);
-  if (hexadecimal !== null) return Number(hexadecimal[1]);
-  const match = /^\s*\+?(\d+)(?:\.(\d*))?([bkmgtpe]?)$/i.exec(text);
-  if (match === null) return undefined;
-  const [, whole = "", fraction = "", suffix = ""] = match;
-  const unit = 1024 ** "bkmgtpe".indexOf(suffix.toLowerCase() || "b");
-  const part = Number(`0.${fraction}0`);
-  if (unit === 1 && part !== 0) return undefined;
-  return Number(whole) * unit + Math.floor(part * unit);
 }

@@ -58,6 +58,10 @@ const COMMANDS: Readonly<
     summary: "copy what an image has into its backing file",
     load: async () => (await import("./commands/commit.ts")).defineCommit,
   },
+  resize: {
+    summary: "change the size of an image's disk",
+    load: async () => (await import("./commands/resize.ts")).defineResize,
+  },
   check: {
     summary: "find damage in an image, and repair it",
     load: async () => (await import("./commands/check.ts")).defineCheck,
@@ -98,6 +102,13 @@ async function buildProgram(
   return program;
 }
 
+/** A last word such as -10M is a size: no option begins with a digit. */
+function sizeApart(words: readonly string[]): readonly string[] {
+  const last = words.at(-1);
+  if (last === undefined || !/^-\d/.test(last) || words.includes("--")) return words;
+  return [...words.slice(0, -1), "--", last];
+}
+
 function reasonOf(error: unknown, chosen: string | undefined): string {
   if (error instanceof CommanderError) {
     const reason = error.message.replace(/^error: /, "").replaceAll("\n", " ");
@@ -124,7 +135,7 @@ export async function runProgram(
     if (argv.length === 0) program.outputHelp();
     else {
       const words = argv.map((word) => (OPTIONAL_VALUES.includes(word) ? `${word}=` : word));
-      await program.parseAsync(words, { from: "user" });
+      await program.parseAsync(sizeApart(words), { from: "user" });
     }
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);

@@ -2,6 +2,7 @@
 
 import { type Command, Option } from "commander";
 import { type CreateRequest, createImage, planImage } from "../../block/create-image.ts";
+import { parseSize } from "../../block/parse-size.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
@@ -11,7 +12,6 @@ import {
   type CreateFormat,
   CreateOptions,
   optionsHelp,
-  parseSize,
 } from "../create-options.ts";
 import { formattingLine, requestedFormat } from "../create-request.ts";
 import { backingPolicyOption, oneOf } from "../options.ts";

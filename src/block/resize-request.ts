@@ -1,0 +1,78 @@
+/**
+ * What somebody wants a disk's size to become, and whether that can be: for `resize`, and for the extended
+ * attributes of devices. The rules are those of qemu-img resize.
+ */
+
+import { UsageError } from "../errors.ts";
+import type { FormatName } from "../formats/driver.ts";
+import type { Disk } from "./disk.ts";
+import type { GrowthPreallocation } from "./disk-resizer.ts";
+import { parseSize } from "./parse-size.ts";
+
+/** The unit of sizes that images can say, bytes. */
+const SECTOR_SIZE = 512;
+
+/** What the host can set aside in images of each format. */
+const PREALLOCATIONS: Readonly<Record<FormatName, readonly GrowthPreallocation[]>> = {
+  raw: ["off", "falloc", "full"],
+  qcow2: ["off", "metadata", "falloc", "full"],
+  qed: ["off"],
+};
+
+/** A size, or a difference to the size that there is. */
+export interface SizeChange {
+  readonly sign: "" | "+" | "-";
+  /** Bytes. */
+  readonly bytes: number;
+}
+
+export interface ResizeRequest {
+  readonly change: SizeChange;
+  readonly mayShrink: boolean;
+  readonly preallocation: GrowthPreallocation;
+}
+
+/** `10G`, `+512M`, `-1.5k`; undefined: none of these. */
+export function parseSizeChange(text: string): SizeChange | undefined {
+  const [first] = text;
+  const sign = first === "+" || first === "-" ? first : "";
+  const rest = text.slice(sign.length);
+  const bytes = /^\d/.test(rest) ? parseSize(rest) : undefined;
+  return bytes === undefined ? undefined : { sign, bytes };
+}
+
+/**
+ * Change the size of a disk.
+ *
+ * @throws {UsageError} it is refused; nothing has changed
+ * @throws {TsimgfsError} it cannot be done
+ */
+export function resizeDisk(disk: Disk, request: ResizeRequest): void {
+  const { image } = disk.chain;
+  const { path } = image.storage;
+  const { change, mayShrink, preallocation } = request;
+  const current = disk.currentSize();
+  const wanted = sizeAfter(current, change);
+  const refuse = (reason: string): never => {
+    throw new UsageError(path, reason);
+  };
+  if (wanted <= 0) refuse("the new image size must be positive");
+  if (wanted < current && !mayShrink) {
+    refuse("shrinking it deletes all data beyond its new end; use the --shrink option to do that");
+  }
+  if (preallocation !== "off" && wanted <= current) {
+    refuse("preallocation can only be used for growing images");
+  }
+  if (!PREALLOCATIONS[image.format].includes(preallocation)) {
+    refuse(`unsupported preallocation mode "${preallocation}" for ${image.format} images`);
+  }
+  if (image.format !== "raw" && wanted % SECTOR_SIZE !== 0) {
+    refuse(`the new size must be a multiple of ${SECTOR_SIZE}, and ${wanted} is not`);
+  }
+  disk.resize(wanted, preallocation);
+}
+
+function sizeAfter(current: number, { sign, bytes }: SizeChange): number {
+  if (sign === "+") return current + bytes;
+  return sign === "-" ? current - bytes : bytes;
+}
