@@ -1,5 +1,6 @@
 /** Random work for a disk: writes of all shapes, zeros, preallocation and flushes, as data that can be printed. */
 
+import type { GrowthPreallocation } from "../../src/block/disk-resizer.ts";
 import { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
 import type { Random } from "./random.ts";
 import type { SparseFile } from "./recording-sparse-file.ts";
@@ -11,7 +12,7 @@ export interface WritableDisk {
   write(guestOffset: number, length: number, source: NativeBuffer, start: number): void;
   writeZeroes(guestOffset: number, length: number, how: { unmap: boolean }): void;
   preallocate(guestOffset: number, length: number): void;
-  resize(size: number): void;
+  resize(size: number, preallocation: GrowthPreallocation): void;
   flush(): void;
   maintain(): void;
   close(): void;
@@ -28,7 +29,11 @@ export type DiskStep =
   | { readonly kind: "preallocate"; readonly offset: number; readonly length: number }
   | { readonly kind: "read"; readonly offset: number; readonly length: number }
   /** `size` is of the disk: bytes, whole sectors. */
-  | { readonly kind: "resize"; readonly size: number }
+  | {
+      readonly kind: "resize";
+      readonly size: number;
+      readonly preallocation: GrowthPreallocation;
+    }
   | { readonly kind: "flush" }
   | { readonly kind: "maintain" };
 
@@ -50,6 +55,9 @@ const PREALLOCATE_MAX = 16 * 1024 * 1024;
 
 /** Requests longer than this are rare: they make the recording large. */
 const USUAL_MAX = 192 * 1024;
+
+/** Of what disks grow by; most of it is made when it is written to. */
+const PREALLOCATIONS = ["off", "off", "off", "metadata", "falloc", "full"] as const;
 
 /** How often each kind of step comes up. */
 // biome-ignore format: a table reads in columns
@@ -137,8 +145,10 @@ export class StepDrawer {
     ];
     const drawn = Math.max(1, sectors[random.below(3)] ?? 1) * 512;
     const size = this.#growsOnly ? Math.max(drawn, this.#part.end) : drawn;
+    const grows = size > this.#part.end && !this.#growsOnly;
+    const preallocation = grows ? random.pick(PREALLOCATIONS) : "off";
     this.#part = { first: 0, end: size };
-    return { kind: "resize", size };
+    return { kind: "resize", size, preallocation };
   }
 
   #anyCluster(): number {
@@ -242,7 +252,7 @@ export class StepRunner {
         break;
       }
       case "resize":
-        disk.resize(step.size);
+        disk.resize(step.size, step.preallocation);
         break;
       case "flush":
         disk.flush();
@@ -299,7 +309,7 @@ export function applyStep(step: DiskStep, content: SparseFile): void {
 /** One line on a step, for messages. */
 export function describeStep(step: DiskStep): string {
   if (step.kind === "flush" || step.kind === "maintain") return step.kind;
-  if (step.kind === "resize") return `resize 0x${step.size.toString(16)}`;
+  if (step.kind === "resize") return `resize 0x${step.size.toString(16)} ${step.preallocation}`;
   const where = `0x${step.offset.toString(16)}+0x${step.length.toString(16)}`;
   if (step.kind === "zeroes") return `zeroes ${where}${step.unmap ? " unmap" : ""}`;
   if (step.kind === "write") {
