@@ -192,20 +192,41 @@ export class CopyOnRead {
       assert(turns < TURNS_MAX, "a copy comes to no end");
       const skipped = this.#skip(guestOffset, length, bottom);
       if (skipped > 0) return skipped;
-      const wanted = Math.min(length, COPY_MAX, this.#to - guestOffset);
-      if (!this.#claim(guestOffset, wanted)) continue;
-      const [start, end] = [this.#from, this.#to];
-      try {
-        const scratch = this.#scratchOf(end - start);
-        this.#fetch(scratch, 0);
-        this.#copyStore.store(start, end, scratch, 0);
-        this.#copied += end - start;
-      } finally {
-        this.#hasFetched = false;
-        this.#changes.releaseCopy();
-      }
-      return Math.min(length, end - guestOffset);
+      const end = this.#copyClaimed(guestOffset, Math.min(length, this.#to - guestOffset));
+      if (end > guestOffset) return Math.min(length, end - guestOffset);
     }
+  }
+
+  /**
+   * Copy the start of a range that the image lacks, whatever is below: also zeros, so that the image says
+   * itself what is there.
+   *
+   * @returns bytes that are done
+   * @throws {CorruptionError | StorageError} it cannot be read or stored
+   */
+  copyMissing(guestOffset: number, length: number): number {
+    this.store();
+    for (let turns = 0; ; turns++) {
+      assert(turns < TURNS_MAX, "a copy comes to no end");
+      const end = this.#copyClaimed(guestOffset, length);
+      if (end > guestOffset) return Math.min(length, end - guestOffset);
+    }
+  }
+
+  /** Claim, fetch and store. Returns the end of what is done; `guestOffset`: look again. */
+  #copyClaimed(guestOffset: number, length: number): number {
+    if (!this.#claim(guestOffset, Math.min(length, COPY_MAX))) return guestOffset;
+    const [start, end] = [this.#from, this.#to];
+    try {
+      const scratch = this.#scratchOf(end - start);
+      this.#fetch(scratch, 0);
+      this.#copyStore.store(start, end, scratch, 0);
+      this.#copied += end - start;
+    } finally {
+      this.#hasFetched = false;
+      this.#changes.releaseCopy();
+    }
+    return end;
   }
 
   /**

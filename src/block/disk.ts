@@ -192,9 +192,25 @@ export class Disk {
     return this.#copier.copy(guestOffset, length, bottom);
   }
 
+  /**
+   * Copy the start of a range that the image lacks, also what reads as zeros.
+   *
+   * @returns bytes that are done
+   * @throws {CorruptionError | StorageError} they cannot be read, or stored
+   */
+  copyMissing(guestOffset: number, length: number): number {
+    assert(this.#copier !== undefined, "the disk is read-only, or has no backing file");
+    return this.#copier.copyMissing(guestOffset, length);
+  }
+
   /** Bytes that `copyFromBacking` has copied in this thread. */
   get copied(): number {
     return this.#copier?.copied ?? 0;
+  }
+
+  /** Whether `writeCompressed` is possible. */
+  get canCompress(): boolean {
+    return this.#access?.formatWriter.compressed !== undefined;
   }
 
   /** Whether `deallocate` is possible. */

@@ -7,6 +7,7 @@ import type { BackingPolicy } from "../block/referenced-file.ts";
 import type { WritePolicy } from "../block/write-policy.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../formats/driver.ts";
+import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import { printMessage } from "./print.ts";
 
 /** The options of commands, as commander names them. */
@@ -102,4 +103,10 @@ class OpenDisk implements OfflineDisk {
       closeChain(this.chain);
     }
   }
+}
+
+/** The same open file, with the length that it has by now. */
+export function currentFile(file: SharedFile): LocalFile {
+  const length = new LocalFile(file).currentLength();
+  return new LocalFile({ ...file, length });
 }

@@ -58,6 +58,10 @@ const COMMANDS: Readonly<
     summary: "copy what an image has into its backing file",
     load: async () => (await import("./commands/commit.ts")).defineCommit,
   },
+  rebase: {
+    summary: "give an image another backing file",
+    load: async () => (await import("./commands/rebase.ts")).defineRebase,
+  },
   resize: {
     summary: "change the size of an image's disk",
     load: async () => (await import("./commands/resize.ts")).defineResize,

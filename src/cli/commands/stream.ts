@@ -2,17 +2,15 @@
 
 import type { Command } from "commander";
 import { RateLimit, RateMeter } from "../../block/copy-rate.ts";
-import type { SharedLayer } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { StreamJob } from "../../block/stream-job.ts";
 import { planStream, refuseSnapshots, type StreamPlan } from "../../block/stream-plan.ts";
 import { printable, StorageError, TsimgfsError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { setBackingFile } from "../../formats/formats.ts";
-import { LocalFile } from "../../storage/local-file.ts";
 import { type LongWork, runLongWork } from "../long-work.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
-import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
+import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import {
   backingPolicyOption,
   formatOption,
@@ -171,7 +169,7 @@ class StreamRun implements LongWork {
     const [top] = this.#source.chain.layers;
     if (top === undefined) throw new RangeError("a chain has at least one image");
     const { backing } = this.#plan;
-    setBackingFile(top.layout.format, reopened(top.file), backing);
+    setBackingFile(top.layout.format, currentFile(top.file), backing);
     this.#tell("done");
     if (this.#options.output !== "human") return;
     const now = backing === undefined ? "no backing file any more" : `backing file ${backing.name}`;
@@ -187,10 +185,4 @@ class StreamRun implements LongWork {
     );
     process.exitCode = signalStatus(signal);
   }
-}
-
-/** The same open file, with the length that it has by now. */
-function reopened(file: SharedLayer["file"]): LocalFile {
-  const length = new LocalFile(file).currentLength();
-  return new LocalFile({ ...file, length });
 }

@@ -1,0 +1,228 @@
+/** `tsimgfs rebase`: give an image another backing file, without its disk changing, or only the name of it. */
+
+import fs from "node:fs";
+import type { Command } from "commander";
+import { attachChain } from "../../block/attach-disk.ts";
+import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
+import { RebaseJob } from "../../block/rebase-job.ts";
+import { type BackingPolicy, permittedPath } from "../../block/referenced-file.ts";
+import { refuseSnapshots } from "../../block/stream-plan.ts";
+import { printable, UsageError } from "../../errors.ts";
+import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
+import type { BackingReference, FormatName } from "../../formats/driver.ts";
+import {
+  determineFormat,
+  parseFormatName,
+  readLayout,
+  repairBeforeWriting,
+  setBackingFile,
+} from "../../formats/formats.ts";
+import { lockForWriting } from "../../storage/image-lock.ts";
+import { LocalFile } from "../../storage/local-file.ts";
+import { type LongWork, runLongWork } from "../long-work.ts";
+import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
+import { backingPolicyOption, formatOption } from "../options.ts";
+import { printMessage } from "../print.ts";
+import { sizeText } from "../size-text.ts";
+import { type StopSignal, signalStatus } from "../stop-signals.ts";
+
+interface RebaseOptions {
+  readonly format?: FormatName;
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  readonly unsafe?: boolean;
+  readonly compress?: boolean;
+  readonly progress?: boolean;
+  readonly quiet?: boolean;
+  readonly backingPolicy?: BackingPolicy;
+}
+
+export function defineRebase(command: Command): void {
+  command
+    .description(
+      "Give an image another backing file. What the new one has differently is copied into the image first, so that its disk stays the same. If it is stopped, the same command does the rest.",
+    )
+    .argument("<image>")
+    .addOption(formatOption("-f, --format <name>"))
+    .option(
+      "-b, --backing <file>",
+      'the new backing file; relative names start at the image\'s directory; "": none',
+    )
+    .option("-F, --backing-format <name>", "what it is: raw, qcow2 or qed", parseFormatName)
+    .option(
+      "-u, --unsafe",
+      "only change the name: the disk changes unless both files show the same",
+    )
+    .option("-c, --compress", "store what is copied compressed (qcow2)")
+    .option("-p, --progress", "show a progress bar on a terminal")
+    .option("-q, --quiet", "as always: nothing is said if all goes well")
+    .addOption(backingPolicyOption())
+    .addHelpText("after", "\nExample:\n  tsimgfs rebase -p -b new-base.qcow2 -F qcow2 vm.qcow2")
+    .action(rebase);
+}
+
+async function rebase(image: string, options: RebaseOptions): Promise<void> {
+  const backing = wantedBacking(image, options);
+  if (options.unsafe === true) renameBacking(image, options, backing);
+  else await new RebaseRun(image, options, backing).run();
+}
+
+/** @throws {UsageError} it is not said, or its format is not */
+function wantedBacking(image: string, options: RebaseOptions): BackingReference | undefined {
+  const { backing: name, backingFormat: format, unsafe = false } = options;
+  if (name === undefined && !unsafe) {
+    throw new UsageError(
+      image,
+      "state the new backing file with -b, or -u to change the name only",
+    );
+  }
+  if (name === undefined || name === "") return undefined;
+  if (format === undefined) {
+    throw new UsageError(image, `state the format of the backing file ${name} with -F`);
+  }
+  return { name, format };
+}
+
+/** Change the name and nothing else: neither backing file is looked at. */
+function renameBacking(
+  image: string,
+  { format: stated }: RebaseOptions,
+  backing: BackingReference | undefined,
+): void {
+  const file = LocalFile.open(image, "read-write");
+  try {
+    lockForWriting(file);
+    const format = determineFormat(file, stated);
+    const repaired = repairBeforeWriting(
+      readLayout(format, file, { tableCacheMax: 0, keepsL1: false }),
+      file,
+    );
+    if (repaired !== undefined) printMessage(printable(`${image}: warning: ${repaired}`));
+    setBackingFile(format, currentFile(file.share()), backing);
+  } finally {
+    file.close();
+  }
+}
+
+/** One run: until the end, or a signal. */
+class RebaseRun implements LongWork {
+  readonly #options: RebaseOptions;
+  readonly #backing: BackingReference | undefined;
+  readonly #source: OfflineDisk;
+  readonly #below: OpenChain | undefined;
+  readonly #job: RebaseJob;
+
+  /** @throws {TsimgfsError} the image must not be rebased, or not on that; nothing is left open */
+  constructor(image: string, options: RebaseOptions, backing: BackingReference | undefined) {
+    this.#options = options;
+    this.#backing = backing;
+    this.#source = openOffline(image, options, { policy: PLAIN_WRITING, onlyPlaces: true });
+    try {
+      this.#refuse();
+      this.#below = backing && this.#openBelow(backing);
+      const resources = { clusterCache: new ClusterCache() };
+      this.#job = new RebaseJob(
+        this.#source.disk,
+        this.#below && attachChain(this.#below.layers, resources),
+        { compress: options.compress === true, shared: this.#sharedIndex() },
+      );
+    } catch (error) {
+      this.#close();
+      throw error;
+    }
+  }
+
+  get done(): number {
+    return this.#job.done;
+  }
+
+  get total(): number {
+    return this.#job.total;
+  }
+
+  step(): boolean {
+    return this.#job.step();
+  }
+
+  flush(): void {
+    this.#source.disk.flush();
+  }
+
+  async run(): Promise<void> {
+    try {
+      let signal: StopSignal | undefined;
+      try {
+        signal = await runLongWork(this, { progress: this.#options.progress === true });
+      } finally {
+        // Also after a failure: what was copied is kept.
+        this.#source.endWriting();
+      }
+      if (signal === undefined) this.#finish();
+      else this.#tellOfStop(signal);
+    } finally {
+      this.#close();
+    }
+  }
+
+  #refuse(): void {
+    const { disk, path, chain } = this.#source;
+    if (chain.layers[0]?.layout.format === "raw") {
+      throw new UsageError(path, "raw images have no backing files");
+    }
+    refuseSnapshots(disk.chain.image);
+    if (this.#options.compress === true && !disk.canCompress) {
+      throw new UsageError(path, "cannot have compressed clusters: leave -c out");
+    }
+  }
+
+  #openBelow({ name, format }: BackingReference): OpenChain {
+    const { path: imagePath } = this.#source;
+    const { backingFormat, backingPolicy } = this.#options;
+    if (format !== backingFormat) throw new RangeError(`a backing file of format ${format}`);
+    const path = permittedPath({ imagePath, role: "backing file", name }, "any");
+    const chain = openChain(path, {
+      format: backingFormat,
+      backingPolicy,
+      forceShare: false,
+      overlay: imagePath,
+    });
+    chain.warnings.forEach(printMessage);
+    return chain;
+  }
+
+  /** Where the new backing file is in the chain of the image; as many as there are, if it is not. */
+  #sharedIndex(): number {
+    const { layers } = this.#source.chain;
+    const wanted = this.#below?.layers[0];
+    if (wanted === undefined) return layers.length;
+    const { dev, ino } = fs.fstatSync(wanted.file.fd);
+    const index = layers.findIndex(({ file, layout }) => {
+      const stats = fs.fstatSync(file.fd);
+      // The same file taken for another format shows something else.
+      const isSame = stats.dev === dev && stats.ino === ino && stats.isFile();
+      return isSame && layout.format === wanted.layout.format;
+    });
+    return index < 0 ? layers.length : index;
+  }
+
+  /** All is copied and durable, and nobody writes any more. */
+  #finish(): void {
+    const [top] = this.#source.chain.layers;
+    if (top === undefined) throw new RangeError("a chain has at least one image");
+    setBackingFile(top.layout.format, currentFile(top.file), this.#backing);
+  }
+
+  #tellOfStop(signal: StopSignal): void {
+    const { done, total } = this.#job;
+    const place = `${sizeText(done)} of ${sizeText(total)}`;
+    printMessage(
+      printable(`${this.#source.path}: stopped at ${place}; the same command does the rest`),
+    );
+    process.exitCode = signalStatus(signal);
+  }
+
+  #close(): void {
+    if (this.#below !== undefined) closeChain(this.#below);
+    this.#source.close();
+  }
+}
