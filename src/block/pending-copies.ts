@@ -26,7 +26,14 @@ const MUTEX_WORD = 0;
 const RUNS_WORD = 1;
 const LINKING_WORD = 2;
 const WANTED_WORD = 3;
-const WORDS = 4;
+/**
+ * From here on a filter, of one bit for each piece of the disk modulo their number: without the bits of a
+ * range there is no run in it. Most ranges are found to be free of runs without a look at each.
+ */
+const FILTER_WORD = 4;
+const FILTER_BITS = 8192;
+const FILTER_PIECE = 64 * 1024;
+const WORDS = FILTER_WORD + FILTER_BITS / 32;
 const RUN_DOUBLES = 4;
 /** Of each double of a run. */
 const START = 0;
@@ -84,6 +91,7 @@ export class PendingCopies {
 
   /** Whether any run has a byte of a range. */
   overlaps(start: number, end: number): boolean {
+    if (!this.#mayOverlap(start, end)) return false;
     const runs = this.#runs;
     for (let at = 0, stop = this.count * RUN_DOUBLES; at < stop; at += RUN_DOUBLES) {
       if ((runs[at + START] ?? 0) < end && start < (runs[at + END] ?? 0)) return true;
@@ -95,6 +103,7 @@ export class PendingCopies {
   resolve(guestOffset: number, extent: Extent): void {
     const runs = this.#runs;
     let end = guestOffset + extent.length;
+    if (!this.#mayOverlap(guestOffset, end)) return;
     for (let at = 0, stop = this.count * RUN_DOUBLES; at < stop; at += RUN_DOUBLES) {
       const start = runs[at + START] ?? 0;
       if (start >= end || (runs[at + END] ?? 0) <= guestOffset) continue;
@@ -127,7 +136,10 @@ export class PendingCopies {
     const bytes = kind === KINDS.zeros ? 0 : end - start;
     if ((this.#bytes[0] ?? 0) + bytes > BYTES_MAX && count > 0) return false;
     const stop = count * RUN_DOUBLES;
-    let at = Atomics.load(this.#words, LINKING_WORD) * RUN_DOUBLES;
+    // A run that ends here goes on.
+    const grows = start > 0 && this.#mayOverlap(start - 1, start);
+    let at = grows ? Atomics.load(this.#words, LINKING_WORD) * RUN_DOUBLES : stop;
+    this.#addToFilter(start, end);
     for (; at < stop; at += RUN_DOUBLES) {
       if (runs[at + END] !== start || runs[at + KIND] !== kind) continue;
       if (kind !== KINDS.zeros && (runs[at + HOST] ?? 0) + start - (runs[at + START] ?? 0) !== host)
@@ -144,6 +156,36 @@ export class PendingCopies {
     this.#bytes[0] = (this.#bytes[0] ?? 0) + bytes;
     Atomics.store(this.#words, RUNS_WORD, count + 1);
     return true;
+  }
+
+  #mayOverlap(start: number, end: number): boolean {
+    const words = this.#words;
+    const last = Math.ceil(end / FILTER_PIECE);
+    let piece = Math.floor(start / FILTER_PIECE);
+    if (last - piece >= FILTER_BITS) return this.count > 0;
+    for (; piece < last; piece++) {
+      const bit = piece % FILTER_BITS;
+      if (((words[FILTER_WORD + (bit >>> 5)] ?? 0) & (1 << (bit & 31))) !== 0) return true;
+    }
+    return false;
+  }
+
+  #addToFilter(start: number, end: number): void {
+    const words = this.#words;
+    const last = Math.ceil(end / FILTER_PIECE);
+    for (let piece = Math.floor(start / FILTER_PIECE); piece < last; piece++) {
+      const bit = piece % FILTER_BITS;
+      const at = FILTER_WORD + (bit >>> 5);
+      words[at] = (words[at] ?? 0) | (1 << (bit & 31));
+    }
+  }
+
+  #renewFilter(): void {
+    const runs = this.#runs;
+    this.#words.fill(0, FILTER_WORD);
+    for (let at = 0, stop = this.count * RUN_DOUBLES; at < stop; at += RUN_DOUBLES) {
+      this.#addToFilter(runs[at + START] ?? 0, runs[at + END] ?? 0);
+    }
   }
 
   /** From now on the runs that there are do not grow. */
@@ -188,8 +230,14 @@ export class PendingCopies {
     }
   }
 
-  /** The first runs do not wait any more, and none is being linked. */
-  stopLinking(linked: number): void {
+  /** Whether any run that is being linked is only zeros in others. */
+  hasLinkableZeros(): boolean {
+    for (let index = 0; index < this.linkable; index++) if (this.isZeros(index)) return true;
+    return false;
+  }
+
+  /** The first runs, of those that are being linked, do not wait any more. */
+  remove(linked: number): void {
     const count = this.count;
     const runs = this.#runs;
     for (let index = 0; index < linked; index++) {
@@ -199,6 +247,12 @@ export class PendingCopies {
     }
     runs.copyWithin(0, linked * RUN_DOUBLES, count * RUN_DOUBLES);
     Atomics.store(this.#words, RUNS_WORD, count - linked);
+    Atomics.sub(this.#words, LINKING_WORD, linked);
+    this.#renewFilter();
+  }
+
+  /** What was not removed goes on waiting. */
+  stopLinking(): void {
     Atomics.store(this.#words, LINKING_WORD, 0);
   }
 }

@@ -17,6 +17,9 @@ import type { BusyRanges } from "../threads/busy-ranges.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import type { PendingCopies } from "./pending-copies.ts";
 
+/** Copies that are linked before other threads get the lock. */
+const LINKED_AT_ONCE = 32;
+
 /** No thread must be waited for. */
 const NOBODY = -1;
 
@@ -252,12 +255,7 @@ export class TableChanges {
       // Another thread may just have done it.
       if (copies.linkable === 0) return false;
       this.#writer.flush();
-      this.lockExclusive();
-      try {
-        this.#linkRuns(copies);
-      } finally {
-        this.unlockExclusive();
-      }
+      this.#linkRuns(copies);
       return true;
     } finally {
       copies.linking.unlock();
@@ -277,14 +275,28 @@ export class TableChanges {
         copies.load(index, plan);
         this.#writer.abandon(plan);
       }
-      copies.stopLinking(copies.linkable);
+      copies.remove(copies.linkable);
     } finally {
       this.unlockExclusive();
     }
   }
 
+  /** In pieces: other threads get the lock between them. */
   #linkRuns(copies: PendingCopies): void {
-    const runs = copies.linkable;
+    // Zeros are in several runs, and come with the last of them.
+    const piece = copies.hasLinkableZeros() ? copies.linkable : LINKED_AT_ONCE;
+    while (copies.linkable > 0) {
+      this.lockExclusive();
+      try {
+        this.#linkFirst(copies, Math.min(piece, copies.linkable));
+      } finally {
+        this.unlockExclusive();
+      }
+    }
+  }
+
+  /** Under the exclusive lock. */
+  #linkFirst(copies: PendingCopies, runs: number): void {
     let linked = 0;
     try {
       for (; linked < runs; linked++) {
@@ -293,14 +305,15 @@ export class TableChanges {
         this.#writer.link(this.#copyPlan);
       }
       this.#linkZeros(copies);
+      copies.remove(linked);
     } catch (error) {
       // A table may refer to a run also if changing it has failed: its place is not given back any more.
       copies.keepPlace(linked);
       // What is linked by now may be written to in place: no zeros must come after that.
       copies.forgetZeros();
+      copies.remove(linked);
+      copies.stopLinking();
       throw error;
-    } finally {
-      copies.stopLinking(linked);
     }
   }
 

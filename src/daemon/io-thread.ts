@@ -2,6 +2,7 @@
 
 import { parentPort, workerData } from "node:worker_threads";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import { QueuePoll } from "../fuse/queue-poll.ts";
 import { serveRequests } from "../fuse/request-loop.ts";
 import { ThreadCrew } from "../threads/thread-crew.ts";
 import { Tree } from "../tree/tree.ts";
@@ -20,5 +21,6 @@ if (start !== undefined) {
   };
   const server = { tree: new Tree(tree, resources, thread), ownership };
   say({ kind: "serving" });
-  serveRequests(server, { fd, dataMax, crew: new ThreadCrew(crew) });
+  const queue = new QueuePoll(fd);
+  serveRequests(server, { fd, dataMax, crew: new ThreadCrew(crew, () => queue.hasRequest()) });
 }

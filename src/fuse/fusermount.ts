@@ -5,6 +5,7 @@
 
 import { type SpawnSyncReturns, spawnSync } from "node:child_process";
 import fs from "node:fs";
+import { constants } from "node:os";
 import { TsimgfsError } from "../errors.ts";
 import { errnoName, nodeErrorCode } from "../syscalls/errno-names.ts";
 import { errno, recvmsg, socketpair } from "../syscalls/libc.ts";
@@ -117,7 +118,13 @@ function receiveDescriptor(socket: number, mountpoint: string): number {
   pointer(MESSAGE.controlLength, CONTROL_SIZE);
   pointer(IOVEC_AT, memory.address + DATA_AT);
   pointer(IOVEC_AT + 8, 1);
-  const count = recvmsg(socket, memory.address, MSG_CMSG_CLOEXEC);
+  let count: number;
+  do {
+    count = recvmsg(socket, memory.address, MSG_CMSG_CLOEXEC);
+  } while (count < 0 && errno() === constants.errno.EINTR);
+  if (count < 0) {
+    throw new TsimgfsError("EIO", mountpoint, `recvmsg failed: ${errnoName(errno())}`);
+  }
   if (count !== 1 || memory.view.getBigUint64(MESSAGE.controlLength, true) === 0n) {
     throw new TsimgfsError("EIO", mountpoint, "fusermount3 passed no descriptor");
   }

@@ -54,6 +54,11 @@ export const ioctl: (fd: number, request: number, address: number) => number = l
   "int ioctl(int fd, unsigned long request, uintptr_t argument)",
 );
 
+/** int poll(struct pollfd *fds, nfds_t count, int timeout) */
+export const poll: (address: number, count: number, timeoutMs: number) => number = libc.func(
+  "int poll(uintptr_t fds, unsigned long count, int timeout)",
+);
+
 /** int fcntl(int fd, int command, void *argument) */
 export const fcntlPointer: (fd: number, command: number, address: number) => number = libc.func(
   "int fcntl(int fd, int command, uintptr_t argument)",

@@ -20,9 +20,15 @@ export interface ThreadCrewWorkerResult {
 }
 
 const data: ThreadCrewWorkerData = workerData;
-const crew = new ThreadCrew(data.crew);
 const words = new Int32Array(data.queue);
+const crew = new ThreadCrew(data.crew, hasJob);
 let done = 0;
+
+/** Whether a job waits, or there are no more. */
+function hasJob(): boolean {
+  const taken = Atomics.load(words, QUEUE.taken);
+  return taken < Atomics.load(words, QUEUE.posted) || taken >= data.jobs;
+}
 
 /** The number of the next job; at the end, `data.jobs` or more. */
 function takeJob(): number {

@@ -43,8 +43,10 @@ describe("ThreadCrew", () => {
     expect(done.reduce((sum, count) => sum + count, 0)).toBe(groups.reduce((a, b) => a + b, 0));
   });
 
-  it("leaves to two threads what comes one by one", async () => {
-    const done = await runGroups(Array<number>(byScale(300, 3000)).fill(1), () => 1);
-    expect(done.filter((count) => count > 0).length).toBeLessThanOrEqual(3);
+  it("leaves to one thread what comes one by one", async () => {
+    const jobs = byScale(300, 3000);
+    const done = await runGroups(Array<number>(jobs).fill(1), () => 1);
+    // A job may wait for a thread that was kept from running: then another one comes for a while.
+    expect(Math.max(...done)).toBeGreaterThan(jobs / 3);
   });
 });
