@@ -22,6 +22,14 @@ const COMMANDS: Readonly<
     summary: "end a mount",
     load: async () => (await import("./commands/umount.ts")).defineUmount,
   },
+  attach: {
+    summary: "make an image a block device",
+    load: async () => (await import("./commands/attach.ts")).defineAttach,
+  },
+  detach: {
+    summary: "end what attach has begun",
+    load: async () => (await import("./commands/detach.ts")).defineDetach,
+  },
   list: {
     summary: "show the active mounts",
     load: async () => (await import("./commands/list.ts")).defineList,

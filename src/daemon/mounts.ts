@@ -61,7 +61,8 @@ export function readDaemonPid(mountpoint: string): number | undefined {
   return text === undefined ? undefined : Number(text);
 }
 
-function readXattr(path: string, name: string): string | undefined {
+/** The value of an extended attribute; undefined: there is none, or this user may not ask. */
+export function readXattr(path: string, name: string): string | undefined {
   const value = NativeBuffer.allocate(XATTR_MAX);
   const length = getxattr(path, name, value.address, value.length);
   return length < 0 ? undefined : Buffer.from(value.bytes.subarray(0, length)).toString();

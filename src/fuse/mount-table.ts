@@ -20,7 +20,7 @@ export function readMountTable(): MountEntry[] {
 }
 
 /** All mounts that this process sees, oldest first. */
-function readAllMounts(): MountEntry[] {
+export function readAllMounts(): MountEntry[] {
   const entries: MountEntry[] = [];
   for (const line of fs.readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
     // 36 35 98:0 /root /mountpoint options fields... - type source superoptions

@@ -3,6 +3,7 @@
 import type { Command } from "commander";
 import { listMounts } from "../../daemon/mounts.ts";
 import { printable } from "../../errors.ts";
+import { alignColumns } from "../align-columns.ts";
 import { type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
 
@@ -29,14 +30,4 @@ function list({ output }: { output: Output }): void {
     row.map(printable),
   );
   if (rows.length > 0) print(alignColumns(table));
-}
-
-function alignColumns(table: readonly (readonly string[])[]): string {
-  const widths = (table[0] ?? []).map((_, column) =>
-    Math.max(...table.map((row) => row[column]?.length ?? 0)),
-  );
-  return table
-    .map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  "))
-    .map((line) => `${line.trimEnd()}\n`)
-    .join("");
 }

@@ -1,0 +1,135 @@
+/**
+ * What attach has made of an image: a mount on a directory of its own, loop devices on files in it, and file
+ * systems on those. All of it is found in what the kernel says of itself (mount table, /sys): there is no other
+ * record that could be wrong. The directory's name follows from the image's.
+ */
+
+import { createHash } from "node:crypto";
+import fs from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { unmount } from "../../daemon/unmount.ts";
+import { TsimgfsError } from "../../errors.ts";
+import { findMount, type MountEntry, readAllMounts } from "../../fuse/mount-table.ts";
+import { deviceNameOf } from "../../tree/names.ts";
+import { type LoopDevice, listLoopDevices, removeLoopDevice } from "./loop-devices.ts";
+import { runTool } from "./run-tool.ts";
+
+/** Here are the directories of all attached images. */
+const ROOT = "/run/tsimgfs";
+const HASH_DIGITS = 16;
+
+const POLL_MS = 10;
+/** The kernel closes the file of a loop device a moment after the device has lost it. */
+const CLOSE_DEADLINE_MS = 5000;
+
+export class Attachment {
+  /** Where the image is mounted; only root may look. */
+  readonly directory: string;
+
+  /** @param directory below ROOT */
+  private constructor(directory: string) {
+    this.directory = directory;
+  }
+
+  /** That of an image, whether it is attached or not; the image itself need not be there any more. */
+  static ofImage(image: string): Attachment {
+    const absolute = resolve(image);
+    let path: string;
+    try {
+      path = fs.realpathSync(absolute);
+    } catch {
+      path = join(realDirectory(dirname(absolute)), basename(absolute));
+    }
+    const hash = createHash("sha256").update(path).digest("hex").slice(0, HASH_DIGITS);
+    return new Attachment(join(ROOT, hash));
+  }
+
+  /** That which a loop device belongs to; undefined: it is no loop device of attach. */
+  static ofLoopDevice({ backingFile }: LoopDevice): Attachment | undefined {
+    const [hash = ""] = backingFile.slice(ROOT.length + 1).split("/");
+    const isOurs = backingFile.startsWith(`${ROOT}/`) && hash.length === HASH_DIGITS;
+    return isOurs ? new Attachment(join(ROOT, hash)) : undefined;
+  }
+
+  get isMounted(): boolean {
+    return findMount(this.directory) !== undefined;
+  }
+
+  /** NAME.raw of the image. */
+  deviceFile(image: string): string {
+    return join(this.directory, `${deviceNameOf(image)}.raw`);
+  }
+
+  /** Its loop devices, the one of the whole disk first. */
+  loopDevices(): LoopDevice[] {
+    return listLoopDevices().filter(({ backingFile }) =>
+      backingFile.startsWith(`${this.directory}/`),
+    );
+  }
+
+  /** Make the directory that the image is mounted on. */
+  prepare(): void {
+    fs.mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+  }
+
+  /** Remove the directory, unless something is there. */
+  removeDirectory(): void {
+    try {
+      fs.rmdirSync(this.directory);
+      fs.rmdirSync(ROOT);
+    } catch {
+      // Mounted, in use by another image, or gone.
+    }
+  }
+
+  /**
+   * Take everything down, from the top: file systems, loop devices, the mount. Returns when the image is
+   * closed.
+   *
+   * @throws {TsimgfsError} EBUSY: something is in use, and what lies below it stays
+   */
+  async takeDown(): Promise<void> {
+    const deadline = performance.now() + CLOSE_DEADLINE_MS;
+    for (;;) {
+      await this.#removeDevices();
+      if (!this.isMounted) break;
+      try {
+        await unmount(this.directory, { lazy: false });
+        break;
+      } catch (error) {
+        // What an attach that was killed had just begun may still have come to be.
+        const isBusy = error instanceof TsimgfsError && error.code === "EBUSY";
+        if (!isBusy || !this.isMounted || performance.now() > deadline) throw error;
+        await sleep(POLL_MS);
+      }
+    }
+    this.removeDirectory();
+  }
+
+  async #removeDevices(): Promise<void> {
+    const devices = this.loopDevices();
+    for (const { mountpoint } of fileSystemsOn(devices).reverse()) {
+      runTool("umount", ["--", mountpoint], mountpoint);
+    }
+    // Last made, first removed.
+    for (const device of devices.reverse()) await removeLoopDevice(device);
+  }
+}
+
+/** The mounts of file systems that lie on these devices, or on partitions of them; oldest first. */
+function fileSystemsOn(devices: readonly LoopDevice[]): MountEntry[] {
+  const all = devices.flatMap((device) => [device, ...device.partitions]);
+  const numbers = new Set(all.map(({ deviceNumber }) => deviceNumber));
+  // The numbers of some file systems, such as btrfs, are not those of their devices.
+  const paths = new Set(all.map(({ path }) => path));
+  return readAllMounts().filter(({ device, source }) => numbers.has(device) || paths.has(source));
+}
+
+function realDirectory(path: string): string {
+  try {
+    return fs.realpathSync(path);
+  } catch {
+    return path;
+  }
+}

@@ -1,0 +1,118 @@
+/** Loop devices: which there are, as /sys says, and their making and removal by losetup(8). */
+
+import fs from "node:fs";
+import { basename, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { TsimgfsError } from "../../errors.ts";
+import { runTool } from "./run-tool.ts";
+
+const SYS_BLOCK = "/sys/block";
+/** Sizes in /sys are in these units, whatever the device's sectors are, bytes. */
+const SYS_SECTOR_SIZE = 512;
+
+const POLL_MS = 10;
+/** A device that is still open after this long is used by somebody. */
+const REMOVAL_DEADLINE_MS = 5000;
+
+/** A block device: one of /dev. */
+export interface BlockDevice {
+  readonly path: string;
+  /** `major:minor`, as in the mount table. */
+  readonly deviceNumber: string;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** What the kernel has found in the partition table of a loop device. */
+export interface KernelPartition extends BlockDevice {
+  readonly number: number;
+}
+
+export interface LoopDevice extends BlockDevice {
+  readonly backingFile: string;
+  readonly partitions: readonly KernelPartition[];
+}
+
+/** All loop devices that have a file. */
+export function listLoopDevices(): LoopDevice[] {
+  return fs
+    .readdirSync(SYS_BLOCK)
+    .filter((name) => name.startsWith("loop"))
+    .map(readLoopDevice)
+    .filter((device) => device !== undefined);
+}
+
+/** The loop device of this name, such as `loop0`; undefined: it has no file, or is none. */
+export function readLoopDevice(name: string): LoopDevice | undefined {
+  const directory = join(SYS_BLOCK, name);
+  const backingFile = readAttribute(join(directory, "loop/backing_file"));
+  const device = readBlockDevice(directory);
+  if (backingFile === undefined || device === undefined) return undefined;
+  const partitions: KernelPartition[] = [];
+  for (const entry of fs.readdirSync(directory)) {
+    const number = readAttribute(join(directory, entry, "partition"));
+    const partition = readBlockDevice(join(directory, entry));
+    if (number === undefined || partition === undefined) continue;
+    partitions.push({ ...partition, number: Number(number) });
+  }
+  partitions.sort((a, b) => a.number - b.number);
+  return { ...device, backingFile, partitions };
+}
+
+function readBlockDevice(directory: string): BlockDevice | undefined {
+  const deviceNumber = readAttribute(join(directory, "dev"));
+  const sectors = readAttribute(join(directory, "size"));
+  if (deviceNumber === undefined || sectors === undefined) return undefined;
+  const path = `/dev/${basename(directory)}`;
+  return { path, deviceNumber, size: Number(sectors) * SYS_SECTOR_SIZE };
+}
+
+/** A line of /sys; undefined: there is none, or not any more. */
+function readAttribute(path: string): string | undefined {
+  try {
+    return fs.readFileSync(path, "utf8").trimEnd();
+  } catch {
+    return undefined;
+  }
+}
+
+export interface LoopOptions {
+  readonly readOnly: boolean;
+  /** Bytes. */
+  readonly sectorSize: number;
+  /** A part of the file, bytes; undefined: all of it, with its partition table. */
+  readonly window?: { readonly start: number; readonly size: number } | undefined;
+}
+
+/**
+ * Give a free loop device a file. The file's own page cache is left out (direct I/O): the device has one.
+ *
+ * @throws {TsimgfsError} with what losetup said
+ */
+export function makeLoopDevice(file: string, options: LoopOptions): LoopDevice {
+  const { readOnly, sectorSize, window } = options;
+  const args = ["--find", "--show", "--direct-io=on", `--sector-size=${sectorSize}`];
+  if (readOnly) args.push("--read-only");
+  if (window === undefined) args.push("--partscan");
+  else args.push(`--offset=${window.start}`, `--sizelimit=${window.size}`);
+  const name = basename(runTool("losetup", [...args, "--", file], file).trim());
+  const device = readLoopDevice(name);
+  if (device === undefined) throw new TsimgfsError("EIO", `/dev/${name}`, "is gone again");
+  return device;
+}
+
+/**
+ * Take the file from a loop device, and wait until it has none.
+ *
+ * @throws {TsimgfsError} EBUSY: somebody has it open; it loses its file at the last close
+ */
+export async function removeLoopDevice({ path, backingFile }: LoopDevice): Promise<void> {
+  runTool("losetup", ["--detach", path], path);
+  const deadline = performance.now() + REMOVAL_DEADLINE_MS;
+  while (readLoopDevice(basename(path))?.backingFile === backingFile) {
+    if (performance.now() > deadline) {
+      throw new TsimgfsError("EBUSY", path, "is in use; close what uses it (fuser -m tells)");
+    }
+    await sleep(POLL_MS);
+  }
+}

@@ -1,0 +1,283 @@
+/** `tsimgfs attach`: an image as a block device, with its partitions, and a file system of it mounted. */
+
+import fs from "node:fs";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { Command } from "commander";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { PendingDaemon } from "../../daemon/launch.ts";
+import { printable, TsimgfsError, UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { parseMountOptions } from "../../fuse/mount-options.ts";
+import { alignColumns } from "../align-columns.ts";
+import { Attachment } from "../attach/attachment.ts";
+import { type BlockContent, blockContent } from "../attach/block-content.ts";
+import { type LoopDevice, makeLoopDevice } from "../attach/loop-devices.ts";
+import {
+  kernelDevices,
+  type PartitionDevice,
+  readPartitions,
+  withLoopDevice,
+} from "../attach/partition-devices.ts";
+import { requireRoot } from "../attach/require-root.ts";
+import { runTool } from "../attach/run-tool.ts";
+import {
+  backingPolicyOption,
+  formatOption,
+  numberOption,
+  type Output,
+  outputOption,
+} from "../options.ts";
+import { print, printMessage } from "../print.ts";
+import { sizeText } from "../size-text.ts";
+import { STOP_SIGNALS, type StopSignal, signalStatus } from "../stop-signals.ts";
+
+const THREADS = 4;
+const PARTITION_MAX = 255;
+
+interface AttachOptions {
+  readonly readOnly?: boolean;
+  readonly partitions?: boolean;
+  readonly mount?: string;
+  readonly partition?: number;
+  readonly format?: FormatName;
+  readonly backingPolicy?: BackingPolicy;
+  readonly output: Output;
+}
+
+export function defineAttach(command: Command): void {
+  command
+    .description(
+      "Make an image a block device: mount it on a directory of its own, set up a loop device, print it and its partitions, with what blkid finds there. tsimgfs detach ends all of it. Needs root.",
+    )
+    .argument("<image>", "a qcow2, QED or raw file")
+    .option("-r, --read-only", "read only: the image may be in use by other readers")
+    .option(
+      "--partitions",
+      "a device for each partition, also where the kernel reads no partition tables",
+    )
+    .option(
+      "--mount <dir>",
+      "mount the only file system, or that of --partition, on this directory",
+    )
+    .option(
+      "--partition <n>",
+      "the partition to mount",
+      numberOption("--partition", 1, PARTITION_MAX),
+    )
+    .addOption(formatOption("--format <name>"))
+    .addOption(backingPolicyOption())
+    .addOption(outputOption())
+    .addHelpText(
+      "after",
+      "\nExample:\n  tsimgfs attach --mount /mnt/root --partition 1 vm.qcow2\n  tsimgfs detach vm.qcow2",
+    )
+    .action(attach);
+}
+
+/** What was attached. */
+interface Attached {
+  readonly disk: LoopDevice;
+  readonly partitions: readonly PartitionDevice[];
+}
+
+async function attach(image: string, options: AttachOptions): Promise<void> {
+  requireRoot("attach");
+  checkMountDirectory(options);
+  const attachment = Attachment.ofImage(image);
+  refuseAttached(attachment, image);
+  const stop = new StopRequest();
+  attachment.prepare();
+  try {
+    await mountImage(image, attachment, options);
+  } catch (error) {
+    attachment.removeDirectory();
+    throw error;
+  }
+  try {
+    const attached = await attachDevices(image, attachment, options, stop);
+    report(image, attached, options);
+  } catch (error) {
+    await attachment.takeDown().catch((failure: unknown) => {
+      printMessage(failure instanceof Error ? failure.message : String(failure));
+    });
+    if (stop.signal !== undefined) process.exit(signalStatus(stop.signal));
+    throw error;
+  }
+  process.exit(0);
+}
+
+async function attachDevices(
+  image: string,
+  attachment: Attachment,
+  options: AttachOptions,
+  stop: StopRequest,
+): Promise<Attached> {
+  await stop.check();
+  const readOnly = options.readOnly ?? false;
+  const deviceFile = attachment.deviceFile(image);
+  const table = readPartitions(deviceFile);
+  const loopOptions = { readOnly, sectorSize: table.sectorSize };
+  const disk = makeLoopDevice(deviceFile, loopOptions);
+  await stop.check();
+  const partitions: PartitionDevice[] = [];
+  for (const partition of kernelDevices(disk, table.partitions)) {
+    const isWanted =
+      options.partitions ?? (options.mount !== undefined && isChosen(partition, options));
+    partitions.push(isWanted ? withLoopDevice(partition, deviceFile, loopOptions) : partition);
+    await stop.check();
+  }
+  const attached = { disk, partitions };
+  if (options.mount !== undefined) {
+    const device = fileSystemDevice(image, attached, options);
+    const readOnlyArgs = readOnly ? ["-o", "ro"] : [];
+    runTool("mount", [...readOnlyArgs, "--", device, options.mount], options.mount);
+    await stop.check();
+  }
+  return attached;
+}
+
+const isChosen = ({ number }: PartitionDevice, { partition = number }: AttachOptions): boolean =>
+  number === partition;
+
+/** Before anything is made: mount(8) would complain at the very end. */
+function checkMountDirectory({ mount, partition }: AttachOptions): void {
+  if (mount === undefined) {
+    if (partition === undefined) return;
+    throw new UsageError("--partition", "says what to mount, and needs --mount DIR");
+  }
+  const stats = fs.statSync(mount, { throwIfNoEntry: false });
+  if (stats === undefined)
+    throw new TsimgfsError("ENOENT", mount, "no such directory; make it with mkdir");
+  if (!stats.isDirectory()) throw new TsimgfsError("ENOTDIR", mount, "is not a directory");
+}
+
+function refuseAttached(attachment: Attachment, image: string): void {
+  const [device] = attachment.loopDevices();
+  if (device === undefined && !attachment.isMounted) return;
+  const place = device === undefined ? attachment.directory : device.path;
+  const reason = `is attached already, at ${place}; tsimgfs detach ends that`;
+  throw new TsimgfsError("EBUSY", image, reason);
+}
+
+async function mountImage(
+  image: string,
+  { directory }: Attachment,
+  { readOnly = false, format, backingPolicy }: AttachOptions,
+): Promise<void> {
+  const warnings = await new PendingDaemon().launch({
+    images: [image],
+    mountpoint: directory,
+    format,
+    backingPolicy,
+    forceShare: false,
+    writing: readOnly
+      ? undefined
+      : { copyOnRead: true, detectZeroes: "on", discard: "unmap", growable: false },
+    threads: THREADS,
+    streaming: undefined,
+    mountOptions: parseMountOptions([]),
+    logFile: undefined,
+  });
+  warnings.forEach(printMessage);
+}
+
+/** The device to mount: of the partition that was asked for, or of the only file system. */
+function fileSystemDevice(
+  image: string,
+  { disk, partitions }: Attached,
+  { partition: wanted }: AttachOptions,
+): string {
+  const mountable = partitions.filter(({ device }) => {
+    return device !== undefined && blockContent(device.path).usage === "filesystem";
+  });
+  const known = partitions.map(({ number }) => number).join(", ");
+  if (wanted !== undefined) {
+    const partition = partitions.find(({ number }) => number === wanted);
+    if (partition?.device !== undefined) return partition.device.path;
+    const reason = known === "" ? "the disk has no partitions" : `there are only ${known}`;
+    throw new TsimgfsError("ENOENT", image, `has no partition ${wanted}: ${reason}`);
+  }
+  if (partitions.length === 0) return disk.path;
+  const [only, ...others] = mountable;
+  if (only?.device !== undefined && others.length === 0) return only.device.path;
+  const reason =
+    only === undefined
+      ? `none of the partitions ${known} has a file system`
+      : `partitions ${mountable.map(({ number }) => number).join(", ")} have file systems`;
+  throw new UsageError(image, `${reason}; --partition N says which one to mount`);
+}
+
+interface Row {
+  readonly device: string | undefined;
+  readonly partition: number | undefined;
+  readonly start: number;
+  readonly size: number;
+  readonly content: BlockContent;
+}
+
+function report(image: string, { disk, partitions }: Attached, options: AttachOptions): void {
+  const rows: Row[] = [
+    {
+      device: disk.path,
+      partition: undefined,
+      start: 0,
+      size: disk.size,
+      content: blockContent(disk.path),
+    },
+    ...partitions.map(({ device, number, start, size, name }) => {
+      const found = device && blockContent(device.path);
+      const content = { type: undefined, uuid: undefined, usage: undefined, ...found };
+      return {
+        device: device?.path,
+        partition: number,
+        start,
+        size,
+        content: { ...content, label: found?.label ?? name },
+      };
+    }),
+  ];
+  if (options.output === "json") {
+    const devices = rows.map(({ content: { type, label, uuid }, ...row }) => ({
+      ...row,
+      type,
+      label,
+      uuid,
+    }));
+    print(`${JSON.stringify({ image, "mount-point": options.mount, devices }, null, 2)}\n`);
+    return;
+  }
+  const table = rows.map(({ device, partition, size, content: { type, label } }) => [
+    device ?? "-",
+    partition === undefined ? "-" : String(partition),
+    sizeText(size),
+    type ?? "-",
+    label ?? "-",
+  ]);
+  const head = ["DEVICE", "PARTITION", "SIZE", "TYPE", "LABEL"];
+  print(alignColumns([head, ...table].map((row) => row.map(printable))));
+  if (options.mount === undefined && rows.some(({ device }) => device === undefined)) {
+    printMessage(
+      "the kernel reads no partition tables; attach --partitions makes a device for each",
+    );
+  }
+}
+
+/** A signal that asks for an end: it is answered between steps, each of which is short. */
+class StopRequest {
+  signal: StopSignal | undefined;
+
+  constructor() {
+    for (const signal of STOP_SIGNALS) {
+      process.on(signal, () => {
+        this.signal ??= signal;
+      });
+    }
+  }
+
+  /** @throws {TsimgfsError} there was one */
+  async check(): Promise<void> {
+    await nextTurn();
+    if (this.signal === undefined) return;
+    throw new TsimgfsError("EIO", "attach", `ended by ${this.signal}`);
+  }
+}

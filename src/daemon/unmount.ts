@@ -1,0 +1,80 @@
+/** The end of a mount, as whoever wants it ended sees it. */
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { TsimgfsError, UsageError } from "../errors.ts";
+import { unmountFuse } from "../fuse/fusermount.ts";
+import { findMount, readMountTable } from "../fuse/mount-table.ts";
+import { canonicalPath, isStale } from "./mountpoint.ts";
+import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
+
+const POLL_MS = 5;
+/** A daemon that has not begun to close its images after this long is kept by something else. */
+const DEADLINE_MS = 20_000;
+
+/**
+ * Unmount, and wait until the daemon has closed the images and is gone.
+ *
+ * @param options.lazy take it out of sight at once, and do not wait
+ * @throws {TsimgfsError} it is none of ours, or in use, or its daemon goes on or has failed
+ */
+export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): Promise<void> {
+  const path = canonicalPath(mountpoint);
+  const mount = findMount(path);
+  if (mount === undefined) throw new UsageError(mountpoint, "is not a mount of tsimgfs");
+  // A daemon that does not answer is not asked.
+  if (lazy || isStale(path)) {
+    unmountFuse(path, { lazy: true });
+    return;
+  }
+  const pid = readDaemonPid(path);
+  try {
+    unmountFuse(path, { lazy: false });
+  } catch (error) {
+    // Somebody was faster, perhaps the daemon itself: its end is waited for all the same.
+    if (findMount(path) !== undefined) throw explainBusy(error, mountpoint);
+  }
+  if (pid !== undefined) await waitForEnd(pid, mountpoint, mount.device);
+}
+
+function explainBusy(cause: unknown, mountpoint: string): unknown {
+  if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) return cause;
+  const reason = "is in use; close what uses it (fuser -m tells), or unmount with --lazy";
+  return new TsimgfsError("EBUSY", mountpoint, reason, { cause });
+}
+
+/** Wait for the daemon, unless its file system is mounted at another place too. */
+async function waitForEnd(pid: number, mountpoint: string, device: string): Promise<void> {
+  // The kernel gives the number of a device that is gone to the next one: who serves that one?
+  const elsewhere = readMountTable().find(
+    (entry) =>
+      entry.device === device &&
+      !isStale(entry.mountpoint) &&
+      readDaemonPid(entry.mountpoint) === pid,
+  );
+  if (elsewhere !== undefined) {
+    throw new TsimgfsError(
+      "EBUSY",
+      mountpoint,
+      `unmounted here, but still mounted at ${elsewhere.mountpoint}, where its daemon (pid ${pid}) goes on`,
+    );
+  }
+  const deadline = performance.now() + DEADLINE_MS;
+  while (isAlive(pid)) {
+    const ending = readEnding(pid);
+    if (ending === "failed") {
+      throw new TsimgfsError(
+        "EIO",
+        mountpoint,
+        "unmounted, but not all that was written could be made durable; the log tells why (mount --log-file)",
+      );
+    }
+    if (ending === undefined && performance.now() > deadline) {
+      throw new TsimgfsError(
+        "EBUSY",
+        mountpoint,
+        `unmounted here, but its daemon (pid ${pid}) goes on; perhaps another mount namespace still has it`,
+      );
+    }
+    await sleep(POLL_MS);
+  }
+}

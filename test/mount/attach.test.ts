@@ -1,0 +1,293 @@
+// attach and detach as root: block devices, partitions and file systems of an image, and that nothing is left of them.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, realpathSync } from "node:fs";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
+import { asArray, asRecord } from "../support/json.ts";
+import { withLoop } from "../support/loop.ts";
+import { mountAt, mountTable } from "../support/mount-table.ts";
+import { mounted } from "../support/mounted.ts";
+import { IS_ROOT, ORDINARY_USER, ordinaryUserObstacle } from "../support/ordinary-user.ts";
+import { createImage } from "../support/qemu.ts";
+import { Random } from "../support/random.ts";
+import { MAIN } from "../support/repository.ts";
+import { attempt, run, runJson, until } from "../support/run.ts";
+import { byScale } from "../support/scale.ts";
+import { makeScratch } from "../support/scratch.ts";
+import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
+import { expectClean } from "../support/write-images.ts";
+
+const MIB = 2 ** 20;
+
+interface AttachedDevice {
+  readonly device: string;
+  readonly partition: unknown;
+  readonly size: unknown;
+  readonly type: unknown;
+  readonly label: unknown;
+}
+
+describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
+  let directory = "";
+  let image = "";
+  let target = "";
+
+  beforeAll(async () => {
+    directory = await makeScratch("attach");
+    image = join(directory, "disk.qcow2");
+    target = join(directory, "target");
+    await mkdir(target);
+  });
+  afterEach(async () => {
+    await attemptTsimgfs(["detach", image]);
+    await expectNothingLeft();
+  });
+  afterAll(async () => {
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  /** The private directory of the image. */
+  function place(): string {
+    const hash = createHash("sha256").update(realpathSync(image)).digest("hex");
+    return `/run/tsimgfs/${hash.slice(0, 16)}`;
+  }
+
+  async function loops(): Promise<string[]> {
+    const listing = ["--list", "--raw", "--noheadings", "-O", "NAME,BACK-FILE"];
+    const { stdout } = await run("losetup", listing);
+    const lines = stdout.split("\n").filter((line) => line.includes(place()));
+    return lines.map((line) => line.split(" ")[0] ?? "");
+  }
+
+  async function expectNothingLeft(): Promise<void> {
+    expect(mountAt(target)).toBeUndefined();
+    expect(mountTable().filter(({ source }) => source === image)).toEqual([]);
+    expect(await loops()).toEqual([]);
+    expect(existsSync(place())).toBe(false);
+    if (existsSync(image)) await expectClean(image);
+  }
+
+  async function makeDisk(size = 128 * MIB): Promise<void> {
+    await rm(image, { force: true });
+    await createImage(image, "qcow2", { size });
+  }
+
+  /** Two file systems, and a partition without one. */
+  async function makePartitionedDisk(): Promise<void> {
+    await makeDisk();
+    await mounted([image], {}, async (mount) => {
+      const script = "label: gpt\nsize=32M\nsize=32M\n,,\n";
+      await run("sfdisk", ["--quiet", mount.device(image)], { input: script });
+      const partition = (number: number): string =>
+        join(mount.mountPoint, "disk.partitions", `${number}.raw`);
+      await run("mkfs.ext4", ["-q", "-F", "-L", "first fs", partition(1)]);
+      await run("mkfs.vfat", ["-n", "SECOND", partition(2)]);
+    });
+  }
+
+  async function makeFileSystem(): Promise<void> {
+    await makeDisk();
+    await mounted([image], {}, (mount) => run("mkfs.ext4", ["-q", "-F", mount.device(image)]));
+  }
+
+  async function attach(...args: readonly string[]): Promise<AttachedDevice[]> {
+    const { stdout } = await tsimgfs(["attach", "--output", "json", ...args, image]);
+    return asArray(asRecord(JSON.parse(stdout))["devices"]).map((value) => {
+      const { device, partition, size, type, label } = asRecord(value);
+      return { device: String(device), partition, size, type, label };
+    });
+  }
+
+  it("makes the disk a loop device with direct I/O, which detach removes", async () => {
+    await makeDisk();
+    const [disk, ...others] = await attach();
+    expect(others).toEqual([]);
+    expect(disk).toMatchObject({ size: 128 * MIB });
+    const device = disk?.device ?? "";
+    const listed = await runJson("losetup", ["--list", "--json", "-O", "NAME,DIO,RO", device]);
+    expect(listed).toMatchObject({ loopdevices: [{ name: device, dio: true, ro: false }] });
+    const noise = join(directory, "noise");
+    await writeFile(noise, new Random("attach").bytes(3 * MIB));
+    await run("dd", [`if=${noise}`, `of=${device}`, "bs=1M", "seek=5", "status=none"]);
+    await tsimgfs(["detach", device]);
+    await expectNothingLeft();
+    await mounted([image], { args: ["-r"] }, (mount) =>
+      run("cmp", ["-i", `${5 * MIB}:0`, "-n", String(3 * MIB), mount.device(image), noise]),
+    );
+  });
+
+  it("makes a device for each partition, and says what is there", async () => {
+    await makePartitionedDisk();
+    const devices = await attach("--partitions");
+    expect(devices).toMatchObject([
+      { partition: undefined, size: 128 * MIB, type: "gpt" },
+      { partition: 1, size: 32 * MIB, type: "ext4", label: "first fs" },
+      { partition: 2, size: 32 * MIB, type: "vfat", label: "SECOND" },
+      { partition: 3 },
+    ]);
+    await run("fsck.ext4", ["-f", "-n", devices[1]?.device ?? ""]);
+    await run("fsck.vfat", ["-n", devices[2]?.device ?? ""]);
+    await run("mkfs.ext4", ["-q", devices[3]?.device ?? ""]);
+    const { stderr } = await attemptTsimgfs(["attach", image]);
+    expect(stderr).toMatch(/^tsimgfs: .*disk\.qcow2: is attached already, at \/dev\/loop\d+;.*\n$/);
+    await tsimgfs(["detach", devices[2]?.device ?? ""]);
+    await expectNothingLeft();
+  });
+
+  it("prints a table", async () => {
+    await makePartitionedDisk();
+    const { stdout } = await tsimgfs(["attach", "--partitions", image]);
+    const lines = stdout.trimEnd().split("\n");
+    expect(lines[0]).toMatch(/^DEVICE +PARTITION +SIZE +TYPE +LABEL$/);
+    expect(lines[2]).toMatch(/^\/dev\/loop\S+ +1 +32 MiB +ext4 +first fs$/);
+    expect(lines).toHaveLength(5);
+  });
+
+  it("mounts the only file system, or the one of a partition, and unmounts it", async () => {
+    await makeFileSystem();
+    await attach("--mount", target);
+    await writeFile(join(target, "file"), "in the image\n");
+    await tsimgfs(["detach", image]);
+    await expectNothingLeft();
+    await mounted([image], { args: ["-r"] }, async (mount) => {
+      const { stdout } = await run("debugfs", ["-R", "cat /file", mount.device(image)]);
+      expect(stdout).toBe("in the image\n");
+    });
+    await makePartitionedDisk();
+    await attach("--mount", target, "--partition", "1");
+    expect(mountAt(target)?.type).toBe("ext4");
+    await tsimgfs(["detach", image]);
+  });
+
+  it("writes nothing with -r", async () => {
+    await makeFileSystem();
+    const before = await readFile(image);
+    await attach("-r", "--mount", target);
+    expect((await attempt("touch", [join(target, "file")])).stderr).toMatch(/Read-only/);
+    await tsimgfs(["detach", image]);
+    expect((await readFile(image)).equals(before)).toBe(true);
+  });
+
+  const FAILURES: readonly (readonly [string, readonly string[], RegExp])[] = [
+    ["no such image", ["/nonexistent/x.qcow2"], /no such file/],
+    ["no directory to mount on", ["--mount", "/nonexistent"], /nonexistent: no such directory/],
+    ["a file to mount on", ["--mount", "/etc/passwd"], /is not a directory/],
+    ["--partition alone", ["--partition", "1"], /needs --mount/],
+    ["two file systems", ["--mount", "TARGET"], /partitions 1, 2 have file systems/],
+    ["no such partition", ["--mount", "TARGET", "--partition", "9"], /has no partition 9/],
+    ["no file system there", ["--mount", "TARGET", "--partition", "3"], /target: mount: /],
+  ];
+
+  it.each(FAILURES)("leaves nothing behind after a failure: %s", async (_, args, message) => {
+    await makePartitionedDisk();
+    const words = args.map((word) => (word === "TARGET" ? target : word));
+    const images = words.some((word) => word.endsWith(".qcow2")) ? [] : [image];
+    await expectRefusal(["attach", ...words, ...images], [message]);
+    await expectNothingLeft();
+  });
+
+  it("keeps everything while the file system is in use, and can be asked again", async () => {
+    await makeFileSystem();
+    await attach("--mount", target);
+    const user = spawn("sleep", ["60"], { cwd: target });
+    try {
+      await until("it runs", () => user.pid !== undefined);
+      await expectRefusal(["detach", image], [/target: umount: target is busy/]);
+      expect(mountAt(target)?.type).toBe("ext4");
+      expect(await loops()).toHaveLength(1);
+    } finally {
+      await ended(user, "SIGKILL");
+    }
+    await tsimgfs(["detach", image]);
+    await expectNothingLeft();
+    const again = await tsimgfs(["detach", image]);
+    expect(again.stderr).toMatch(/is not attached/);
+  });
+
+  it("cleans up after a daemon that was killed", async () => {
+    await makeFileSystem();
+    const mark = newMark();
+    await tsimgfs(["attach", image], { env: { [MARK]: mark } });
+    const [device = ""] = await loops();
+    for (const pid of markedProcesses(mark).filter(runsNode)) process.kill(pid, "SIGKILL");
+    await until("it is gone", () => markedProcesses(mark).length === 0);
+    await tsimgfs(["detach", device]);
+  });
+
+  it.each(
+    byScale(
+      [
+        ["SIGINT", 150],
+        ["SIGTERM", 400],
+        ["SIGHUP", 600],
+      ],
+      [150, 300, 450, 600, 750].flatMap((delayMs) =>
+        (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((signal) => [signal, delayMs] as const),
+      ),
+    ),
+  )("ends by itself after %s, %i ms after its start", async (signal, delayMs) => {
+    await makePartitionedDisk();
+    const child = spawn(process.execPath, [MAIN, "attach", "--partitions", image]);
+    await new Promise((resolve) => setTimeout(resolve, delayMs));
+    // It may have been done before.
+    if ((await ended(child, signal)) === 0) await tsimgfs(["detach", image]);
+    else await until("nothing is left", async () => (await loops()).length === 0);
+  });
+
+  it("leaves what detach can take down, wherever it is killed", async () => {
+    await makePartitionedDisk();
+    for (const delayMs of byScale(
+      [150, 300, 450, 650],
+      Array.from({ length: 40 }, (_, n) => n * 25),
+    )) {
+      const mark = newMark();
+      const args = [MAIN, "attach", "--partitions", "--mount", target, "--partition", "1", image];
+      const child = spawn(process.execPath, args, { env: { ...process.env, [MARK]: mark } });
+      await new Promise((resolve) => setTimeout(resolve, delayMs));
+      await ended(child, "SIGKILL");
+      await until("all is down", async () => {
+        await tsimgfs(["detach", image]);
+        // A daemon that nobody waits for any more ends by itself.
+        return markedProcesses(mark).length === 0 && !existsSync(place());
+      });
+      await expectNothingLeft();
+    }
+  });
+
+  it("refuses loop devices of others, and what is none", async () => {
+    await makeDisk();
+    const plain = join(directory, "plain.img");
+    await writeFile(plain, Buffer.alloc(MIB));
+    await withLoop(plain, [], async (device) => {
+      await expectRefusal(
+        ["detach", device],
+        [/is not of tsimgfs attach, but a device on .*plain/],
+      );
+    });
+    expect((await tsimgfs(["detach", plain])).stderr).toMatch(/plain\.img: is not attached/);
+  });
+
+  it.skipIf(ordinaryUserObstacle() !== undefined)(
+    "says what an ordinary user can do instead",
+    async () => {
+      await makeDisk();
+      const options = { identity: ORDINARY_USER };
+      for (const command of ["attach", "detach"]) {
+        await expectRefusal([command, image], [/need root; .*NAME\.partitions/], options);
+      }
+    },
+  );
+});
+
+/** Sends a signal; the exit status when the process has ended. */
+function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<number | undefined> {
+  return new Promise((resolve) => {
+    if (child.exitCode !== null || child.signalCode !== null) resolve(child.exitCode ?? undefined);
+    child.once("exit", (code) => resolve(code ?? undefined));
+    child.kill(signal);
+  });
+}
