@@ -16,7 +16,7 @@ import {
 const SIZE = byScale(8, 64) * 2 ** 20;
 const OPERATIONS = byScale(120, 1500);
 /** Mounts of one image, one after the other. */
-const SESSIONS = byScale(1, 6);
+const SESSIONS = byScale(1, 3);
 const PROCESSES = 3;
 const ACCESSES: readonly FsxAccess[] = ["buffered", "direct", "mixed"];
 

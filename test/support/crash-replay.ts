@@ -6,30 +6,18 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { recoverInPlace } from "./crash-engine.ts";
-import {
-  contentOf,
-  contentOfSnapshot,
-  IMAGE_NAME,
-  imageFiles,
-  makeImage,
-  qemuImg,
-  workByQemu,
-} from "./crash-images.ts";
+import { contentOf, contentOfSnapshot, imageFiles, makeImage, workByQemu } from "./crash-images.ts";
 import type { ImageRecipe } from "./crash-recipes.ts";
-import { type RecordedSession, recordSession, storyAt } from "./crash-session.ts";
-import { CrashStates, STRATEGIES } from "./crash-states.ts";
-import { CrashVerifier, type StateToVerify } from "./crash-verifier.ts";
-import { findForbidden } from "./disk-model.ts";
-import { Random, SEED } from "./random.ts";
+import { type RecordedSession, recordSession } from "./crash-session.ts";
+import { CrashStates } from "./crash-states.ts";
+import { CrashVerifier } from "./crash-verifier.ts";
+import { Random } from "./random.ts";
 import { SparseFile } from "./recording-sparse-file.ts";
+import { randomState, SEED_LINE, type VerificationPlan, verifySession } from "./verify-session.ts";
 
-export interface SessionPlan {
+export interface SessionPlan extends VerificationPlan {
   /** Steps of work. */
   readonly steps: number;
-  /** Prefixes of the log to verify, at the most. */
-  readonly prefixes: number;
-  /** Random states to verify. */
-  readonly randomStates: number;
 }
 
 export interface ReplayPlan extends SessionPlan {
@@ -107,72 +95,21 @@ export class CrashReplay {
     }
   }
 
-  /** Verifies the crashes of a session, and its orderly end. */
-  async #verify(
+  #verify(
     label: string,
     session: RecordedSession,
     plan: SessionPlan,
     random: Random,
     { mayLeak }: { mayLeak: boolean },
   ): Promise<void> {
-    const { model } = session;
-    const states = new CrashStates(session.initial, session.log);
-    const last = session.log.operations.length;
-    for (const position of somePositions(last, plan.prefixes, random)) {
-      await this.#verifier.add({
-        files: states.prefix(position),
-        allowed: model.allowedAfterKill(position),
-        mayLeak,
-        describe: () => `${label}, prefix ${position}, ${SEED_LINE}\n${storyAt(session, position)}`,
-      });
-    }
-    for (let number = 0; number < plan.randomStates; number++) {
-      const state = this.#randomState(`${label}, state ${number}`, session, states);
-      await this.#verifier.add({ ...state, mayLeak });
-    }
-    await this.#verifier.finish();
-    await this.#expectOrderlyEnd(label, session, { mayLeak });
-  }
-
-  /** A state that depends on its label and the seed alone. */
-  #randomState(label: string, session: RecordedSession, states: CrashStates): StateToVerify {
-    const random = new Random(label);
-    const position = random.between(0, session.log.operations.length);
-    const strategy = random.pick(STRATEGIES);
-    const mixed = strategy === "any-order";
-    return {
-      files: states.random(position, strategy, random),
-      allowed: session.model.allowedAfterPowerCut(position, { mixed }),
-      describe: () =>
-        `${label} (${strategy}, position ${position}), ${SEED_LINE}\n${storyAt(session, position)}`,
-    };
-  }
-
-  /** After an orderly end nothing is leaked by it, and the disk contains exactly what was written. */
-  async #expectOrderlyEnd(
-    label: string,
-    session: RecordedSession,
-    { mayLeak }: { mayLeak: boolean },
-  ): Promise<void> {
-    this.#save(session.files);
-    const { format } = this.#recipe;
-    const { log } = session;
-    const story = `${label}, ${SEED_LINE}\n${storyAt(session, log.operations.length)}`;
-    if (format !== "raw") {
-      const args = ["check", "-q", "-f", format, IMAGE_NAME];
-      const { status, stdout, stderr } = await qemuImg(this.#directory, args);
-      const isClean = status === 0 || (status === 3 && mayLeak);
-      if (!isClean) throw new Error(`after the end: ${stdout}${stderr}\n${story}`);
-    }
-    const content = await contentOf(this.#directory, this.#recipe);
-    const problem = findForbidden(content, session.model.allowedAfterKill(log.operations.length));
-    if (problem !== undefined) throw new Error(`after the end: ${problem}\n${story}`);
+    const where = { recipe: this.#recipe, directory: this.#directory };
+    return verifySession(this.#verifier, { label, session, mayLeak, ...where }, plan, random);
   }
 
   /** A crashed image is opened again, worked on, and crashes once more. */
   async #crashAgain(label: string, session: RecordedSession, random: Random): Promise<void> {
     const states = new CrashStates(session.initial, session.log);
-    const { files, describe } = this.#randomState(label, session, states);
+    const { files, describe } = randomState(label, session, states);
     this.#save(files);
     const content = await contentOf(this.#directory, this.#recipe);
     try {
@@ -198,15 +135,4 @@ export class CrashReplay {
       files[index]?.save(path);
     });
   }
-}
-
-const SEED_LINE = `TSIMGFS_TEST_SEED=${SEED} repeats it`;
-
-/** All positions of a log up to its end, or that many of them, in order. */
-function somePositions(last: number, count: number, random: Random): number[] {
-  const all = Array.from({ length: last + 1 }, (_, position) => position);
-  if (all.length <= count) return all;
-  const chosen = new Set<number>([last]);
-  while (chosen.size < count) chosen.add(random.between(0, last));
-  return all.filter((position) => chosen.has(position));
 }

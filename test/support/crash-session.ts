@@ -27,11 +27,14 @@ export interface SessionOptions {
 }
 
 /** What was done, and where the log stood before and after it. */
-interface DoneStep {
+export interface DoneStep {
   readonly what: string;
   readonly start: number;
   readonly end: number;
 }
+
+/** What a disk may contain after a crash. */
+export type CrashModel = Pick<DiskModel, "allowedAfterKill" | "allowedAfterPowerCut">;
 
 export interface RecordedSession {
   /** The files before it. */
@@ -39,7 +42,7 @@ export interface RecordedSession {
   /** The files after it. */
   readonly files: readonly SparseFile[];
   readonly log: RecordingLog;
-  readonly model: DiskModel;
+  readonly model: CrashModel;
   readonly done: readonly DoneStep[];
 }
 

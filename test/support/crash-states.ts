@@ -43,6 +43,8 @@ export type Strategy = (typeof STRATEGIES)[number];
 interface Checkpoint {
   /** Operations of the log that are in `content`: all before a sync of this file. */
   readonly position: number;
+  /** Where the log stood when the sync was done. */
+  readonly holdsFrom: number;
   readonly content: SparseFile;
 }
 
@@ -95,7 +97,7 @@ export class CrashStates {
 
   /** What is durable of one file at a position, and what came later. */
   #pendingOf(file: number, position: number): { content: SparseFile; pending: Pending[] } {
-    const checkpoint = this.#checkpoints[file]?.findLast((point) => point.position <= position);
+    const checkpoint = this.#checkpoints[file]?.findLast((point) => point.holdsFrom <= position);
     if (checkpoint === undefined) throw new RangeError(`no file ${file}`);
     const pending: Pending[] = [];
     for (let at = checkpoint.position; at < position; at++) {
@@ -109,12 +111,18 @@ export class CrashStates {
 }
 
 function checkpointsOf(initial: SparseFile, file: number, log: RecordingLog): Checkpoint[] {
-  const checkpoints: Checkpoint[] = [{ position: 0, content: initial.clone() }];
-  const now = initial.clone();
-  log.operations.forEach((operation, at) => {
-    if (operation.file !== file) return;
-    if (operation.kind === "sync") checkpoints.push({ position: at + 1, content: now.clone() });
-    else applyWhole(now, operation);
+  const checkpoints: Checkpoint[] = [{ position: 0, holdsFrom: 0, content: initial.clone() }];
+  const durable = initial.clone();
+  let position = 0;
+  log.operations.forEach((sync, at) => {
+    if (sync.file !== file || sync.kind !== "sync") return;
+    const { covers = at } = sync;
+    // Several may be under way at once: one that has covered more already counts.
+    for (; position < covers; position++) {
+      const operation = log.operations[position];
+      if (operation?.file === file) applyWhole(durable, operation);
+    }
+    checkpoints.push({ position, holdsFrom: at + 1, content: durable.clone() });
   });
   return checkpoints;
 }

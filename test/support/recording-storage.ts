@@ -15,7 +15,12 @@ export type LoggedOperation =
       readonly length: number;
     }
   | { readonly kind: "length"; readonly file: number; readonly length: number }
-  | { readonly kind: "sync"; readonly file: number };
+  | {
+      readonly kind: "sync";
+      readonly file: number;
+      /** Where the log stood when it began: what came later may be lost. Default: it took no time. */
+      readonly covers?: number;
+    };
 
 /** What happened to the files of one image, in one order. */
 export interface RecordingLog {
@@ -145,6 +150,8 @@ export function describeOperation(operation: LoggedOperation): string {
     case "length":
       return `${file}: length 0x${operation.length.toString(16)}`;
     case "sync":
-      return `${file}: sync`;
+      return operation.covers === undefined
+        ? `${file}: sync`
+        : `${file}: sync of all before ${operation.covers}`;
   }
 }
