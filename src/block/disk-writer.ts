@@ -198,9 +198,9 @@ export class DiskWriter {
   }
 
   /** As Disk.preallocate. */
-  preallocate(guestOffset: number, length: number): void {
-    this.#writer.begin("contents");
-    this.#occupy(guestOffset, length, "falloc");
+  preallocate(guestOffset: number, length: number, how: Occupation): void {
+    this.#writer.begin(how === "metadata" ? "places" : "contents");
+    this.#occupy(guestOffset, length, how);
   }
 
   #occupy(guestOffset: number, length: number, how: Occupation): void {

@@ -3,7 +3,7 @@
 import assert from "node:assert";
 import type { FormatImage } from "../formats/driver.ts";
 import { attachWriter, type FormatWriting } from "../formats/formats.ts";
-import type { FormatWriter } from "../formats/writer.ts";
+import type { FormatWriter, Occupation } from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { AccessLock } from "../threads/access-lock.ts";
@@ -323,8 +323,8 @@ export class Disk {
    *
    * @throws {CorruptionError | StorageError} a part may have been done
    */
-  preallocate(guestOffset: number, length: number): void {
-    this.#writable().preallocate(guestOffset, length);
+  preallocate(guestOffset: number, length: number, how: Occupation = "falloc"): void {
+    this.#writable().preallocate(guestOffset, length, how);
   }
 
   /**

@@ -74,6 +74,10 @@ const COMMANDS: Readonly<
     summary: "change the size of an image's disk",
     load: async () => (await import("./commands/resize.ts")).defineResize,
   },
+  amend: {
+    summary: "change the properties of an image",
+    load: async () => (await import("./commands/amend.ts")).defineAmend,
+  },
   check: {
     summary: "find damage in an image, and repair it",
     load: async () => (await import("./commands/check.ts")).defineCheck,

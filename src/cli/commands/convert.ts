@@ -11,7 +11,6 @@ import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
 import { ConvertTarget, refuseSources } from "../convert-target.ts";
 import { CopyWork, copyThreads } from "../copy-work.ts";
 import {
-  asksForHelp,
   CREATE_FORMATS,
   type CreateFormat,
   CreateOptions,
@@ -20,6 +19,7 @@ import {
 import { requestedFormat } from "../create-request.ts";
 import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
+import { asksForHelp } from "../option-list.ts";
 import {
   backingPolicyOption,
   cacheOption,

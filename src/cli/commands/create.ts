@@ -7,13 +7,13 @@ import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
 import {
-  asksForHelp,
   CREATE_FORMATS,
   type CreateFormat,
   CreateOptions,
   optionsHelp,
 } from "../create-options.ts";
 import { formattingLine, requestedFormat } from "../create-request.ts";
+import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, oneOf } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 

@@ -15,7 +15,14 @@ import {
   type FeatureName,
   INCOMPATIBLE,
 } from "./features.ts";
-import { COMPRESSION_TYPE, CRYPT_METHOD, HEADER, QCOW2_MAGIC, V2_HEADER_LENGTH } from "./header.ts";
+import {
+  COMPRESSION_TYPE,
+  CRYPT_METHOD,
+  HEADER,
+  QCOW2_MAGIC,
+  V2_HEADER_LENGTH,
+  V3_HEADER_LENGTH,
+} from "./header.ts";
 import { EXTENSION, EXTENSION_TYPE, FEATURE_NAME, FEATURE_NAME_SIZE } from "./header-extensions.ts";
 
 /** What a new header says besides where things are. */
@@ -31,9 +38,6 @@ export interface CreateHeader {
   readonly backingFile: BackingReference | undefined;
   readonly dataFile: DataFileReference | undefined;
 }
-
-/** Bytes of the version 3 header as QEMU writes it since 5.1: with compression_type, padded. */
-const V3_HEADER_LENGTH = 112;
 
 /** As QEMU: smaller clusters keep their room for names of files. */
 const FEATURE_NAMES_ABOVE_CLUSTER_SIZE = 4096;

@@ -9,7 +9,13 @@ import type { ByteRange } from "../header-switch.ts";
 import { SECTOR_SIZE } from "../raw/create.ts";
 import { encodeExtension } from "./create-header.ts";
 import { AUTOCLEAR } from "./features.ts";
-import { HEADER, type Header } from "./header.ts";
+import {
+  COMPRESSION_TYPE,
+  HEADER,
+  type Header,
+  V2_HEADER_LENGTH,
+  V3_HEADER_LENGTH,
+} from "./header.ts";
 import { EXTENSION, EXTENSION_TYPE } from "./header-extensions.ts";
 
 /**
@@ -23,6 +29,22 @@ const MAINTAINED = AUTOCLEAR.bitmaps | AUTOCLEAR.rawExternalData;
 
 /** What a change of the backing file does not take over. */
 const REPLACED: readonly number[] = [EXTENSION_TYPE.backingFormat, FILLER_TYPE];
+
+/** What is behind the fields of version 2 while no newer feature is used. */
+const PLAIN_V3 = {
+  incompatible_features: 0n,
+  compatible_features: 0n,
+  autoclear_features: 0n,
+  refcount_order: 4,
+  header_length: V3_HEADER_LENGTH,
+  compression_type: COMPRESSION_TYPE.zlib,
+} as const;
+
+/** Extensions that an image does not take along to a version. */
+const NEWER: Readonly<Record<2 | 3, readonly number[]>> = {
+  2: [EXTENSION_TYPE.featureNames, EXTENSION_TYPE.bitmaps, FILLER_TYPE],
+  3: [FILLER_TYPE],
+};
 
 const EXTENSION_HEADER = sizeOf(EXTENSION);
 
@@ -117,6 +139,32 @@ export class HeaderArea {
     const others = this.extensions.filter(({ type }) => !REPLACED.includes(type));
     const parts = [format, filler, ...others.map((part) => this.#bytesOf(part))];
     return this.#assemble(parts, backing, 0);
+  }
+
+  /**
+   * The same in another version of the format, which has none of the newer features.
+   *
+   * @param place where the backing file's name may start, at the earliest
+   * @returns undefined if there is no room
+   */
+  withVersion(version: 2 | 3, place: number): HeaderArea | undefined {
+    const length = version === 2 ? V2_HEADER_LENGTH : V3_HEADER_LENGTH;
+    const kept = this.extensions.filter(({ type }) => !NEWER[version].includes(type));
+    const extensions = [...kept.map((part) => this.#bytesOf(part)), Buffer.alloc(EXTENSION_HEADER)];
+    const area = Buffer.concat(extensions);
+    const { start, end } = this.nameRange();
+    const name = this.bytes.slice(start, end);
+    const nameOffset = Math.max(place, length + area.length);
+    if (nameOffset + name.length > this.bytes.length) return undefined;
+    const change = { version, backing_file_offset: name.length === 0 ? 0 : nameOffset };
+    const bytes = Uint8Array.from(this.bytes);
+    bytes.fill(0, V2_HEADER_LENGTH, length + area.length);
+    encode(HEADER, change, bytes, "be");
+    if (version === 3) encode(HEADER, PLAIN_V3, bytes, "be");
+    bytes.set(area, length);
+    bytes.set(name, nameOffset);
+    const header = { ...this.header, ...PLAIN_V3, ...change, header_length: length };
+    return new HeaderArea(header, bytes);
   }
 
   #bytesOf({ start, end }: ExtensionPart): Buffer {

@@ -34,6 +34,8 @@ export type Header = Decoded<typeof HEADER>;
 
 /** Bytes of the version 2 header, and the least of version 3. */
 export const V2_HEADER_LENGTH = sizeOf(HEADER, "snapshots_offset");
+/** Bytes of the version 3 header as QEMU writes it since 5.1: with compression_type, padded. */
+export const V3_HEADER_LENGTH = 112;
 const V3_HEADER_LENGTH_MIN = sizeOf(HEADER, "header_length");
 
 /** The specification's minimum, and QEMU's limit: 2 MiB clusters. */

@@ -71,25 +71,32 @@ export function keepLeaks({ image, table, references }: Analysis): void {
  * Write the structures anew and switch to them. The references are then those of the new ones; the
  * old ones are free.
  *
+ * @param refcountBits the width of the new refcounts
  * @throws {UnsupportedError | StorageError} nothing has changed
  */
 export function rebuildRefcounts(
   analysis: Analysis,
   storage: WritableStorage,
   free: FreeClusters,
+  refcountBits = analysis.image.layout.refcountBits,
 ): void {
-  const plan = planStructures(analysis, free);
-  releaseOld(analysis);
-  writeStructures(analysis, storage, plan);
-  storage.sync();
   const { clusterSize, header } = analysis.image.layout;
+  const plan = planStructures(analysis, free, (clusterSize * 8) / refcountBits);
+  releaseOld(analysis);
+  writeStructures(analysis, storage, plan, refcountBits);
+  storage.sync();
   const writer = new HeaderWriter(storage, header.version);
-  writer.setRefcountTable(plan.table * clusterSize, plan.tableClusters);
+  const refcountTable = { offset: plan.table * clusterSize, clusters: plan.tableClusters };
+  writer.setRefcounts(refcountTable, refcountBits);
   storage.sync();
 }
 
 /** Find places until all that is used, these places too, has a block. */
-function planStructures({ image, table, references }: Analysis, free: FreeClusters): Plan {
+function planStructures(
+  { image, references }: Analysis,
+  free: FreeClusters,
+  blockEntries: number,
+): Plan {
   const { clusterSize } = image.layout;
   const { counts } = references;
   const plan: Plan = { table: 0, tableClusters: 0, blocks: [] };
@@ -97,7 +104,7 @@ function planStructures({ image, table, references }: Analysis, free: FreeCluste
     complete = true;
     let cluster = counts.nextReferenced(0);
     while (cluster !== Number.POSITIVE_INFINITY) {
-      const block = Math.floor(cluster / table.blockEntries);
+      const block = Math.floor(cluster / blockEntries);
       if ((block + 1) * ENTRY_SIZE > REFCOUNT_TABLE_SIZE_MAX) {
         const reason = `its refcount table would exceed the limit of ${REFCOUNT_TABLE_SIZE_MAX} bytes`;
         throw new UnsupportedError(image.storage.path, reason);
@@ -107,7 +114,7 @@ function planStructures({ image, table, references }: Analysis, free: FreeCluste
         plan.blocks[block] = free.take(1);
         complete = false;
       }
-      cluster = counts.nextReferenced((block + 1) * table.blockEntries);
+      cluster = counts.nextReferenced((block + 1) * blockEntries);
     }
     const tableClusters = Math.ceil((plan.blocks.length * ENTRY_SIZE) / clusterSize);
     if (tableClusters > plan.tableClusters) {
@@ -137,18 +144,20 @@ function releaseOld({ image, table, references }: Analysis): void {
 }
 
 function writeStructures(
-  { image, table, references }: Analysis,
+  { image, references }: Analysis,
   storage: WritableStorage,
   plan: Plan,
+  refcountBits: number,
 ): void {
-  const { clusterSize, refcountBits } = image.layout;
-  const max = refcountMax(image.layout);
+  const { clusterSize } = image.layout;
+  const blockEntries = (clusterSize * 8) / refcountBits;
+  const max = 2 ** refcountBits - 1;
   const content = NativeBuffer.allocate(clusterSize);
   for (const [block, cluster] of plan.blocks.entries()) {
     if (cluster === 0) continue;
     content.bytes.fill(0);
-    const start = block * table.blockEntries;
-    const end = start + table.blockEntries;
+    const start = block * blockEntries;
+    const end = start + blockEntries;
     let used = references.counts.nextReferenced(start, end);
     for (; used < end; used = references.counts.nextReferenced(used + 1, end)) {
       const refcount = Math.min(references.counts.get(used), max);

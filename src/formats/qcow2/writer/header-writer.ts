@@ -6,12 +6,13 @@
 import { encode, offsetOf, sizeOf } from "../../../binary/struct.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
-import { INCOMPATIBLE } from "../features.ts";
+import { COMPATIBLE_LAZY_REFCOUNTS, INCOMPATIBLE } from "../features.ts";
 import { HEADER } from "../header.ts";
 
 const FEATURES_START = offsetOf(HEADER, "incompatible_features");
 const FEATURES_LENGTH = sizeOf(HEADER, "autoclear_features") - FEATURES_START;
 const INCOMPATIBLE_AT = 0;
+const COMPATIBLE_AT = offsetOf(HEADER, "compatible_features") - FEATURES_START;
 const AUTOCLEAR_AT = offsetOf(HEADER, "autoclear_features") - FEATURES_START;
 
 type FieldName = (typeof HEADER)[number][0];
@@ -57,6 +58,32 @@ export class HeaderWriter {
       refcount_table_offset: offset,
       refcount_table_clusters: clusters,
     });
+  }
+
+  /** As `setRefcountTable`, with refcounts of another width; version 2 has one width only, and no field for it. */
+  setRefcounts(table: { offset: number; clusters: number }, refcountBits: number): void {
+    if (this.#version < 3) {
+      this.setRefcountTable(table.offset, table.clusters);
+      return;
+    }
+    const [first, last] = ["refcount_table_offset", "refcount_order"] as const;
+    const start = offsetOf(HEADER, first);
+    this.#storage.readAt(this.#buffer, start, sizeOf(HEADER, last) - start, start);
+    this.#write(first, last, {
+      refcount_table_offset: table.offset,
+      refcount_table_clusters: table.clusters,
+      refcount_order: Math.log2(refcountBits),
+    });
+  }
+
+  /** Version 3: refcounts may be brought up to date later than what they count. */
+  setLazyRefcounts(value: boolean): void {
+    const features = this.#readFeatures();
+    if (features === undefined) return;
+    const old = features.getBigUint64(COMPATIBLE_AT);
+    const mask = COMPATIBLE_LAZY_REFCOUNTS;
+    features.setBigUint64(COMPATIBLE_AT, value ? old | mask : old & ~mask);
+    this.#storage.writeAt(this.#buffer, 0, FEATURES_LENGTH, FEATURES_START);
   }
 
   /** Switch to another L1 table, which is durable. */

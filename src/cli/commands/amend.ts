@@ -1,0 +1,71 @@
+/** `tsimgfs amend`: other properties for an image that exists, as qemu-img amend. */
+
+import type { Command } from "commander";
+import { AmendJob } from "../../block/amend-job.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { printable, UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { AmendOptions, amendOptionsHelp } from "../amend-options.ts";
+import { runLongWork } from "../long-work.ts";
+import { asksForHelp } from "../option-list.ts";
+import { backingPolicyOption, formatOption } from "../options.ts";
+import { print, printMessage } from "../print.ts";
+import { signalStatus } from "../stop-signals.ts";
+
+interface AmendCommandOptions {
+  readonly options?: readonly string[];
+  readonly progress?: boolean;
+  readonly quiet?: boolean;
+  readonly format?: FormatName;
+  readonly backingPolicy?: BackingPolicy;
+}
+
+export function defineAmend(command: Command): void {
+  command
+    .description(
+      "Change the properties of a qcow2 image, as qemu-img amend does; what is on its disk stays. It can be stopped at any time: the image is valid at every moment, with some of the changes or none.",
+    )
+    .usage("[options] -o <list> <image>")
+    .argument("[image]")
+    .option(
+      "-o, --options <list>",
+      "NAME=VALUE,...: what is to change; -o help lists what can be",
+      (value: string, all: readonly string[] = []) => [...all, value],
+    )
+    .option("-p, --progress", "show a progress bar on a terminal")
+    .option("-q, --quiet", "print nothing but errors")
+    .addOption(formatOption("-f, --format <name>"))
+    .addOption(backingPolicyOption())
+    .addHelpText(
+      "after",
+      `\n${amendOptionsHelp()}\nExample:\n  tsimgfs amend -p -o compat=1.1,refcount_bits=8 vm.qcow2`,
+    )
+    .action(amend);
+}
+
+async function amend(image: string | undefined, options: AmendCommandOptions): Promise<void> {
+  const lists = options.options ?? [];
+  if (asksForHelp(lists)) {
+    print(amendOptionsHelp());
+    return;
+  }
+  if (image === undefined) throw new UsageError("amend", "needs the name of the image");
+  if (lists.length === 0) throw new UsageError("amend", "must specify options (-o)");
+  const list = new AmendOptions(lists);
+  const { format, backingPolicy, progress = false, quiet = false } = options;
+  const job = new AmendJob({
+    path: image,
+    amendment: list.amendment(),
+    size: list.size("size"),
+    open: { format, backingPolicy },
+    warn: printMessage,
+  });
+  try {
+    const signal = await runLongWork(job, { progress: progress && !quiet });
+    if (signal === undefined) return;
+    printMessage(printable(`${image}: stopped; it is a valid image, not all is amended`));
+    process.exitCode = signalStatus(signal);
+  } finally {
+    job.close();
+  }
+}

@@ -1,0 +1,123 @@
+/** What can be changed of an image that exists, and the rules for it: QEMU's, in the words of the options. */
+
+import { type Errno, TsimgfsError, UsageError } from "../../../errors.ts";
+import type { WritableStorage } from "../../../storage/storage.ts";
+import { setQcow2BackingFile } from "../backing-name.ts";
+import { AUTOCLEAR } from "../features.ts";
+import { REFCOUNT_ORDER_MAX } from "../header.ts";
+import { readQcow2Layout } from "../layout.ts";
+import { HeaderWriter } from "../writer/header-writer.ts";
+import { changeRefcountWidth, checkRefcountWidth } from "./refcount-width.ts";
+import { checkDowngrade, downgradeToVersion2, upgradeToVersion3 } from "./version.ts";
+
+/** Undefined: it stays as it is. */
+export interface Qcow2Amendment {
+  readonly version: 2 | 3 | undefined;
+  readonly refcountBits: number | undefined;
+  readonly lazyRefcounts: boolean | undefined;
+  readonly dataFileRaw: boolean | undefined;
+  readonly dataFile: string | undefined;
+  /** Empty: none any more. */
+  readonly backingFile: string | undefined;
+  readonly backingFormat: string | undefined;
+}
+
+/** What an amendment comes to for one image. */
+export interface PlannedAmendment {
+  /** One after the other, durably; after each of them the image is a valid one. */
+  readonly steps: readonly ((storage: WritableStorage) => void)[];
+  /** The last step, for which no zero clusters may be left over a backing file; undefined: there is none. */
+  readonly downgrade: ((storage: WritableStorage) => void) | undefined;
+}
+
+/** The only width that version 2 has. */
+const V2_REFCOUNT_BITS = 16;
+
+/**
+ * Check what is wanted, and plan it. Nothing is changed.
+ *
+ * @throws {UsageError} the image cannot have it
+ * @throws {CorruptionError | UnsupportedError | StorageError}
+ */
+export function planQcow2Amendment(
+  storage: WritableStorage,
+  wanted: Qcow2Amendment,
+): PlannedAmendment {
+  const layout = readQcow2Layout(storage, { tableCacheMax: 0, keepsL1: false });
+  const { header, dataFile } = layout;
+  const version = wanted.version ?? header.version;
+  checkWidths(storage.path, wanted, { version, refcountBits: layout.refcountBits });
+  checkDataFile(storage.path, wanted, dataFile?.raw);
+  const steps: ((storage: WritableStorage) => void)[] = [];
+  if (version > header.version) steps.push(upgradeToVersion3);
+  const { refcountBits, lazyRefcounts, dataFileRaw } = wanted;
+  if (refcountBits !== undefined && refcountBits !== layout.refcountBits) {
+    checkRefcountWidth(storage, refcountBits);
+    steps.push((file) => changeRefcountWidth(file, refcountBits));
+  }
+  if (dataFileRaw === false && dataFile?.raw === true) steps.push(clearRawDataFile);
+  if (wanted.backingFile !== undefined || wanted.backingFormat !== undefined) {
+    const name = wanted.backingFile ?? layout.backingFile?.name ?? "";
+    const format = wanted.backingFormat ?? layout.backingFile?.format;
+    if (name === "" && wanted.backingFormat !== undefined) {
+      throw new UsageError(storage.path, "has no backing file whose format could be stated");
+    }
+    const backing = name === "" ? undefined : { name, format };
+    steps.push((file) => setQcow2BackingFile(file, backing));
+  }
+  if (lazyRefcounts !== undefined && version === 3) {
+    steps.push((file) => setLazyRefcounts(file, lazyRefcounts));
+  }
+  const isDowngrade = version < header.version;
+  if (isDowngrade) checkDowngrade(storage);
+  return { steps, downgrade: isDowngrade ? downgradeToVersion2 : undefined };
+}
+
+function checkWidths(
+  path: string,
+  wanted: Qcow2Amendment,
+  current: { version: number; refcountBits: number },
+): void {
+  const refuse = (reason: string, code: Errno = "EINVAL"): never => {
+    throw new TsimgfsError(code, path, reason);
+  };
+  const bits = wanted.refcountBits ?? current.refcountBits;
+  const order = Math.log2(bits);
+  if (!Number.isInteger(order) || order < 0 || order > REFCOUNT_ORDER_MAX) {
+    refuse(`refcount_bits=${bits} is not a power of two in 1..${2 ** REFCOUNT_ORDER_MAX}`);
+  }
+  if (current.version >= 3) return;
+  if (bits !== V2_REFCOUNT_BITS) {
+    refuse(
+      wanted.version === 2
+        ? `compat=0.10 requires refcount_bits=${V2_REFCOUNT_BITS}, not ${bits}`
+        : `refcount_bits=${bits} requires compat=1.1`,
+    );
+  }
+  if (wanted.lazyRefcounts === true) refuse("lazy_refcounts=on requires compat=1.1");
+}
+
+/** @param isRaw undefined: there is no data file */
+function checkDataFile(path: string, wanted: Qcow2Amendment, isRaw: boolean | undefined): void {
+  if (wanted.dataFile !== undefined) {
+    const reason =
+      isRaw === undefined
+        ? "data_file can only be set for images that use an external data file"
+        : "data_file is not changed here";
+    throw new UsageError(path, reason);
+  }
+  if (wanted.dataFileRaw === true && isRaw !== true) {
+    throw new UsageError(path, "data_file_raw cannot be set on existing images");
+  }
+}
+
+function setLazyRefcounts(storage: WritableStorage, value: boolean): void {
+  new HeaderWriter(storage, 3).setLazyRefcounts(value);
+  storage.sync();
+}
+
+/** The data file may be another thing than the disk from now on. */
+function clearRawDataFile(storage: WritableStorage): void {
+  new HeaderWriter(storage, 3).clearAutoclear(AUTOCLEAR.bitmaps);
+  storage.sync();
+}
