@@ -6,16 +6,29 @@
 import { UnsupportedError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { EXTENT, Extent } from "../formats/driver.ts";
+import { determineFormat, readLayout, repairBeforeWriting } from "../formats/formats.ts";
 import {
   type PlannedAmendment,
   planQcow2Amendment,
   type Qcow2Amendment,
 } from "../formats/qcow2/amend/amend.ts";
+import { lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
 import { attachDisk } from "./attach-disk.ts";
 import type { Disk } from "./disk.ts";
 import { closeChain, type OpenChain, type OpenOptions, openChain } from "./open-chain.ts";
 import { resizeDisk } from "./resize-request.ts";
+import type { WritePolicy } from "./write-policy.ts";
+
+/** The unit of sizes, bytes. */
+const SECTOR_SIZE = 512;
+
+const POLICY: WritePolicy = {
+  copyOnRead: false,
+  detectZeroes: "off",
+  discard: "unmap",
+  growable: true,
+};
 
 /** Bytes of the disk that are looked at in a step. */
 const STEP_MAX = 64 * 1024 * 1024;
@@ -66,50 +79,64 @@ export class AmendJob {
   }
 
   *#run(): Generator<void, void, void> {
-    const { size, warn } = this.#request;
-    let planned: PlannedAmendment | undefined;
-    let hasBacking = false;
-    const first = this.#open("places");
+    const { size } = this.#request;
+    let planned: PlannedAmendment;
+    const first = this.#openFile();
     try {
-      first.warnings.forEach(warn);
-      hasBacking = first.layers.length > 1;
       planned = this.#plan(first);
       for (const step of planned.steps) {
         yield;
-        step(currentFile(first));
+        step(first);
       }
     } finally {
-      closeChain(first);
+      first.close();
     }
-    const { downgrade } = planned;
     if (size !== undefined) {
       yield;
-      this.#withDisk("contents", (disk) => this.#resize(disk, size));
+      this.#withDisk((disk) => this.#resize(disk, size));
     }
-    if (downgrade === undefined) return;
-    if (hasBacking) yield* this.#expandZeroClusters();
+    if (planned.downgrade === undefined) return;
+    if (planned.keepsBacking) yield* this.#expandZeroClusters();
     yield;
-    const last = this.#open("contents");
+    const last = this.#openFile();
     try {
-      last.warnings.forEach(warn);
-      downgrade(currentFile(last));
+      planned.downgrade(last);
     } finally {
-      closeChain(last);
+      last.close();
     }
   }
 
-  #plan(chain: OpenChain): PlannedAmendment {
+  /** The image's file alone: what it refers to need not be there. What a crash has left behind is repaired. */
+  #openFile(): LocalFile {
+    const { path, open, warn } = this.#request;
+    const file = LocalFile.open(path, "read-write");
+    try {
+      const format = determineFormat(file, open.format);
+      if (format !== "qcow2") {
+        throw new UnsupportedError(path, `${format} images do not support amendment of options`);
+      }
+      lockForWriting(file);
+      const layout = readLayout(format, file, { tableCacheMax: 0, keepsL1: false });
+      const repaired = repairBeforeWriting(layout, file);
+      if (repaired !== undefined) warn(`${path}: warning: ${repaired}`);
+      return file;
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
+
+  #plan(file: LocalFile): PlannedAmendment {
     const { path, amendment, size } = this.#request;
-    const [top] = chain.layers;
-    if (top?.layout.format !== "qcow2") {
-      const reason = `${top?.layout.format} images do not support amendment of options`;
-      throw new UnsupportedError(path, reason);
+    if (size !== undefined && size % SECTOR_SIZE !== 0) {
+      const reason = `the new size must be a multiple of ${SECTOR_SIZE}, and ${size} is not`;
+      throw new UsageError(path, reason);
     }
-    if (size !== undefined && size % 512 !== 0) {
-      throw new UsageError(path, `the new size must be a multiple of 512, and ${size} is not`);
+    const planned = planQcow2Amendment(file, amendment);
+    if (planned.losesBitmaps) {
+      this.#request.warn(`${path}: warning: its persistent bitmaps are lost with compat=0.10`);
     }
-    this.#total = Math.max(1, top.layout.virtualSize);
-    return planQcow2Amendment(currentFile(chain), amendment);
+    return planned;
   }
 
   #resize(disk: Disk, bytes: number): void {
@@ -120,7 +147,7 @@ export class AmendJob {
 
   /** Zeros that hide a backing file become data, in sparse places. */
   *#expandZeroClusters(): Generator<void, void, void> {
-    const chain = this.#open("places");
+    const chain = this.#openChain({ onlyPlaces: true });
     try {
       const disk = attach(chain);
       try {
@@ -143,9 +170,10 @@ export class AmendJob {
     }
   }
 
-  #withDisk(change: "contents" | "places", use: (disk: Disk) => void): void {
-    const chain = this.#open(change);
+  #withDisk(use: (disk: Disk) => void): void {
+    const chain = this.#openChain({ onlyPlaces: false });
     try {
+      chain.warnings.forEach(this.#request.warn);
       const disk = attach(chain);
       try {
         use(disk);
@@ -157,16 +185,9 @@ export class AmendJob {
     }
   }
 
-  /** @param change what is going to be changed of the disk */
-  #open(change: "contents" | "places"): OpenChain {
+  #openChain({ onlyPlaces }: { onlyPlaces: boolean }): OpenChain {
     const { path, open } = this.#request;
-    const policy = {
-      copyOnRead: false,
-      detectZeroes: "off",
-      discard: "unmap",
-      growable: true,
-    } as const;
-    const writing = { policy, threads: 1, onlyPlaces: change === "places" };
+    const writing = { policy: POLICY, threads: 1, onlyPlaces };
     return openChain(path, { ...open, forceShare: false, writing });
   }
 }
@@ -174,11 +195,4 @@ export class AmendJob {
 function attach(chain: OpenChain): Disk {
   const resources = { clusterCache: new ClusterCache() };
   return attachDisk(chain, resources, { slot: 0, requestMaintenance: undefined });
-}
-
-/** The image's file, with the length that it has by now. */
-function currentFile({ layers }: OpenChain): LocalFile {
-  const [top] = layers;
-  if (top === undefined) throw new RangeError("a chain has at least one image");
-  return new LocalFile({ ...top.file, length: new LocalFile(top.file).currentLength() });
 }

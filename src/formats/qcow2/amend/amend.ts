@@ -28,6 +28,10 @@ export interface PlannedAmendment {
   readonly steps: readonly ((storage: WritableStorage) => void)[];
   /** The last step, for which no zero clusters may be left over a backing file; undefined: there is none. */
   readonly downgrade: ((storage: WritableStorage) => void) | undefined;
+  /** The image has a backing file after the steps. */
+  readonly keepsBacking: boolean;
+  /** Bitmaps do not go along. */
+  readonly losesBitmaps: boolean;
 }
 
 /** The only width that version 2 has. */
@@ -49,6 +53,7 @@ export function planQcow2Amendment(
   checkWidths(storage.path, wanted, { version, refcountBits: layout.refcountBits });
   checkDataFile(storage.path, wanted, dataFile?.raw);
   const steps: ((storage: WritableStorage) => void)[] = [];
+  let keepsBacking = layout.backingFile !== undefined;
   if (version > header.version) steps.push(upgradeToVersion3);
   const { refcountBits, lazyRefcounts, dataFileRaw } = wanted;
   if (refcountBits !== undefined && refcountBits !== layout.refcountBits) {
@@ -64,13 +69,19 @@ export function planQcow2Amendment(
     }
     const backing = name === "" ? undefined : { name, format };
     steps.push((file) => setQcow2BackingFile(file, backing));
+    keepsBacking = backing !== undefined;
   }
   if (lazyRefcounts !== undefined && version === 3) {
     steps.push((file) => setLazyRefcounts(file, lazyRefcounts));
   }
   const isDowngrade = version < header.version;
   if (isDowngrade) checkDowngrade(storage);
-  return { steps, downgrade: isDowngrade ? downgradeToVersion2 : undefined };
+  return {
+    steps,
+    downgrade: isDowngrade ? downgradeToVersion2 : undefined,
+    keepsBacking,
+    losesBitmaps: isDowngrade && layout.extensions.bitmaps !== undefined,
+  };
 }
 
 function checkWidths(
