@@ -19,13 +19,13 @@ import {
 } from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
-import { isZero, ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
+import { isZero, ZEROS } from "../syscalls/zeros.ts";
 import type { Mutex } from "../threads/mutex.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import { DiskResizer, type GrowthPreallocation } from "./disk-resizer.ts";
+import { PlanFiller, SOURCE, type Source } from "./plan-filler.ts";
 import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
-import { ZeroLookup } from "./zero-lookup.ts";
 import {
   COPIED_ZEROS,
   mannerOf,
@@ -37,18 +37,10 @@ import { ZeroRanges } from "./zero-ranges.ts";
 
 /** Zeros are looked for in pieces of this many bytes where a format has no unit. */
 const DETECT_UNIT = 4096;
-/** Zeros from this many bytes on are no bytes that are written, but a hole. */
-const HOLE_MIN = 64 * 1024;
 /** A write of so many bytes to a new place takes no longer than to take the lock twice. */
 const QUICK_FILL_MAX = 16 * 1024;
-/** Bytes of scratch memory at least. */
-const SCRATCH_MIN = 4096;
 /** Attempts that another thread's changes may thwart: more mean that something is wrong with us. */
 const TURNS_MAX = 1_000_000;
-
-/** What is written where a plan is filled. */
-const SOURCE = { buffer: 0, zeros: 1, nothing: 2 } as const;
-type Source = (typeof SOURCE)[keyof typeof SOURCE];
 
 /** What a writer works on, in one thread. */
 export interface DiskWriterContext {
@@ -71,14 +63,13 @@ export class DiskWriter {
   readonly #changes: TableChanges;
   readonly #policy: WritePolicy;
   readonly #guardsMagic: boolean;
-  readonly #zeros: ZeroLookup;
+  readonly #filler: PlanFiller;
+  /** How zeros are made that need no space. */
+  readonly #released: ZeroManner;
   readonly #zeroRanges: ZeroRanges;
   readonly #resizer: DiskResizer;
   readonly #place = new HostPlace();
-  /** A cluster: head, data and tail of a small write, and what surrounds zeros. */
-  #scratch: NativeBuffer | undefined;
-  /** Bytes of the write that the plan covers. */
-  #planned = 0;
+  #firstSector: NativeBuffer | undefined;
 
   constructor(context: DiskWriterContext) {
     this.#chain = context.chain;
@@ -88,7 +79,8 @@ export class DiskWriter {
     this.#changes = context.changes;
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
-    this.#zeros = new ZeroLookup(context.chain);
+    this.#filler = new PlanFiller(context);
+    this.#released = releasedZeros(context.policy.discard === "ignore");
     this.#zeroRanges = new ZeroRanges(
       context.chain,
       context.writer,
@@ -98,7 +90,7 @@ export class DiskWriter {
     this.#resizer = new DiskResizer({
       ...context,
       zero: (guestOffset, length) => {
-        this.#zeroRanges.zero(guestOffset, length, this.#released());
+        this.#zeroRanges.zero(guestOffset, length, this.#released);
       },
       occupy: (guestOffset, length, how) => this.#occupy(guestOffset, length, how),
     });
@@ -141,7 +133,8 @@ export class DiskWriter {
    * which the next one who guesses would open with all that it refers to.
    */
   #writeGuarded(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
-    const sector = this.#scratchBuffer();
+    this.#firstSector ??= NativeBuffer.allocate(MAGIC_SECTOR_SIZE);
+    const sector = this.#firstSector;
     const count = Math.min(MAGIC_SECTOR_SIZE, this.#image.virtualSize);
     this.#changes.lockExclusive();
     try {
@@ -167,7 +160,7 @@ export class DiskWriter {
     start: number,
   ): void {
     if (from === to) return;
-    if (zero) this.#zeroRanges.zero(guestOffset + from, to - from, this.#released());
+    if (zero) this.#zeroRanges.zero(guestOffset + from, to - from, this.#released);
     else this.#writeRange(guestOffset + from, to - from, SOURCE.buffer, source, start + from);
   }
 
@@ -228,15 +221,11 @@ export class DiskWriter {
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
       if (count > 0 && how === "falloc") {
         this.#dataStorage.preallocate(this.#place.hostOffset, count);
-      } else if (count > 0 && how === "full") this.#fillZeros(count, this.#place.hostOffset);
+      } else if (count > 0 && how === "full") this.#filler.fillZeros(count, this.#place.hostOffset);
       return count;
     } finally {
       this.#changes.unlockShared();
     }
-  }
-
-  #released(): ZeroManner {
-    return releasedZeros(this.#policy.discard === "ignore");
   }
 
   /** Write a range that is not looked at any more. */
@@ -269,36 +258,10 @@ export class DiskWriter {
     this.#changes.lockShared();
     try {
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
-      if (count > 0) this.#put(kind, source, start, count, this.#place.hostOffset);
+      if (count > 0) this.#filler.put(kind, source, start, count, this.#place.hostOffset);
       return count;
     } finally {
       this.#changes.unlockShared();
-    }
-  }
-
-  /** Write bytes, or zeros, to a place on the host. */
-  #put(
-    kind: Source,
-    source: NativeBuffer,
-    start: number,
-    length: number,
-    hostOffset: number,
-  ): void {
-    if (kind === SOURCE.buffer) this.#dataStorage.writeAt(source, start, length, hostOffset);
-    else this.#putZeros(length, hostOffset);
-  }
-
-  #putZeros(length: number, hostOffset: number): void {
-    if (length >= HOLE_MIN) {
-      this.#dataStorage.zeroAt(hostOffset, length, this.#released().space);
-    } else this.#fillZeros(length, hostOffset);
-  }
-
-  /** Write zeros as bytes. */
-  #fillZeros(length: number, hostOffset: number): void {
-    for (let done = 0; done < length; done += ZEROS_SIZE) {
-      const count = Math.min(length - done, ZEROS_SIZE);
-      this.#dataStorage.writeAt(ZEROS, 0, count, hostOffset + done);
     }
   }
 
@@ -322,11 +285,11 @@ export class DiskWriter {
       if (this.#changes.isBusy(guestOffset, guestOffset + length)) need = ALLOCATION.inPlace;
       else need = this.#writer.allocate(guestOffset, length, plan);
       if (need === ALLOCATION.planned) {
-        this.#planned = Math.min(guestOffset + length, plan.coverEnd) - guestOffset;
+        this.#filler.cover(guestOffset, length);
         isFilled = this.#isQuick();
         if (isFilled && !this.#fillLocked(guestOffset, kind, source, start)) {
           this.#writer.link(plan);
-          return this.#planned;
+          return this.#filler.covered;
         }
       }
       if (need === ALLOCATION.planned || need === ALLOCATION.copiedTable) this.#changes.claimPlan();
@@ -336,19 +299,19 @@ export class DiskWriter {
     if (need === ALLOCATION.planned && !isFilled) {
       this.#fillClaimed(guestOffset, kind, source, start);
     } else this.#changes.provide(need);
-    return need === ALLOCATION.planned ? this.#planned : 0;
+    return need === ALLOCATION.planned ? this.#filler.covered : 0;
   }
 
   /** Whether filling the plan takes no longer than to give up the lock and take it again. */
   #isQuick(): boolean {
     const { fresh } = this.#changes.plan;
-    return fresh && this.#chain.images.length === 1 && this.#planned <= QUICK_FILL_MAX;
+    return fresh && this.#chain.images.length === 1 && this.#filler.covered <= QUICK_FILL_MAX;
   }
 
-  /** As `#fill`, under the exclusive lock. */
+  /** As PlanFiller.fill, under the exclusive lock. */
   #fillLocked(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
     try {
-      return this.#fill(guestOffset, kind, source, start);
+      return this.#filler.fill(guestOffset, kind, source, start);
     } catch (error) {
       this.#writer.abandon(this.#changes.plan);
       throw error;
@@ -361,7 +324,7 @@ export class DiskWriter {
     try {
       this.#changes.lockShared();
       try {
-        mustBeDurable = this.#fill(guestOffset, kind, source, start);
+        mustBeDurable = this.#filler.fill(guestOffset, kind, source, start);
       } finally {
         this.#changes.unlockShared();
       }
@@ -371,86 +334,5 @@ export class DiskWriter {
     }
     if (mustBeDurable) this.#changes.provide(ALLOCATION.planned);
     else this.#changes.linkClaimed();
-  }
-
-  /**
-   * Fill what the plan covers.
-   *
-   * @returns whether it must be durable before anything refers to it
-   * @throws {CorruptionError | StorageError} the plan is to be given up
-   */
-  #fill(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
-    const { plan } = this.#changes;
-    if (!this.#zeros.readsAsZero(plan.coverStart, plan.coverEnd)) {
-      this.#fillAround(guestOffset, kind, source, start);
-      return true;
-    }
-    // A place that is a hole is as good as a new one.
-    const total = plan.coverEnd - plan.coverStart;
-    if (!plan.fresh && !this.#dataStorage.isHole(plan.hostOffset, total)) {
-      this.#fillPlace(guestOffset, kind, source, start);
-      return true;
-    }
-    if (kind === SOURCE.buffer) {
-      const data = plan.hostOffset + guestOffset - plan.coverStart;
-      this.#dataStorage.writeAt(source, start, this.#planned, data);
-    }
-    return false;
-  }
-
-  /**
-   * Fill a place of zeros that holds other bytes, of one cluster, with a write and the zeros around it. In
-   * one write: what says that it reads as zeros may not be durable, and no sector may become half of each.
-   */
-  #fillPlace(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
-    const { plan } = this.#changes;
-    const { clusterSize } = this.#writer;
-    const clusterEnd = (Math.floor(plan.coverStart / clusterSize) + 1) * clusterSize;
-    plan.coverEnd = Math.min(plan.coverEnd, clusterEnd);
-    this.#planned = Math.min(this.#planned, plan.coverEnd - guestOffset);
-    const total = plan.coverEnd - plan.coverStart;
-    const scratch = this.#scratchBuffer();
-    scratch.bytes.fill(0, 0, total);
-    if (kind === SOURCE.buffer) {
-      const data = source.bytes.subarray(start, start + this.#planned);
-      scratch.bytes.set(data, guestOffset - plan.coverStart);
-    }
-    this.#dataStorage.writeAt(scratch, 0, total, plan.hostOffset);
-  }
-
-  /** Fill a place with a write and what was around it before. */
-  #fillAround(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
-    const { coverStart, coverEnd, hostOffset } = this.#changes.plan;
-    const count = kind === SOURCE.nothing ? 0 : this.#planned;
-    const head = guestOffset - coverStart;
-    const total = coverEnd - coverStart;
-    const size = this.#writer.clusterSize;
-    if (total <= size && kind === SOURCE.buffer) {
-      // One write for all.
-      const scratch = this.#scratchBuffer();
-      this.#chain.read(coverStart, head, scratch, 0);
-      scratch.bytes.set(source.bytes.subarray(start, start + count), head);
-      this.#chain.read(guestOffset + count, total - head - count, scratch, head + count);
-      this.#dataStorage.writeAt(scratch, 0, total, hostOffset);
-      return;
-    }
-    this.#copyOld(coverStart, head, hostOffset);
-    if (count > 0) this.#put(kind, source, start, count, hostOffset + head);
-    this.#copyOld(guestOffset + count, total - head - count, hostOffset + head + count);
-  }
-
-  /** Copy what the disk shows now to a place on the host. */
-  #copyOld(guestOffset: number, length: number, hostOffset: number): void {
-    const scratch = this.#scratchBuffer();
-    for (let done = 0; done < length; done += scratch.length) {
-      const count = Math.min(scratch.length, length - done);
-      this.#chain.read(guestOffset + done, count, scratch, 0);
-      this.#dataStorage.writeAt(scratch, 0, count, hostOffset + done);
-    }
-  }
-
-  #scratchBuffer(): NativeBuffer {
-    this.#scratch ??= NativeBuffer.allocate(Math.max(this.#writer.clusterSize, SCRATCH_MIN));
-    return this.#scratch;
   }
 }

@@ -1,0 +1,170 @@
+/**
+ * Filling the place that a driver has planned for a write: with what is written, and around it with what the
+ * disk shows there until now. It says whether that must be durable before tables refer to it.
+ */
+
+import type { FormatWriter, ZeroSpace } from "../formats/writer.ts";
+import type { WritableStorage } from "../storage/storage.ts";
+import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
+import type { BackingChain } from "./backing-chain.ts";
+import type { TableChanges } from "./table-changes.ts";
+import type { WritePolicy } from "./write-policy.ts";
+import { ZeroLookup } from "./zero-lookup.ts";
+import { releasedZeros } from "./zero-manner.ts";
+
+/** Zeros from this many bytes on are no bytes that are written, but a hole. */
+const HOLE_MIN = 64 * 1024;
+/** Bytes of scratch memory at least. */
+const SCRATCH_MIN = 4096;
+
+/** What is written to a place: bytes of a buffer, zeros, or nothing but what was there. */
+export const SOURCE = { buffer: 0, zeros: 1, nothing: 2 } as const;
+export type Source = (typeof SOURCE)[keyof typeof SOURCE];
+
+/** What is filled, in one thread. */
+export interface PlanFillerContext {
+  readonly chain: BackingChain;
+  readonly writer: FormatWriter;
+  readonly dataStorage: WritableStorage;
+  /** Has the plan. */
+  readonly changes: TableChanges;
+  readonly policy: WritePolicy;
+}
+
+export class PlanFiller {
+  readonly #chain: BackingChain;
+  readonly #writer: FormatWriter;
+  readonly #dataStorage: WritableStorage;
+  readonly #changes: TableChanges;
+  readonly #space: ZeroSpace;
+  readonly #zeros: ZeroLookup;
+  /** A cluster: head, data and tail of a small write. */
+  #scratch: NativeBuffer | undefined;
+  #covered = 0;
+
+  constructor(context: PlanFillerContext) {
+    this.#chain = context.chain;
+    this.#writer = context.writer;
+    this.#dataStorage = context.dataStorage;
+    this.#changes = context.changes;
+    this.#space = releasedZeros(context.policy.discard === "ignore").space;
+    this.#zeros = new ZeroLookup(context.chain);
+  }
+
+  /** Bytes of a write that the plan covers. */
+  get covered(): number {
+    return this.#covered;
+  }
+
+  /**
+   * Look how much of a write the plan covers.
+   *
+   * @param guestOffset where the write begins, within the plan
+   */
+  cover(guestOffset: number, length: number): void {
+    const end = Math.min(guestOffset + length, this.#changes.plan.coverEnd);
+    this.#covered = end - guestOffset;
+  }
+
+  /**
+   * Fill what the plan covers. It may be cut to one cluster; `covered` says how much of the write is done.
+   *
+   * @returns whether it must be durable before anything refers to it
+   * @throws {CorruptionError | StorageError} the plan is to be given up
+   */
+  fill(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
+    const { plan } = this.#changes;
+    if (!this.#zeros.readsAsZero(plan.coverStart, plan.coverEnd)) {
+      this.#fillAround(guestOffset, kind, source, start);
+      return true;
+    }
+    // A place that is a hole is as good as a new one.
+    const total = plan.coverEnd - plan.coverStart;
+    if (!plan.fresh && !this.#dataStorage.isHole(plan.hostOffset, total)) {
+      this.#fillPlace(guestOffset, kind, source, start);
+      return true;
+    }
+    if (kind === SOURCE.buffer) {
+      const data = plan.hostOffset + guestOffset - plan.coverStart;
+      this.#dataStorage.writeAt(source, start, this.#covered, data);
+    }
+    return false;
+  }
+
+  /**
+   * Fill a place of zeros that holds other bytes, of one cluster, with a write and the zeros around it. In
+   * one write: what says that it reads as zeros may not be durable, and no sector may become half of each.
+   */
+  #fillPlace(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
+    const { plan } = this.#changes;
+    const { clusterSize } = this.#writer;
+    const clusterEnd = (Math.floor(plan.coverStart / clusterSize) + 1) * clusterSize;
+    plan.coverEnd = Math.min(plan.coverEnd, clusterEnd);
+    this.#covered = Math.min(this.#covered, plan.coverEnd - guestOffset);
+    const total = plan.coverEnd - plan.coverStart;
+    const scratch = this.#scratchBuffer();
+    scratch.bytes.fill(0, 0, total);
+    if (kind === SOURCE.buffer) {
+      const data = source.bytes.subarray(start, start + this.#covered);
+      scratch.bytes.set(data, guestOffset - plan.coverStart);
+    }
+    this.#dataStorage.writeAt(scratch, 0, total, plan.hostOffset);
+  }
+
+  /** Fill a place with a write and what was around it before. */
+  #fillAround(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
+    const { coverStart, coverEnd, hostOffset } = this.#changes.plan;
+    const count = kind === SOURCE.nothing ? 0 : this.#covered;
+    const head = guestOffset - coverStart;
+    const total = coverEnd - coverStart;
+    const size = this.#writer.clusterSize;
+    if (total <= size && kind === SOURCE.buffer) {
+      // One write for all.
+      const scratch = this.#scratchBuffer();
+      this.#chain.read(coverStart, head, scratch, 0);
+      scratch.bytes.set(source.bytes.subarray(start, start + count), head);
+      this.#chain.read(guestOffset + count, total - head - count, scratch, head + count);
+      this.#dataStorage.writeAt(scratch, 0, total, hostOffset);
+      return;
+    }
+    this.#copyOld(coverStart, head, hostOffset);
+    if (count > 0) this.put(kind, source, start, count, hostOffset + head);
+    this.#copyOld(guestOffset + count, total - head - count, hostOffset + head + count);
+  }
+
+  /** Copy what the disk shows now to a place on the host. */
+  #copyOld(guestOffset: number, length: number, hostOffset: number): void {
+    const scratch = this.#scratchBuffer();
+    for (let done = 0; done < length; done += scratch.length) {
+      const count = Math.min(scratch.length, length - done);
+      this.#chain.read(guestOffset + done, count, scratch, 0);
+      this.#dataStorage.writeAt(scratch, 0, count, hostOffset + done);
+    }
+  }
+
+  /** Write bytes, or zeros, to a place on the host. */
+  put(kind: Source, source: NativeBuffer, start: number, length: number, hostOffset: number): void {
+    if (kind === SOURCE.buffer) this.#dataStorage.writeAt(source, start, length, hostOffset);
+    else this.#putZeros(length, hostOffset);
+  }
+
+  #putZeros(length: number, hostOffset: number): void {
+    if (length >= HOLE_MIN) {
+      this.#dataStorage.zeroAt(hostOffset, length, this.#space);
+    } else this.fillZeros(length, hostOffset);
+  }
+
+  /** Write zeros as bytes. */
+  fillZeros(length: number, hostOffset: number): void {
+    for (let done = 0; done < length; done += ZEROS_SIZE) {
+      const count = Math.min(length - done, ZEROS_SIZE);
+      this.#dataStorage.writeAt(ZEROS, 0, count, hostOffset + done);
+    }
+  }
+
+  #scratchBuffer(): NativeBuffer {
+    this.#scratch ??= NativeBuffer.allocate(Math.max(this.#writer.clusterSize, SCRATCH_MIN));
+    return this.#scratch;
+  }
+}
