@@ -101,7 +101,7 @@ install_modules() {
 build() {
   stamp=$ROOT/dist/.built
   if [ -f "$stamp" ] && [ -f "$ROOT/dist/cli/main.js" ] &&
-    [ -z "$(find "$ROOT/src" "$ROOT/package.json" "$ROOT/package-lock.json" "$ROOT"/tsconfig*.json -newer "$stamp" | head -n 1)" ]; then
+    [ -z "$(find "$ROOT/src" "$ROOT/package.json" "$ROOT/package-lock.json" "$ROOT"/tsconfig*.json "$ROOT"/mount-scripts/*.mjs -newer "$stamp" | head -n 1)" ]; then
     return 0
   fi
   say "Building"

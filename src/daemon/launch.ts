@@ -12,7 +12,7 @@ import type { DaemonConfig, Readiness } from "./config.ts";
  * A daemon should be small: requests make no garbage worth a large young generation (Node's default
  * is 16 MiB a thread, three times), nor helper threads for its collection.
  */
-const NODE_OPTIONS = ["--max-semi-space-size=1", "--v8-pool-size=1"];
+export const NODE_OPTIONS = ["--max-semi-space-size=1", "--v8-pool-size=1"];
 /**
  * Nor does each thread need an arena of malloc of its own. And with NODE_EXTRA_CA_CERTS, Node takes
  * 30 ms longer to start, to load certificates that nothing here asks for.
