@@ -1,4 +1,4 @@
-// Partition tables that sfdisk and sgdisk make: the same partitions as they print, also when a copy is damaged.
+// Partition tables that sfdisk and fdisk make: the same partitions as they print, also when a copy is damaged.
 
 import { open, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
