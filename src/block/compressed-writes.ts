@@ -40,7 +40,9 @@ export class CompressedWrites {
   /** Streams that wait to be stored: where their clusters start on the disk, and the bytes of each. */
   #batchStart = 0;
   #streamBytes: number[] = [];
-  /** The streams, each with room for a cluster. */
+  /** Where each starts in the buffer, and where the next one does. */
+  #streamStarts: number[] = [0];
+  /** The streams, one behind the other. */
   #streams: NativeBuffer | undefined;
   /** The last cluster of a disk with the zeros after it. */
   #lastCluster: NativeBuffer | undefined;
@@ -58,7 +60,7 @@ export class CompressedWrites {
     if (length === 0) return;
     this.#requireClusters(guestOffset, length);
     writer.begin("contents");
-    this.#streamBytes = [];
+    this.#forget();
     for (let done = 0; done < length; done += this.#clusterSize) {
       const count = Math.min(this.#clusterSize, length - done);
       const isPlain = detectZeroes !== "off" && isZero(source, start + done, count);
@@ -95,6 +97,7 @@ export class CompressedWrites {
   ): boolean {
     const size = this.#clusterSize;
     const waiting = this.#streamBytes.length;
+    const streamStart = this.#streamStarts[waiting] ?? 0;
     this.#streams ??= NativeBuffer.allocate(Math.max(BATCH_SIZE, size));
     let cluster = source;
     let clusterStart = start;
@@ -104,10 +107,11 @@ export class CompressedWrites {
       cluster.bytes.set(source.bytes.subarray(start, start + length));
       cluster.bytes.fill(0, length);
     }
-    const bytes = compressed.compress(cluster, clusterStart, this.#streams, waiting * size);
+    const bytes = compressed.compress(cluster, clusterStart, this.#streams, streamStart);
     if (bytes === 0) return false;
     if (waiting === 0) this.#batchStart = guestOffset;
     this.#streamBytes.push(bytes);
+    this.#streamStarts.push(streamStart + bytes);
     return true;
   }
 
@@ -119,7 +123,12 @@ export class CompressedWrites {
       assert(turns < TURNS_MAX, "compressed writing comes to no end");
       stored += this.#storeSome(compressed, stored);
     }
+    this.#forget();
+  }
+
+  #forget(): void {
     this.#streamBytes = [];
+    this.#streamStarts = [0];
   }
 
   /**
@@ -130,19 +139,9 @@ export class CompressedWrites {
   #storeSome(compressed: CompressedClusterWriter, index: number): number {
     const { changes } = this.#context;
     const { plan } = changes;
-    const guestOffset = this.#batchStart + index * this.#clusterSize;
-    const end = this.#batchStart + this.#streamBytes.length * this.#clusterSize;
-    let need: Allocation;
     try {
-      changes.lockExclusive();
-      try {
-        if (changes.isBusy(guestOffset, end)) need = ALLOCATION.inPlace;
-        else need = compressed.allocate(guestOffset, this.#streamBytes.slice(index), plan);
-        if (need === ALLOCATION.planned) this.#fill(index);
-        if (need === ALLOCATION.planned || need === ALLOCATION.copiedTable) changes.claimPlan();
-      } finally {
-        changes.unlockExclusive();
-      }
+      const need = compressed.placing(() => this.#place(compressed, index));
+      if (need === ALLOCATION.planned) this.#fill(index);
       changes.provide(need);
       return plan.streamBytes.length;
     } finally {
@@ -150,20 +149,51 @@ export class CompressedWrites {
     }
   }
 
+  /** Plan places for streams from the one at `index` on, and count them, while nobody else does so. */
+  #place(compressed: CompressedClusterWriter, index: number): Allocation {
+    const { changes } = this.#context;
+    const { plan } = changes;
+    const guestOffset = this.#batchStart + index * this.#clusterSize;
+    const end = this.#batchStart + this.#streamBytes.length * this.#clusterSize;
+    let need: Allocation;
+    changes.lockExclusive();
+    try {
+      if (changes.isBusy(guestOffset, end)) need = ALLOCATION.inPlace;
+      else need = compressed.allocate(guestOffset, this.#streamBytes.slice(index), plan);
+      if (need === ALLOCATION.planned || need === ALLOCATION.copiedTable) changes.claimPlan();
+    } finally {
+      changes.unlockExclusive();
+    }
+    if (need === ALLOCATION.planned) this.#orAbandon(() => compressed.count());
+    return need;
+  }
+
   /** @throws {StorageError} the plan is given up */
   #fill(index: number): void {
-    const { changes, dataStorage, writer } = this.#context;
-    const { plan } = changes;
+    const { changes, dataStorage } = this.#context;
+    const { streamBytes, streamOffsets } = changes.plan;
     const streams = this.#streams;
     assert(streams !== undefined);
-    const size = this.#clusterSize;
-    try {
-      for (let at = 0; at < plan.streamBytes.length; at++) {
-        const bytes = plan.streamBytes[at] ?? 0;
-        dataStorage.writeAt(streams, (index + at) * size, bytes, plan.hostOffset + at * size);
+    this.#orAbandon(() => {
+      // Streams that follow each other on the host are written in one go.
+      let first = 0;
+      for (let next = 1; next <= streamBytes.length; next++) {
+        const end = (streamOffsets[next - 1] ?? 0) + (streamBytes[next - 1] ?? 0);
+        if (streamOffsets[next] === end) continue;
+        const start = this.#streamStarts[index + first] ?? 0;
+        const hostOffset = streamOffsets[first] ?? 0;
+        dataStorage.writeAt(streams, start, end - hostOffset, hostOffset);
+        first = next;
       }
+    });
+  }
+
+  /** If it fails, what the plan covers comes to nothing. */
+  #orAbandon(action: () => void): void {
+    try {
+      action();
     } catch (error) {
-      writer.abandon(plan);
+      this.#context.changes.abandonClaimed();
       throw error;
     }
   }

@@ -37,8 +37,10 @@ export class WritePlan {
   fresh = false;
   /** Of a copied table: the table that it replaces. */
   replaces = 0;
-  /** Not empty: clusters are compressed; the stream of each, of so many bytes, starts its place. */
+  /** Not empty: clusters are compressed; the stream of each has so many bytes. */
   streamBytes: readonly number[] = [];
+  /** Where each stream starts on the host, in the data storage. */
+  streamOffsets: readonly number[] = [];
 }
 
 /** Where bytes are that can be written without changing a table. */
@@ -80,14 +82,20 @@ export interface CompressedClusterWriter {
    */
   compress(source: NativeBuffer, start: number, target: NativeBuffer, targetStart: number): number;
 
+  /** Nobody else chooses places for streams meanwhile. Without the lock of the image, which comes after it. */
+  placing(action: () => Allocation): Allocation;
+
   /**
-   * As FormatWriter.allocate: choose places for streams of clusters that follow each other. They become
-   * durable before they are linked.
+   * As FormatWriter.allocate, in `placing`: choose places for streams of clusters that follow each other. They
+   * become durable before they are linked.
    *
    * @param guestOffset a multiple of the cluster size
    * @throws {TsimgfsError} EIO: the first cluster is allocated
    */
   allocate(guestOffset: number, streamBytes: readonly number[], plan: WritePlan): Allocation;
+
+  /** Count what was planned, in the same `placing`, without the lock of the image. */
+  count(): void;
 }
 
 /** Letting an image have nothing of its own: its backing file alone is the disk then. */

@@ -40,6 +40,13 @@ const RECIPES: readonly ImageRecipe[] = [
   },
   {
     ...image,
+    name: "8k with refcounts of 2 bits",
+    virtualSize: CLUSTERS * 8 * KIB,
+    clusterSize: 8 * KIB,
+    options: { refcount_bits: 2 },
+  },
+  {
+    ...image,
     name: "v2 512",
     virtualSize: CLUSTERS * 512,
     clusterSize: 512,

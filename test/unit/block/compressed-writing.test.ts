@@ -246,9 +246,46 @@ describe("compressed writes", () => {
     });
   });
 
+  it("share host clusters, as many as the refcount's width can say", async () => {
+    const streams = 40;
+    for (const [bits, sharing] of [
+      [1, 1],
+      [2, 3],
+      [16, streams],
+    ] as const) {
+      await withDiskFiles(async (files) => {
+        const options = { refcount_bits: bits };
+        await createImage(files.path(NAME), "qcow2", { size: 16 * MIB, options });
+        const disk = files.open(NAME, OFF);
+        const users = new Map<number, number>();
+        for (let cluster = 0; cluster < streams; cluster++) {
+          writeCompressed(disk, cluster * CLUSTER, Buffer.alloc(CLUSTER, cluster + 1));
+          const { hostOffset } = streamAt(disk, cluster * CLUSTER);
+          const host = Math.floor(hostOffset / CLUSTER);
+          users.set(host, (users.get(host) ?? 0) + 1);
+        }
+        expect(Math.max(...users.values())).toBe(sharing);
+        expect(users.size).toBe(Math.ceil(streams / sharing));
+        // One of them goes, and the others stay.
+        disk.fill(CLUSTER, CLUSTER, 99);
+        disk.disk.flush();
+        disk.disk.maintain();
+        expect(readDisk(disk.disk, 2 * CLUSTER, 3)).toEqual(Buffer.of(3, 3, 3));
+        disk.close();
+        await files.expectClean(NAME);
+        const reads = [0, 2, streams - 1].map((at) => `read -P ${at + 1} ${at * 64}k 64k`);
+        await qemuIo(files.path(NAME), "qcow2", [...reads, "read -P 99 64k 64k"]);
+      });
+    }
+  });
+
   it("are seen by a thread that has cached what lay at their place before", async () => {
     await withDiskFiles(async (files) => {
-      await createImage(files.path(NAME), "qcow2", { size: 16 * MIB });
+      // Then each stream has a cluster of its own.
+      await createImage(files.path(NAME), "qcow2", {
+        size: 16 * MIB,
+        options: { refcount_bits: 1 },
+      });
       const disk = files.open(NAME, OFF);
       const other = disk.asOtherThread();
       writeCompressed(disk, 0, Buffer.alloc(CLUSTER, 1));

@@ -18,7 +18,7 @@ import { FreeQueue } from "./free-queue.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import { reclaimLeftovers } from "./leftovers.ts";
 import { RefcountChanges } from "./refcount-changes.ts";
-import { RefcountStore } from "./refcount-store.ts";
+import { type ClusterRun, RefcountStore } from "./refcount-store.ts";
 import { Reservation } from "./reservation.ts";
 import { SessionMarks } from "./session-marks.ts";
 import { NUMBER, RESERVED_MAX, type SharedState, WORD } from "./shared-state.ts";
@@ -137,6 +137,30 @@ export class ClusterAllocator {
     return first;
   }
 
+  /** Nobody else changes refcounts meanwhile. Without the lock of the image. */
+  exclusively(action: () => void): void {
+    this.#upkeep.exclusively(action);
+  }
+
+  /** References to a cluster. In `exclusively`. */
+  refcountOf(cluster: number): number {
+    return this.#refcounts.read(cluster);
+  }
+
+  /**
+   * Raise the refcounts of clusters that were taken; durable with the next flush. In `exclusively`.
+   *
+   * @param raised gets a cluster and its refcount, and returns the new one
+   */
+  raise(run: ClusterRun, raised: (cluster: number, refcount: number) => number): void {
+    try {
+      this.#refcounts.change(run, raised);
+    } catch (error) {
+      this.#state.raise(WORD.leaks);
+      throw error;
+    }
+  }
+
   /** Reserve ahead, and free what can be freed. Without the lock. */
   maintain(): void {
     this.#upkeep.maintain(() => {
@@ -217,6 +241,7 @@ export class ClusterAllocator {
   /** Cut off what nobody uses at the end of the file; if the disk was not cut too, as far as it is a hole. */
   #cutTail(): void {
     if (!this.#storage.resizable) return;
+    this.#dropIdleBlocks();
     const length = this.#storage.currentLength();
     const end = (this.#refcounts.lastUsed() + 1) * this.#clusterSize;
     if (end === 0 || end >= length) return;
@@ -224,5 +249,16 @@ export class ClusterAllocator {
     this.#storage.hostRun(end, run);
     const isHole = !run.isData && end + run.length >= length;
     if (isHole || this.#state.isSet(WORD.shrunk)) this.#storage.setLength(end);
+  }
+
+  /** Refcount blocks that a reservation needed, where nothing came to be after all. */
+  #dropIdleBlocks(): void {
+    const dropped = this.#refcounts.dropIdleBlocks();
+    if (dropped.length === 0) return;
+    // A table that still refers to a block must find it as it was.
+    this.marks.sync();
+    for (const cluster of dropped) {
+      this.#storage.zeroAt(cluster * this.#clusterSize, this.#clusterSize, "release");
+    }
   }
 }

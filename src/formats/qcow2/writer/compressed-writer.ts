@@ -1,7 +1,6 @@
 /**
- * Storing clusters of a qcow2 image compressed. Each stream has a host cluster of its own, of which the
- * rest stays a hole. As QEMU, only what is not allocated yet becomes compressed. Source: qcow2
- * specification, "Compressed Clusters Descriptor".
+ * Storing clusters of a qcow2 image compressed. As QEMU, only what is not allocated yet becomes so.
+ * Source: qcow2 specification, "Compressed Clusters Descriptor".
  */
 
 import { TWO_TO_32 } from "../../../binary/words.ts";
@@ -22,15 +21,15 @@ import { L2E_COMPRESSED_HI, sectorCountShift } from "../table-entry.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import type { MappingCursor } from "./mapping-cursor.ts";
 import { type SharedState, WORD } from "./shared-state.ts";
+import { StreamPlaces } from "./stream-places.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
 const SECTOR_SIZE = 512;
-/** Host offsets have no more bits, whatever the descriptor has room for. */
-const HOST_OFFSET_BITS = 56;
 
 export class CompressedWriter implements CompressedClusterWriter {
   readonly #cursor: MappingCursor;
   readonly #allocator: ClusterAllocator;
+  readonly #places: StreamPlaces;
   readonly #state: SharedState;
   readonly #lock: AccessLock;
   readonly #encoder: ClusterEncoder;
@@ -51,6 +50,14 @@ export class CompressedWriter implements CompressedClusterWriter {
     this.#clusterSize = layout.clusterSize;
     this.#extended = layout.extendedL2;
     this.#shift = sectorCountShift(layout.clusterBits);
+    this.#places = new StreamPlaces({
+      allocator: context.allocator,
+      state: context.state,
+      path: this.#path,
+      clusterSize: layout.clusterSize,
+      refcountBits: layout.refcountBits,
+      offsetBits: this.#shift,
+    });
   }
 
   compress(source: NativeBuffer, start: number, target: NativeBuffer, targetStart: number): number {
@@ -72,16 +79,39 @@ export class CompressedWriter implements CompressedClusterWriter {
     const end = Math.min(first + streamBytes.length, cursor.endCluster);
     let wanted = 1;
     while (first + wanted < end && this.#isFree(first + wanted)) wanted++;
-    const count = this.#allocator.take(wanted);
-    if (count === 0) return ALLOCATION.needsReservation;
+    const offsets = this.#places.place(streamBytes.slice(0, wanted));
+    const [hostOffset] = offsets;
+    if (hostOffset === undefined) return ALLOCATION.needsReservation;
     plan.coverStart = guestOffset;
-    plan.coverEnd = guestOffset + count * clusterSize;
-    plan.hostOffset = this.#allocator.taken * clusterSize;
+    plan.coverEnd = guestOffset + offsets.length * clusterSize;
+    plan.hostOffset = hostOffset;
     plan.fresh = true;
     plan.replaces = 0;
-    plan.streamBytes = streamBytes.slice(0, count);
-    this.#requireRoom(plan);
+    plan.streamBytes = streamBytes.slice(0, offsets.length);
+    plan.streamOffsets = offsets;
     return ALLOCATION.planned;
+  }
+
+  placing(action: () => Allocation): Allocation {
+    let need: Allocation = ALLOCATION.inPlace;
+    this.#allocator.exclusively(() => {
+      need = action();
+    });
+    return need;
+  }
+
+  count(): void {
+    this.#places.count();
+  }
+
+  /** As FormatWriter.abandon, of a plan of ours: its references are found to be leaks at the end. */
+  abandon(): void {
+    this.#allocator.frees.forget();
+  }
+
+  /** At the end: nothing is compressed any more. */
+  close(): void {
+    this.#places.close();
   }
 
   /** Whether nothing of a guest cluster has a place: it is unallocated, or zeros. */
@@ -91,19 +121,8 @@ export class CompressedWriter implements CompressedClusterWriter {
     return !hasCluster && !compressed;
   }
 
-  /** With clusters of 2 MiB, a descriptor says host offsets below 2^49 only. */
-  #requireRoom(plan: WritePlan): void {
-    const { hostOffset, streamBytes } = plan;
-    const end = hostOffset + streamBytes.length * this.#clusterSize;
-    if (end <= 2 ** Math.min(this.#shift, HOST_OFFSET_BITS)) return;
-    this.#allocator.frees.add(hostOffset / this.#clusterSize, streamBytes.length);
-    this.#allocator.frees.publish();
-    const reason = `no compressed cluster can be at host offset ${hex(hostOffset)}`;
-    throw new TsimgfsError("EFBIG", this.#path, reason);
-  }
-
   /** As FormatWriter.link, of a plan of ours. */
-  link({ coverStart, hostOffset, streamBytes }: WritePlan): void {
+  link({ coverStart, streamBytes, streamOffsets }: WritePlan): void {
     const cursor = this.#cursor;
     if (!cursor.open(coverStart)) {
       this.#allocator.marks.markCorrupt(`the L2 table for ${hex(coverStart)} is gone`);
@@ -111,17 +130,17 @@ export class CompressedWriter implements CompressedClusterWriter {
     const first = coverStart / this.#clusterSize;
     for (let index = 0; index < streamBytes.length; index++) {
       const at = cursor.entryAt(first + index);
-      const host = hostOffset + index * this.#clusterSize;
-      this.#encode(cursor.entries.view, at, host, streamBytes[index] ?? 0);
+      this.#encode(cursor.entries.view, at, streamOffsets[index] ?? 0, streamBytes[index] ?? 0);
     }
     cursor.write(first, first + streamBytes.length);
     // Threads may have cached what was compressed at these places before.
     this.#lock.bumpGeneration();
   }
 
-  /** Put the descriptor of a stream, which starts a host cluster, at byte `at`. */
+  /** Put the descriptor of a stream at byte `at`. */
   #encode(view: DataView, at: number, host: number, bytes: number): void {
-    const additionalSectors = Math.ceil(bytes / SECTOR_SIZE) - 1;
+    const firstSector = Math.floor(host / SECTOR_SIZE);
+    const additionalSectors = Math.floor((host + bytes - 1) / SECTOR_SIZE) - firstSector;
     const high = Math.floor(host / TWO_TO_32) + additionalSectors * 2 ** (this.#shift - 32);
     view.setUint32(at, (high | L2E_COMPRESSED_HI) >>> 0);
     view.setUint32(at + 4, host % TWO_TO_32);

@@ -259,6 +259,10 @@ export class Qcow2Writer implements FormatWriter {
 
   abandon(plan: WritePlan): void {
     const { clusterSize } = this;
+    if (plan.streamBytes.length > 0) {
+      this.compressed?.abandon();
+      return;
+    }
     const first = Math.floor(plan.hostOffset / clusterSize);
     if (plan.replaces !== 0) this.#allocator.frees.add(first, 1);
     else if (plan.fresh) {
@@ -307,6 +311,7 @@ export class Qcow2Writer implements FormatWriter {
     if (this.#context.layout.backingFile === undefined) {
       for (const l1Index of this.#state.zeroedTables()) this.#cursor.dropTable(l1Index, "zeros");
     }
+    this.compressed?.close();
     this.#allocator.close();
   }
 

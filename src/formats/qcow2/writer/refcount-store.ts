@@ -327,6 +327,27 @@ export class RefcountStore {
     return { first, blocks: { first: first + clusters, count: blocks } };
   }
 
+  /**
+   * Let the refcount table refer to no block any more, from its end on, that counts nothing but itself.
+   *
+   * @returns the clusters of the blocks; when the table is durable, they are free
+   */
+  dropIdleBlocks(): number[] {
+    const dropped: number[] = [];
+    for (let block = this.tableEntries - 1; block > 0; block--) {
+      const offset = this.blockOffset(block);
+      if (offset === 0) continue;
+      const first = block * this.entriesPerBlock;
+      const end = first + this.entriesPerBlock;
+      const own = offset / this.#clusterSize;
+      if (this.#seek(first, end, offset, false) !== own) break;
+      if (own + 1 < end && this.#seek(own + 1, end, offset, false) !== end) break;
+      this.linkBlock(block, 0);
+      dropped.push(own);
+    }
+    return dropped;
+  }
+
   /** The last cluster whose refcount is not 0, or -1. */
   lastUsed(): number {
     for (let block = this.tableEntries - 1; block >= 0; block--) {

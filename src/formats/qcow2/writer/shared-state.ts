@@ -52,6 +52,8 @@ export const NUMBER = {
   lastReservation: 8,
   /** Clusters that this session has taken from reservations. */
   taken: 9,
+  /** Host offset where the next compressed stream goes, in a cluster that has others; 0: to a new one. */
+  streamTail: 10,
 } as const;
 const NUMBERS = 16;
 
