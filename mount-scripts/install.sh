@@ -159,12 +159,15 @@ packages=$(node -e '
   };
   visit(`${root}/package.json`);
   console.log([...found].map((name) => `node_modules/${name}`).join("\n"));' "$ROOT")
-for tree in dist $packages; do
+for file in $(cd "$ROOT" && find dist -type f ! -name .built); do
+  put "$ROOT/$file" "$LIB/$file"
+done
+for package in $packages; do
   # What Node loads, and licenses: no sources, no documentation.
-  (cd "$ROOT/$tree" && find . -type f '(' -name '*.*js' -o -name '*.js' -o -name '*.json' -o -name '*.node' -o -iname 'licen[cs]e*' ')') |
-    while read -r file; do
-      put "$ROOT/$tree/${file#./}" "$LIB/$tree/${file#./}"
-    done
+  files=$(cd "$ROOT/$package" && find . -type f '(' -name '*.js' -o -name '*.[cm]js' -o -name '*.json' -o -name '*.node' -o -iname 'licen[cs]e*' ')')
+  for file in $files; do
+    put "$ROOT/$package/${file#./}" "$LIB/$package/${file#./}"
+  done
 done
 
 COMMAND=$(mktemp "${TMPDIR:-/tmp}/tsimgfs-install.XXXXXX")

@@ -49,6 +49,13 @@ describe("install.sh", () => {
     await run(command, ["mount", image, target], fusermount);
     expect(mountAt(target)?.type).toBe("fuse.tsimgfs");
     await run(command, ["umount", target], fusermount);
+    const diff = [
+      "-r",
+      "--exclude=.built",
+      join(REPOSITORY, "dist"),
+      join(prefix, "lib/tsimgfs/dist"),
+    ];
+    expect((await run("diff", diff)).stdout).toBe("");
     const files = (await listing()).join("\n");
     expect(files).not.toMatch(/\.test\.|lib\/tsimgfs\/src|\.cc$|esbuild|vitest|typescript/);
   });

@@ -333,6 +333,53 @@ describe("partitions in a mount", () => {
     });
   });
 
+  it("can be used by many while tables of all kinds come and go", async () => {
+    const path = await makeDisk(undefined);
+    const tables: Buffer[] = [Buffer.alloc(64 * 512)];
+    for (const script of [TWO, "label: dos\n,8M,L\n,20M,E\n,4M,L\n", "label: gpt\n"]) {
+      await mounted([path], {}, async (mount) => {
+        await run("sfdisk", ["--quiet", "--force", mount.device(path)], { input: script });
+        tables.push((await readFile(mount.device(path))).subarray(0, 64 * 512));
+      });
+    }
+    // libuv has no name for ESTALE.
+    const expected = /ENOENT|error -116/;
+    await mounted([path], { timeoutMs: 120_000 }, async (mount) => {
+      const use = async (random: Random): Promise<void> => {
+        for (const name of await names(mount)) {
+          const handle = await open(join(mount.mountPoint, "disk.partitions", name), "r+");
+          try {
+            const { size } = await handle.stat();
+            expect(size % 512).toBe(0);
+            await handle.write(random.bytes(512), 0, 512, size - 512);
+          } finally {
+            await handle.close();
+          }
+        }
+      };
+      const user = async (random: Random): Promise<void> => {
+        const device = await open(mount.device(path), "r+");
+        try {
+          for (let round = 0; round < 60; round++) {
+            if (round % 3 === 0) {
+              const table = Buffer.from(tables[random.below(tables.length)] ?? []);
+              if (random.below(2) === 0) table[random.below(table.length)] = random.below(256);
+              await device.write(table, 0, table.length, 0);
+            }
+            // What has just been there may be gone.
+            await use(random).catch((error: unknown) => expect(String(error)).toMatch(expected));
+          }
+        } finally {
+          await device.close();
+        }
+      };
+      await Promise.all(Array.from({ length: 4 }, (_, n) => user(new Random(`user ${n}`))));
+      expect(mount.daemonPids()).toHaveLength(1);
+      expect(mount.isMounted()).toBe(true);
+    });
+    await expectClean(path);
+  });
+
   it.skipIf(!IS_ROOT)("carry loop devices (needs root)", async () => {
     const path = await makeDisk(TWO);
     await mounted([path], {}, async (mount) => {
