@@ -60,6 +60,7 @@ export class CompressedWrites {
     if (length === 0) return;
     this.#requireClusters(guestOffset, length);
     writer.begin("contents");
+    writer.dirtyBitmaps?.mark(guestOffset, length);
     this.#forget();
     for (let done = 0; done < length; done += this.#clusterSize) {
       const count = Math.min(this.#clusterSize, length - done);

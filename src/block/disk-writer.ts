@@ -13,6 +13,7 @@ import { MAGIC_SECTOR_SIZE, magicOf } from "../formats/image-magic.ts";
 import {
   ALLOCATION,
   type Allocation,
+  type DirtyBitmaps,
   type FormatWriter,
   HostPlace,
   type Occupation,
@@ -59,6 +60,7 @@ export class DiskWriter {
   readonly #chain: BackingChain;
   readonly #image: FormatImage;
   readonly #writer: FormatWriter;
+  readonly #dirtyBitmaps: DirtyBitmaps | undefined;
   readonly #dataStorage: WritableStorage;
   readonly #changes: TableChanges;
   readonly #policy: WritePolicy;
@@ -75,6 +77,7 @@ export class DiskWriter {
     this.#chain = context.chain;
     this.#image = context.chain.image;
     this.#writer = context.writer;
+    this.#dirtyBitmaps = context.writer.dirtyBitmaps;
     this.#dataStorage = context.dataStorage;
     this.#changes = context.changes;
     this.#policy = context.policy;
@@ -99,6 +102,7 @@ export class DiskWriter {
   /** As Disk.write. */
   write(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
     this.#writer.begin("contents");
+    this.#dirtyBitmaps?.mark(guestOffset, length);
     if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
       const count = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
       this.#writeGuarded(guestOffset, count, source, start);
@@ -167,6 +171,7 @@ export class DiskWriter {
   /** As Disk.writeZeroes. */
   writeZeroes(guestOffset: number, length: number, flags: ZeroFlags): void {
     this.#writer.begin("contents");
+    this.#dirtyBitmaps?.mark(guestOffset, length);
     let guarded = 0;
     if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
       guarded = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);

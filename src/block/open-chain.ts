@@ -10,8 +10,8 @@ import {
   dataFileOf,
   determineFormat,
   type FormatLayout,
+  hasBitmaps,
   isFormatName,
-  lossesOf,
   prepareWriting,
   probeFormat,
   readLayout,
@@ -70,8 +70,6 @@ export interface WriteOptions {
   readonly policy: WritePolicy;
   /** Threads that will use the image. */
   readonly threads: number;
-  /** Nothing is written that changes the disk: only where its bytes are. */
-  readonly onlyPlaces?: boolean;
 }
 
 /** One image of a chain: plain data for other threads. */
@@ -264,11 +262,11 @@ class ChainOpener {
   #prepareWriting(index: number, file: LocalFile, writing: WriteOptions): SharedWriting {
     const layer = this.#layers[index];
     assert(layer !== undefined);
-    const format = prepareWriting(layer.layout, file);
-    if (writing.onlyPlaces !== true) {
-      const losses = lossesOf(layer.layout);
-      this.#warnings.push(...losses.map((loss) => `${file.path}: warning: ${loss}`));
+    if (writing.policy.bitmaps === "refuse" && hasBitmaps(layer.layout)) {
+      const reason = "has persistent bitmaps, and is not to be written to then (--bitmaps)";
+      throw new UnsupportedError(file.path, reason);
     }
+    const format = prepareWriting(layer.layout, file);
     const above = this.#layers[index - 1];
     const stated = above === undefined ? this.#options.format : backingFileOf(above.layout)?.format;
     return {

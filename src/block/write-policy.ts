@@ -8,6 +8,10 @@ export type DetectZeroes = (typeof DETECT_ZEROES)[number];
 export const DISCARD = ["ignore", "unmap"] as const;
 export type Discard = (typeof DISCARD)[number];
 
+/** Persistent bitmaps are kept up; or images that have some are not written to. */
+export const BITMAP_POLICIES = ["track", "refuse"] as const;
+export type BitmapPolicy = (typeof BITMAP_POLICIES)[number];
+
 export interface WritePolicy {
   /** What is read from a backing file is stored in the image. */
   readonly copyOnRead: boolean;
@@ -15,4 +19,6 @@ export interface WritePolicy {
   readonly discard: Discard;
   /** The size may change: by truncate, and by writes past the end. */
   readonly growable: boolean;
+  /** Default: track. */
+  readonly bitmaps?: BitmapPolicy | undefined;
 }

@@ -24,7 +24,6 @@ import {
 import { Qcow2Image } from "./qcow2/qcow2-image.ts";
 import {
   attachQcow2Writer,
-  lossesOfQcow2,
   prepareQcow2Writing,
   type Qcow2Writing,
 } from "./qcow2/writer/attach.ts";
@@ -132,9 +131,9 @@ export function attachImage(
   }
 }
 
-/** What the first write to an image costs, for the user to know. */
-export function lossesOf(layout: FormatLayout): string[] {
-  return layout.format === "qcow2" ? lossesOfQcow2(layout) : [];
+/** Whether an image has persistent bitmaps. */
+export function hasBitmaps(layout: FormatLayout): boolean {
+  return layout.format === "qcow2" && layout.extensions.bitmaps !== undefined;
 }
 
 /**

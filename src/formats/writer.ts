@@ -110,7 +110,15 @@ export interface Deallocation {
   deallocate(guestOffset: number, length: number, plan: WritePlan, out: ZeroProgress): void;
 }
 
+/** Bitmaps in the image that note down what of the disk changes. */
+export interface DirtyBitmaps {
+  /** A range is about to change. Cheap where it is marked; in any thread, without a lock. */
+  mark(guestOffset: number, length: number): void;
+}
+
 export interface FormatWriter {
+  /** Undefined: there are none. */
+  readonly dirtyBitmaps?: DirtyBitmaps | undefined;
   /** Undefined: what the image has, it keeps. */
   readonly deallocation?: Deallocation | undefined;
   /** Undefined: the image cannot have compressed clusters. */

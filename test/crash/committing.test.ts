@@ -51,7 +51,7 @@ function recordCommit(
     format: recipe.format,
     backingPolicy: "any",
     forceShare: false,
-    writing: { ...writing, onlyPlaces: true },
+    writing,
     base: { path: undefined, writing },
   });
   try {

@@ -64,7 +64,7 @@ async function commit(image: string, options: CommitOptions): Promise<void> {
     format,
     backingPolicy,
     forceShare: false,
-    writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1, onlyPlaces: true },
+    writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1 },
     base: { path, writing: { policy: BASE_POLICY, threads: 1 } },
   });
   try {

@@ -3,6 +3,8 @@
 import { type Command, Option } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import {
+  BITMAP_POLICIES,
+  type BitmapPolicy,
   DETECT_ZEROES,
   type DetectZeroes,
   DISCARD,
@@ -33,6 +35,7 @@ interface MountCommandOptions {
   readonly detectZeroes: DetectZeroes;
   readonly discard: Discard;
   readonly growable?: boolean;
+  readonly bitmaps: BitmapPolicy;
   readonly stream?: StreamOption;
   readonly foreground?: boolean;
   readonly format?: FormatName;
@@ -85,6 +88,14 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
         .default("unmap")
         .argParser(oneOf("--discard", DISCARD)),
     )
+    .addOption(
+      new Option(
+        "--bitmaps <mode>",
+        "track or refuse: persistent dirty bitmaps are kept up, or images that have some are not mounted for writing",
+      )
+        .default("track")
+        .argParser(oneOf("--bitmaps", BITMAP_POLICIES)),
+    )
     .option("--growable", "let truncate, and writes past the end, change the size of the disks")
     .option(
       "--stream [rate]",
@@ -127,11 +138,11 @@ function writePolicy(
   if (options.forceShare === true) {
     throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
   }
-  const { copyOnRead, detectZeroes, discard, growable = false } = options;
+  const { copyOnRead, detectZeroes, discard, growable = false, bitmaps } = options;
   if (detectZeroes === "unmap" && discard === "ignore") {
     throw new UsageError("--detect-zeroes unmap", "contradicts --discard ignore");
   }
-  return { copyOnRead, detectZeroes, discard, growable };
+  return { copyOnRead, detectZeroes, discard, growable, bitmaps };
 }
 
 async function mount(

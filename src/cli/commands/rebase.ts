@@ -116,7 +116,7 @@ class RebaseRun implements LongWork {
   constructor(image: string, options: RebaseOptions, backing: BackingReference | undefined) {
     this.#options = options;
     this.#backing = backing;
-    this.#source = openOffline(image, options, { policy: PLAIN_WRITING, onlyPlaces: true });
+    this.#source = openOffline(image, options, { policy: PLAIN_WRITING });
     try {
       this.#refuse();
       this.#below = backing && this.#openBelow(backing);

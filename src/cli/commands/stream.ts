@@ -76,7 +76,7 @@ function tellOfNothing(image: string, { backing }: StreamPlan, output: Output): 
 
 function open(image: string, options: StreamCommandOptions): OfflineDisk {
   try {
-    return openOffline(image, options, { policy: PLAIN_WRITING, onlyPlaces: true });
+    return openOffline(image, options, { policy: PLAIN_WRITING });
   } catch (error) {
     const isInUse = error instanceof StorageError && error.code === "EAGAIN";
     const device = isInUse && error.path === image ? writableDeviceOf(image) : undefined;

@@ -8,7 +8,7 @@ import type { BitmapsExtension } from "./header-extensions.ts";
 
 /** One entry: this, then the extra data, the name, and padding to 8 bytes. */
 // biome-ignore format: a table reads in columns
-const ENTRY = [
+export const BITMAP_ENTRY = [
   ["bitmap_table_offset", 0, "mask64", "host offset of the bitmap's table"],
   ["bitmap_table_size",   8, "u32",    "its entries"],
   ["flags",              12, "u32",    "bit 0 in use, bit 1 auto, bit 2 extra data compatible"],
@@ -18,8 +18,16 @@ const ENTRY = [
   ["extra_data_size",    20, "u32",    "bytes of extra data"],
 ] as const satisfies readonly Field[];
 
-const FLAG_IN_USE = 1;
-const FLAG_AUTO = 2;
+export const BITMAP_FLAG = {
+  /** Somebody writes to the image, or was killed: the bits are of no use. */
+  inUse: 1,
+  /** Enabled: whoever writes to the disk marks what he changes. */
+  auto: 2,
+} as const;
+/** Dirty tracking: the only type that there is. */
+const TYPE_DIRTY_TRACKING = 1;
+/** QEMU's limits of the granularity. */
+const TRACKED_GRANULARITY_BITS = { min: 9, max: 31 } as const;
 /** The specification's limit: 63; QEMU accepts 9 to 31. */
 const GRANULARITY_BITS_MAX = 63;
 /** The specification's limit, bytes. */
@@ -38,8 +46,25 @@ export interface BitmapInfo {
 
 /** One entry as it is in the directory, and its name. */
 interface DirectoryEntry {
-  readonly entry: Decoded<typeof ENTRY>;
+  readonly entry: Decoded<typeof BITMAP_ENTRY>;
   readonly name: Uint8Array;
+  /** Bytes from the start of the directory on. */
+  readonly at: number;
+}
+
+/** One entry, for who changes it. */
+export interface BitmapEntry {
+  readonly name: string;
+  /** Host offset of the entry. */
+  readonly at: number;
+  /** Host offset of the table, a multiple of the cluster size. */
+  readonly tableOffset: number;
+  readonly tableEntries: number;
+  /** As BITMAP_FLAG. */
+  readonly flags: number;
+  readonly granularityBits: number;
+  /** The meaning of all that it has is known. */
+  readonly isKnown: boolean;
 }
 
 /** Where a bitmap's table is. */
@@ -57,8 +82,8 @@ export interface BitmapTable {
 export function readBitmapDirectory(extension: BitmapsExtension, storage: Storage): BitmapInfo[] {
   return readEntries(extension, storage).map(({ entry, name }) => {
     const flags: ("in-use" | "auto")[] = [];
-    if ((entry.flags & FLAG_IN_USE) !== 0) flags.push("in-use");
-    if ((entry.flags & FLAG_AUTO) !== 0) flags.push("auto");
+    if ((entry.flags & BITMAP_FLAG.inUse) !== 0) flags.push("in-use");
+    if ((entry.flags & BITMAP_FLAG.auto) !== 0) flags.push("auto");
     return {
       name: Buffer.from(name).toString(),
       granularity: 2 ** entry.granularity_bits,
@@ -95,6 +120,44 @@ export function readBitmapTables(
   });
 }
 
+/**
+ * All bitmaps, with what it takes to change them.
+ *
+ * @throws {FormatError} as `readBitmapTables`
+ */
+export function readBitmapEntries(
+  extension: BitmapsExtension,
+  storage: Storage,
+  clusterSize: number,
+): BitmapEntry[] {
+  const tables = readBitmapTables(extension, storage, clusterSize);
+  return readEntries(extension, storage).map(({ entry, name, at }, index) => {
+    const { min, max } = TRACKED_GRANULARITY_BITS;
+    const bits = entry.granularity_bits;
+    const isKnown = entry.type === TYPE_DIRTY_TRACKING && bits >= min && bits <= max;
+    const table = tables[index];
+    return {
+      name: Buffer.from(name).toString(),
+      at: extension.directoryOffset + at,
+      tableOffset: table?.offset ?? 0,
+      tableEntries: table?.entries ?? 0,
+      flags: entry.flags,
+      granularityBits: bits,
+      isKnown: isKnown && entry.extra_data_size === 0,
+    };
+  });
+}
+
+/** Whether the bits of a bitmap say what they are to say. */
+export function isUsable({ flags, isKnown }: BitmapEntry): boolean {
+  return isKnown && (flags & BITMAP_FLAG.inUse) === 0;
+}
+
+/** Whether who writes to the disk keeps a bitmap up. */
+export function isTracked(entry: BitmapEntry): boolean {
+  return isUsable(entry) && (entry.flags & BITMAP_FLAG.auto) !== 0;
+}
+
 function readEntries(extension: BitmapsExtension, storage: Storage): DirectoryEntry[] {
   if (extension.directorySize > DIRECTORY_SIZE_MAX) {
     const reason = `the bitmap directory has ${extension.directorySize} bytes, the limit is ${DIRECTORY_SIZE_MAX}`;
@@ -106,8 +169,10 @@ function readEntries(extension: BitmapsExtension, storage: Storage): DirectoryEn
   let at = 0;
   for (let index = 0; index < extension.count; index++) {
     const left = extension.directorySize - at;
-    const entry = left < sizeOf(ENTRY) ? undefined : decode(ENTRY, directory.bytes, "be", at);
-    const size = entry === undefined ? 0 : sizeOf(ENTRY) + entry.extra_data_size + entry.name_size;
+    const entry =
+      left < sizeOf(BITMAP_ENTRY) ? undefined : decode(BITMAP_ENTRY, directory.bytes, "be", at);
+    const size =
+      entry === undefined ? 0 : sizeOf(BITMAP_ENTRY) + entry.extra_data_size + entry.name_size;
     if (
       entry === undefined ||
       size > left ||
@@ -118,8 +183,8 @@ function readEntries(extension: BitmapsExtension, storage: Storage): DirectoryEn
         offset: extension.directoryOffset + at,
       });
     }
-    const nameAt = at + sizeOf(ENTRY) + entry.extra_data_size;
-    entries.push({ entry, name: directory.bytes.subarray(nameAt, nameAt + entry.name_size) });
+    const nameAt = at + sizeOf(BITMAP_ENTRY) + entry.extra_data_size;
+    entries.push({ entry, name: directory.bytes.subarray(nameAt, nameAt + entry.name_size), at });
     at += Math.ceil(size / 8) * 8;
   }
   return entries;

@@ -9,6 +9,7 @@ import type { Qcow2Layout } from "../layout.ts";
 import type { Qcow2Image } from "../qcow2-image.ts";
 import { COPIED_HI, entryHostOffset } from "../table-entry.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
+import { loadTrackedBitmaps, type SharedBitmap } from "./dirty-bitmaps.ts";
 import { HeaderWriter } from "./header-writer.ts";
 import { metadataRanges, qcow2MetadataMap } from "./metadata-ranges.ts";
 import { Qcow2Writer } from "./qcow2-writer.ts";
@@ -23,12 +24,8 @@ export interface Qcow2Writing {
   readonly format: "qcow2";
   readonly state: SharedArrayBuffer;
   readonly metadata: SharedArrayBuffer;
-}
-
-/** What is lost by the first write. */
-export function lossesOfQcow2({ extensions }: Qcow2Layout): string[] {
-  if (extensions.bitmaps === undefined) return [];
-  return ["its persistent bitmaps are not kept up: the first write makes them invalid"];
+  /** The persistent bitmaps that are kept up. */
+  readonly bitmaps: readonly SharedBitmap[];
 }
 
 /** What an image is written with. */
@@ -75,7 +72,7 @@ export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorag
     refuseIf(!map.add(block), "refcount block", block);
   }
   addL2Tables(map, layout, storage, refuseIf);
-  return { format: "qcow2", state: memory, metadata };
+  return { format: "qcow2", state: memory, metadata, bitmaps: loadTrackedBitmaps(layout, storage) };
 }
 
 /** What is changed in place belongs to one entry alone; what several share is copied first. */
@@ -138,15 +135,18 @@ export function attachQcow2Writer(
     punches,
     requestMaintenance,
   });
-  return new Qcow2Writer({
-    layout,
-    image,
-    lock,
-    ...files,
-    state,
-    tableCache,
-    allocator,
-    metadata,
-    headerWriter,
-  });
+  return new Qcow2Writer(
+    {
+      layout,
+      image,
+      lock,
+      ...files,
+      state,
+      tableCache,
+      allocator,
+      metadata,
+      headerWriter,
+    },
+    shared.bitmaps,
+  );
 }

@@ -178,7 +178,7 @@ export class ClusterAllocator {
   close(): void {
     this.flush();
     if (this.#state.isSet(WORD.dirty)) {
-      this.#giveBack();
+      this.giveBack();
       if (this.#state.isSet(WORD.shrunk)) this.#dropEmptyBlocks();
       this.#cutTail();
       this.marks.sync();
@@ -187,7 +187,8 @@ export class ClusterAllocator {
     if (this.#state.isSet(WORD.dirty)) this.marks.clearDirty();
   }
 
-  #giveBack(): void {
+  /** Give back what is reserved, so that what is allocated at the end lies close. Nobody else allocates. */
+  giveBack(): void {
     this.#upkeep.exclusively(() => {
       this.#lowerFreed();
       for (const run of this.#reservation.takeAll()) this.#refcounts.change(run, () => 0);

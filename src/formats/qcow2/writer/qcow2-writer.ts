@@ -10,6 +10,7 @@ import {
   type Allocation,
   type Change,
   type Deallocation,
+  type DirtyBitmaps,
   type FormatWriter,
   type HostPlace,
   type Occupation,
@@ -18,8 +19,10 @@ import {
   type ZeroSpace,
 } from "../../writer.ts";
 import { AUTOCLEAR } from "../features.ts";
+import { BitmapWriter } from "./bitmap-writer.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { CompressedWriter } from "./compressed-writer.ts";
+import { type SharedBitmap, SharedDirtyBitmaps } from "./dirty-bitmaps.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import { MappingCursor } from "./mapping-cursor.ts";
 import { metadataRanges } from "./metadata-ranges.ts";
@@ -31,7 +34,7 @@ import type { Qcow2WriterContext } from "./writer-context.ts";
 import { ZeroWriter } from "./zero-writer.ts";
 
 /** Autoclear bits of what stays true whatever is written here. */
-const MAINTAINED = AUTOCLEAR.rawExternalData;
+const MAINTAINED = AUTOCLEAR.bitmaps | AUTOCLEAR.rawExternalData;
 
 export class Qcow2Writer implements FormatWriter {
   readonly unit: number;
@@ -39,6 +42,7 @@ export class Qcow2Writer implements FormatWriter {
   readonly hasZeroClusters: boolean;
   readonly compressed: CompressedWriter | undefined;
   readonly deallocation: Deallocation;
+  readonly dirtyBitmaps: DirtyBitmaps | undefined;
   readonly growthOccupation: Occupation | undefined;
 
   readonly #context: Qcow2WriterContext;
@@ -46,12 +50,14 @@ export class Qcow2Writer implements FormatWriter {
   readonly #state: SharedState;
   readonly #cursor: MappingCursor;
   readonly #zeroWriter: ZeroWriter;
+  readonly #bitmaps: BitmapWriter | undefined;
   readonly #hasDataFile: boolean;
   readonly #extended: boolean;
   #generation = -1;
   #pretendedSize: number | undefined;
 
-  constructor(context: Qcow2WriterContext) {
+  /** @param bitmaps the persistent bitmaps that are kept up */
+  constructor(context: Qcow2WriterContext, bitmaps: readonly SharedBitmap[]) {
     const { layout } = context;
     this.#context = context;
     this.#allocator = context.allocator;
@@ -64,6 +70,9 @@ export class Qcow2Writer implements FormatWriter {
     this.unit = layout.extendedL2 ? layout.clusterSize / SUBCLUSTERS : layout.clusterSize;
     this.#zeroWriter = new ZeroWriter(context, this.#cursor, this.unit);
     this.deallocation = this.#zeroWriter;
+    this.dirtyBitmaps = bitmaps.length === 0 ? undefined : new SharedDirtyBitmaps(bitmaps);
+    const hasBitmaps = layout.extensions.bitmaps !== undefined;
+    this.#bitmaps = hasBitmaps ? new BitmapWriter(context, bitmaps) : undefined;
     // As QEMU: who writes to the data file alone need not ask whether a table refers to it.
     this.growthOccupation = layout.dataFile?.raw === true ? "metadata" : undefined;
     this.compressed = this.#hasDataFile ? undefined : new CompressedWriter(context, this.#cursor);
@@ -73,15 +82,9 @@ export class Qcow2Writer implements FormatWriter {
     if (this.#state.isSet(WORD.corrupt)) this.#allocator.marks.markCorrupt("it was found corrupt");
     const begun = change === "contents" ? WORD.begun : WORD.placesBegun;
     if (this.#state.isSet(begun)) return;
-    const kept = change === "contents" ? MAINTAINED : MAINTAINED | AUTOCLEAR.bitmaps;
     this.#allocator.changeHeader(() => {
-      if (this.#context.headerWriter.clearAutoclear(kept)) {
-        this.#allocator.marks.sync();
-        // The clusters of invalid bitmaps belong to nothing.
-        const losesBitmaps =
-          change === "contents" && this.#context.layout.extensions.bitmaps !== undefined;
-        if (losesBitmaps) this.#state.raise(WORD.leaks);
-      }
+      if (this.#context.headerWriter.clearAutoclear(MAINTAINED)) this.#allocator.marks.sync();
+      if (change === "contents") this.#bitmaps?.begin();
       this.#state.raise(begun);
     });
   }
@@ -312,11 +315,16 @@ export class Qcow2Writer implements FormatWriter {
       for (const l1Index of this.#state.zeroedTables()) this.#cursor.dropTable(l1Index, "zeros");
     }
     this.compressed?.close();
-    this.#allocator.close();
+    try {
+      if (this.#state.isSet(WORD.begun)) this.#bitmaps?.store();
+    } finally {
+      this.#allocator.close();
+    }
   }
 
-  checkResizable(): void {
+  checkResizable(_oldSize: number, newSize: number): void {
     checkResizable(this.#context);
+    this.#bitmaps?.checkResizable(newSize);
   }
 
   growTables(virtualSize: number): void {
@@ -324,7 +332,9 @@ export class Qcow2Writer implements FormatWriter {
   }
 
   setVirtualSize(virtualSize: number): void {
-    setVirtualSize(this.#context, virtualSize);
+    const change = (): void => setVirtualSize(this.#context, virtualSize);
+    if (this.#bitmaps === undefined) change();
+    else this.#bitmaps.resize(virtualSize, change);
   }
 
   dropTail(virtualSize: number): void {

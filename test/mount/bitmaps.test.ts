@@ -1,0 +1,90 @@
+// Persistent dirty bitmaps over the life of a mount: kept up by all threads, in use meanwhile, and after a kill.
+
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { readBitmaps } from "../support/bitmap-reader.ts";
+import { mounted } from "../support/mounted.ts";
+import { createImage, qemuIo } from "../support/qemu.ts";
+import { run, until } from "../support/run.ts";
+import { withScratch } from "../support/scratch.ts";
+import { expectRefusal } from "../support/tsimgfs.ts";
+import { expectClean } from "../support/write-images.ts";
+
+const MIB = 2 ** 20;
+
+async function makeImage(directory: string): Promise<string> {
+  const image = join(directory, "image.qcow2");
+  await createImage(image, "qcow2", { size: 64 * MIB });
+  await qemuIo(image, "qcow2", ["write -q 0 1M"]);
+  await run("qemu-img", ["bitmap", "--add", image, "on"]);
+  await run("qemu-img", ["bitmap", "--add", "--disable", image, "off"]);
+  return image;
+}
+
+/** Writes 64 KiB at some MiBs, by processes that run side by side. */
+async function writeAt(device: string, places: readonly number[]): Promise<void> {
+  const write = async (place: number): Promise<void> => {
+    const to = [`of=${device}`, `seek=${place * 16}`, "bs=64k", "count=1", "conv=notrunc"];
+    await run("dd", ["if=/dev/urandom", ...to, "status=none"]);
+  };
+  await Promise.all(places.map(write));
+}
+
+describe("persistent bitmaps of a mounted image", () => {
+  it("have what was written while it was mounted", async () => {
+    await withScratch("bitmaps", async (directory) => {
+      const image = await makeImage(directory);
+      const places = [0, 1, 5, 17, 33, 34, 62, 63];
+      await mounted([image], {}, async (mount) => {
+        const device = mount.device(image);
+        expect(await readBitmaps(image)).toMatchObject([{ inUse: false }, { inUse: false }]);
+        await writeAt(device, places);
+        expect(await readBitmaps(image)).toMatchObject([{ inUse: true }, { inUse: false }]);
+        await run("fallocate", ["-p", "-o", String(40 * MIB), "-l", "65536", device]);
+      });
+      const set = [...places, 40].sort((a, b) => a - b).map((place) => place * 16);
+      expect(await readBitmaps(image)).toMatchObject([
+        { name: "on", inUse: false, auto: true, set },
+        { name: "off", inUse: false, auto: false, set: [] },
+      ]);
+      await expectClean(image);
+      // QEMU takes them.
+      await qemuIo(image, "qcow2", [`write -q ${2 * MIB} 64k`]);
+      expect(await readBitmaps(image)).toMatchObject([
+        { inUse: false, set: [...set, 32].sort((a, b) => a - b) },
+        { inUse: false },
+      ]);
+    });
+  });
+
+  it("stay in use when the daemon is killed", async () => {
+    await withScratch("bitmaps", async (directory) => {
+      const image = await makeImage(directory);
+      await mounted([image], {}, async (mount) => {
+        await writeAt(mount.device(image), [3]);
+        process.kill(mount.daemonPid(), "SIGKILL");
+        await until("the daemon is gone", () => mount.daemonPids().length === 0);
+      });
+      expect(await readBitmaps(image)).toMatchObject([{ inUse: true }, { inUse: false }]);
+      expect((await run("qemu-img", ["info", image])).stdout).toContain("in-use");
+      await mounted([image], {}, async (mount) => {
+        await writeAt(mount.device(image), [3]);
+      });
+      // What was lost stays lost.
+      expect(await readBitmaps(image)).toMatchObject([{ inUse: true }, { inUse: false }]);
+      await expectClean(image);
+    });
+  });
+
+  it("keep the image from being mounted for writing with --bitmaps=refuse", async () => {
+    await withScratch("bitmaps", async (directory) => {
+      const image = await makeImage(directory);
+      await run("mkdir", [join(directory, "mnt")]);
+      const args = ["mount", "--bitmaps=refuse", image, join(directory, "mnt")];
+      await expectRefusal(args, [/image\.qcow2: has persistent bitmaps/]);
+      await mounted([image], { args: ["-r", "--bitmaps=refuse"] }, async (mount) => {
+        await run("head", ["-c", "4096", mount.device(image)]);
+      });
+    });
+  });
+});
