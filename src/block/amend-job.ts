@@ -147,7 +147,7 @@ export class AmendJob {
 
   /** Zeros that hide a backing file become data, in sparse places. */
   *#expandZeroClusters(): Generator<void, void, void> {
-    const chain = this.#openChain({ onlyPlaces: true });
+    const chain = this.#openChain();
     try {
       const disk = attach(chain);
       try {
@@ -171,7 +171,7 @@ export class AmendJob {
   }
 
   #withDisk(use: (disk: Disk) => void): void {
-    const chain = this.#openChain({ onlyPlaces: false });
+    const chain = this.#openChain();
     try {
       chain.warnings.forEach(this.#request.warn);
       const disk = attach(chain);
@@ -185,9 +185,9 @@ export class AmendJob {
     }
   }
 
-  #openChain({ onlyPlaces }: { onlyPlaces: boolean }): OpenChain {
+  #openChain(): OpenChain {
     const { path, open } = this.#request;
-    const writing = { policy: POLICY, threads: 1, onlyPlaces };
+    const writing = { policy: POLICY, threads: 1 };
     return openChain(path, { ...open, forceShare: false, writing });
   }
 }
