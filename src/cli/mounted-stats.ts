@@ -42,7 +42,11 @@ export function readMountedStats(path: string): MountedDevices | undefined {
     return { kind: "device", stats: [readStats(file, path)] };
   }
   if (findMount(dirname(root)) !== undefined) {
-    throw new TsimgfsError("ENOENT", path, "a snapshot has no statistics of its own");
+    throw new TsimgfsError(
+      "ENOENT",
+      path,
+      "snapshots and partitions have no statistics of their own",
+    );
   }
   return undefined;
 }

@@ -3,14 +3,14 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
 import { asArray, asRecord } from "../support/json.ts";
 import { withLoop } from "../support/loop.ts";
 import { mountAt, mountTable } from "../support/mount-table.ts";
-import { mounted } from "../support/mounted.ts";
+import { type Mount, mounted } from "../support/mounted.ts";
 import { IS_ROOT, ORDINARY_USER, ordinaryUserObstacle } from "../support/ordinary-user.ts";
 import { createImage } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
@@ -76,10 +76,20 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     await createImage(image, "qcow2", { size });
   }
 
+  /** A copy of a disk that `make` has made once. */
+  async function copyDisk(name: string, make: (mount: Mount) => Promise<unknown>): Promise<void> {
+    const template = join(directory, `${name}.template`);
+    if (!existsSync(template)) {
+      await makeDisk();
+      await mounted([image], {}, make);
+      await copyFile(image, template);
+    }
+    await copyFile(template, image);
+  }
+
   /** Two file systems, and a partition without one. */
-  async function makePartitionedDisk(): Promise<void> {
-    await makeDisk();
-    await mounted([image], {}, async (mount) => {
+  const makePartitionedDisk = (): Promise<void> =>
+    copyDisk("partitions", async (mount) => {
       const script = "label: gpt\nsize=32M\nsize=32M\n,,\n";
       await run("sfdisk", ["--quiet", mount.device(image)], { input: script });
       const partition = (number: number): string =>
@@ -87,12 +97,9 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
       await run("mkfs.ext4", ["-q", "-F", "-L", "first fs", partition(1)]);
       await run("mkfs.vfat", ["-n", "SECOND", partition(2)]);
     });
-  }
 
-  async function makeFileSystem(): Promise<void> {
-    await makeDisk();
-    await mounted([image], {}, (mount) => run("mkfs.ext4", ["-q", "-F", mount.device(image)]));
-  }
+  const makeFileSystem = (): Promise<void> =>
+    copyDisk("file-system", (mount) => run("mkfs.ext4", ["-q", "-F", mount.device(image)]));
 
   async function attach(...args: readonly string[]): Promise<AttachedDevice[]> {
     const { stdout } = await tsimgfs(["attach", "--output", "json", ...args, image]);
