@@ -10,6 +10,9 @@ export const PAGE_SIZE = 4096;
 const PIECE_SIZE = 1024 * 1024;
 
 export class SparseFile {
+  /** Kept: the host clears new memory page by page, which takes longer than to read a small file. */
+  static #piece: NativeBuffer | undefined;
+
   #length = 0;
   readonly #pages: Map<number, Uint8Array>;
   /** The pages that no copy shares: only these are changed in place. */
@@ -39,7 +42,8 @@ export class SparseFile {
     try {
       const end = Math.min(source.length, start + length);
       const file = SparseFile.empty(end - start);
-      const piece = NativeBuffer.allocate(PIECE_SIZE);
+      SparseFile.#piece ??= NativeBuffer.allocate(PIECE_SIZE);
+      const piece = SparseFile.#piece;
       const run = { isData: true, length: 0 };
       for (let offset = start; offset < end; offset += run.length) {
         source.hostRun(offset, run);
