@@ -109,8 +109,10 @@ function readL1(
   keepsL1: boolean,
 ): SharedArrayBuffer | undefined {
   const offset = header.l1_table_offset;
-  if (entries > 0 && offset >= storage.length) {
-    const reason = `L1 table offset ${hex(offset)} is past the end of the file, ${hex(storage.length)}`;
+  // Not the length that it was opened with: a table that has moved may lie behind that.
+  const length = storage.currentLength();
+  if (entries > 0 && offset >= length) {
+    const reason = `L1 table offset ${hex(offset)} is past the end of the file, ${hex(length)}`;
     throw new FormatError(storage.path, reason, { offset });
   }
   if (!keepsL1 || entries * 8 > L1_KEPT_MAX) return undefined;
