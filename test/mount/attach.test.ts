@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
-import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
@@ -145,6 +145,20 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     await expectNothingLeft();
   });
 
+  it("gives devices the sectors that the table counts in", async () => {
+    const raw = join(directory, "4k.img");
+    await writeFile(raw, "");
+    await truncate(raw, 64 * MIB);
+    await run("fdisk", ["-b", "4096", raw], { input: "g\nn\n1\n\n+8M\nn\n5\n\n\nw\n" });
+    await run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw, image]);
+    const devices = await attach("--partitions");
+    expect(devices).toMatchObject([{ size: 64 * MIB }, { partition: 1, size: 8 * MIB }, {}]);
+    for (const { device } of devices) {
+      expect((await run("blockdev", ["--getss", device])).stdout).toBe("4096\n");
+    }
+    await tsimgfs(["detach", image]);
+  });
+
   it("prints a table", async () => {
     await makePartitionedDisk();
     const { stdout } = await tsimgfs(["attach", "--partitions", image]);
@@ -218,7 +232,7 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
   it("cleans up after a daemon that was killed", async () => {
     await makeFileSystem();
     const mark = newMark();
-    await tsimgfs(["attach", image], { env: { [MARK]: mark } });
+    await tsimgfs(["attach", "--mount", target, image], { env: { [MARK]: mark } });
     const [device = ""] = await loops();
     for (const pid of markedProcesses(mark).filter(runsNode)) process.kill(pid, "SIGKILL");
     await until("it is gone", () => markedProcesses(mark).length === 0);
