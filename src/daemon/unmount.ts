@@ -8,6 +8,9 @@ import { canonicalPath, isStale } from "./mountpoint.ts";
 import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
 
 const POLL_MS = 5;
+/** What is in use for longer than this is not just looked at. */
+const BUSY_MS = 1000;
+const BUSY_POLL_MS = 50;
 /** A daemon that has not begun to close its images after this long is kept by something else. */
 const DEADLINE_MS = 20_000;
 
@@ -27,13 +30,28 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
     return;
   }
   const pid = readDaemonPid(path);
-  try {
-    unmountFuse(path, { lazy: false });
-  } catch (error) {
-    // Somebody was faster, perhaps the daemon itself: its end is waited for all the same.
-    if (findMount(path) !== undefined) throw explainBusy(error, mountpoint);
-  }
+  await unmountIdle(path, mountpoint);
   if (pid !== undefined) await waitForEnd(pid, mountpoint, mount.device);
+}
+
+/**
+ * Unmount, unless it stays in use. Who only looks at it has it in use, too, for a moment: `tsimgfs list`
+ * and commands that ask which images are mounted look at all mounts.
+ */
+async function unmountIdle(path: string, mountpoint: string): Promise<void> {
+  const deadline = performance.now() + BUSY_MS;
+  for (;;) {
+    try {
+      unmountFuse(path, { lazy: false });
+      return;
+    } catch (error) {
+      // Somebody was faster, perhaps the daemon itself: its end is waited for all the same.
+      if (findMount(path) === undefined) return;
+      const isBusy = error instanceof TsimgfsError && error.code === "EBUSY";
+      if (!isBusy || performance.now() > deadline) throw explainBusy(error, mountpoint);
+    }
+    await sleep(BUSY_POLL_MS);
+  }
 }
 
 function explainBusy(cause: unknown, mountpoint: string): unknown {

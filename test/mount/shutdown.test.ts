@@ -1,6 +1,8 @@
 // Ends that are not clean: a device in use when the daemon is told to stop, and a daemon that was killed.
 
-import { rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { open, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectSameBytes } from "../support/device-content.ts";
 import { withProgram } from "../support/foreground.ts";
@@ -54,6 +56,23 @@ describe("a mount that does not end by the book", () => {
         holder.write("go\n");
         expect(await holder.end()).toBe(0);
       });
+    });
+  });
+
+  it("is unmounted also if somebody looks at it at that moment", async () => {
+    const tried = join(directory, "tried");
+    // In the place of the program that unmounts: tells that it was in vain.
+    const script = `#!/bin/sh\nPATH="$OWN_PATH" fusermount3 "$@" || { touch '${tried}'; exit 1; }\n`;
+    await writeFile(join(directory, "fusermount3"), script, { mode: 0o755 });
+    const { PATH = "" } = process.env;
+    const env = { PATH: `${directory}:${PATH}`, OWN_PATH: PATH };
+    await mounted([sample.path], {}, async (mount) => {
+      const looker = await open(mount.device(sample.path));
+      const command = attemptTsimgfs(["umount", mount.mountPoint], { env });
+      await until("it was tried once", () => existsSync(tried));
+      await looker.close();
+      expect(await command).toMatchObject({ status: 0, stderr: "" });
+      expect(mount.isMounted()).toBe(false);
     });
   });
 
