@@ -81,6 +81,13 @@ export class ConvertTarget {
     return attachChain(this.chain.layers, { clusterCache: new ClusterCache() }).virtualSize;
   }
 
+  /** It reads as zeros where nothing is written. Of a block device nobody knows what it reads as. */
+  get readsAsZeros(): boolean {
+    const { layers } = this.chain;
+    const isFile = layers.every(({ file, dataFile }) => (dataFile ?? file).resizable);
+    return this.isNew && layers.length === 1 && isFile;
+  }
+
   /** Close the files. No thread uses them any more. */
   close(): void {
     closeChain(this.chain);

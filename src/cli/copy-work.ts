@@ -77,11 +77,23 @@ export class CopyWork implements LongWork {
   }
 
   /**
-   * Let all threads end: whatever is copied by then is in the target's files, which this makes durable.
+   * Let all threads end after `run` did: whatever is copied by then is in the target's files, durably.
    *
-   * @throws {TsimgfsError} one of them has failed
+   * @throws {TsimgfsError} what failed first
    */
-  async end(): Promise<void> {
+  async run<T>(run: () => Promise<T>): Promise<T> {
+    let result: T;
+    try {
+      result = await run();
+    } catch (error) {
+      await this.#end().catch(() => undefined);
+      throw error;
+    }
+    await this.#end();
+    return result;
+  }
+
+  async #end(): Promise<void> {
     this.#copier.stop();
     await this.#endOthers();
     this.#copier.target.close();

@@ -54,6 +54,22 @@ const COMMANDS: Readonly<
     summary: "copy a disk into an image of any format",
     load: async () => (await import("./commands/convert.ts")).defineConvert,
   },
+  compare: {
+    summary: "say whether two disks are equal",
+    load: async () => (await import("./commands/compare.ts")).defineCompare,
+  },
+  measure: {
+    summary: "say how large an image will be",
+    load: async () => (await import("./commands/measure.ts")).defineMeasure,
+  },
+  dd: {
+    summary: "copy a part of a disk into a new image",
+    load: async () => (await import("./commands/dd.ts")).defineDd,
+  },
+  bench: {
+    summary: "measure how fast an image is read or written",
+    load: async () => (await import("./commands/bench.ts")).defineBench,
+  },
   io: {
     summary: "read and write a disk by hand",
     load: async () => (await import("./commands/io.ts")).defineIo,

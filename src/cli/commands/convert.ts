@@ -259,8 +259,6 @@ class Conversion {
   #copyOf(target: ConvertTarget): SharedCopy {
     const { sparse, compress = false, salvage = false, targetIsZero = false } = this.#options;
     const hasBacking = target.isNew && target.chain.layers.length > 1;
-    // Of a block device nobody knows what it reads as.
-    const isFile = target.chain.layers.every(({ file, dataFile }) => (dataFile ?? file).resizable);
     return {
       sources: this.#sources.map(({ chain }) => ({
         layers: chain.layers,
@@ -273,7 +271,7 @@ class Conversion {
       manner: {
         sparseSize: sparse,
         compressed: compress,
-        targetIsZero: targetIsZero || (target.isNew && !hasBacking && isFile),
+        targetIsZero: targetIsZero || target.readsAsZeros,
         topOnly: hasBacking,
         salvage,
       },
@@ -283,16 +281,7 @@ class Conversion {
   async #copy(target: ConvertTarget): Promise<StopSignal | undefined> {
     const { rate, quiet = false, progress = false } = this.#options;
     const work = new CopyWork(this.#copyOf(target), { threads: this.#threads, rate, quiet });
-    let signal: StopSignal | undefined;
-    try {
-      signal = await runLongWork(work, { progress: progress && !quiet });
-    } catch (error) {
-      // What failed first is what is told.
-      await work.end().catch(() => undefined);
-      throw error;
-    }
-    await work.end();
-    return signal;
+    return await work.run(() => runLongWork(work, { progress: progress && !quiet }));
   }
 
   #tellOfStop(target: ConvertTarget, signal: StopSignal): void {

@@ -1,0 +1,166 @@
+/** `tsimgfs bench`: how fast an image is read or written, with the options and the report of qemu-img bench. */
+
+import type { Command } from "commander";
+import type { Disk } from "../../block/disk.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { type LongWork, runLongWork } from "../long-work.ts";
+import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
+import {
+  backingPolicyOption,
+  cacheOption,
+  forceShareOption,
+  formatOption,
+  numberOption,
+  sizeOption,
+} from "../options.ts";
+import { print, printMessage } from "../print.ts";
+import { signalStatus } from "../stop-signals.ts";
+
+interface BenchOptions {
+  readonly count: number;
+  readonly depth: number;
+  readonly format?: FormatName;
+  readonly flushInterval?: number;
+  readonly offset: number;
+  readonly pattern?: number;
+  readonly quiet?: boolean;
+  readonly bufferSize: number;
+  readonly stepSize?: number;
+  readonly write?: boolean;
+  readonly forceShare?: boolean;
+  readonly backingPolicy?: BackingPolicy;
+}
+
+/** qemu-img's defaults and limits. */
+const COUNT_DEFAULT = 75_000;
+const DEPTH_DEFAULT = 64;
+const BUFFER_SIZE_DEFAULT = 4096;
+const INT_MAX = 2 ** 31 - 1;
+const PATTERN_MAX = 255;
+/** A step of the run takes about so long, ms. */
+const STEP_MS = 20;
+
+export function defineBench(command: Command): void {
+  command
+    .description(
+      "Measure how fast an image is read or written, as qemu-img bench does; one request after the other.",
+    )
+    .argument("<image>")
+    .option("-c, --count <number>", "requests", numberOption("-c", 1, INT_MAX), COUNT_DEFAULT)
+    .option(
+      "-d, --depth <number>",
+      "as qemu-img takes it; requests follow each other all the same",
+      numberOption("-d", 1, INT_MAX),
+      DEPTH_DEFAULT,
+    )
+    .addOption(formatOption("-f, --format <name>"))
+    .option(
+      "--flush-interval <number>",
+      "flush after so many writes",
+      numberOption("--flush-interval", 1, INT_MAX),
+    )
+    .option("--no-drain", "taken as qemu-img takes it")
+    .option("-n, --native", "taken as qemu-img takes it")
+    .option("-i, --aio <mode>", "taken as qemu-img takes it")
+    .option("-o, --offset <offset>", "where the first request starts", sizeOption("-o"), 0)
+    .option("--pattern <byte>", "what is written", numberOption("--pattern", 0, PATTERN_MAX))
+    .option("-s, --buffer-size <size>", "bytes of a request", sizeOption("-s"), BUFFER_SIZE_DEFAULT)
+    .option("-S, --step-size <size>", "from one request to the next", sizeOption("-S"))
+    .option("-w, --write", "write; what the image has there is lost")
+    .option("-q, --quiet", "print nothing but errors")
+    .addOption(cacheOption("-t, --cache <mode>", "source"))
+    .addOption(forceShareOption())
+    .addOption(backingPolicyOption())
+    .addHelpText("after", "\nExample:\n  tsimgfs bench -c 10000 -s 64k vm.qcow2")
+    .action(bench);
+}
+
+async function bench(path: string, options: BenchOptions): Promise<void> {
+  const { write = false, flushInterval, depth, quiet = false, bufferSize } = options;
+  if (flushInterval !== undefined && !write) {
+    throw new UsageError("--flush-interval", "is for writes only (-w)");
+  }
+  if (flushInterval !== undefined && flushInterval < depth) {
+    throw new UsageError("--flush-interval", `${flushInterval} is less than the depth, ${depth}`);
+  }
+  if (bufferSize < 1 || bufferSize > INT_MAX) {
+    throw new UsageError("-s", `${bufferSize} is not a size in 1..${INT_MAX}`);
+  }
+  const image = openOffline(path, options, write ? { policy: PLAIN_WRITING } : undefined);
+  try {
+    const run = new BenchRun(image.disk, path, options);
+    if (!quiet) print(announcement(options, run.stepSize));
+    const start = performance.now();
+    const signal = await runLongWork(run, { progress: false });
+    const seconds = (performance.now() - start) / 1000;
+    if (signal !== undefined) {
+      printMessage(`${path}: stopped after ${run.done} of ${run.total} requests`);
+      process.exitCode = signalStatus(signal);
+    } else if (!quiet) print(`Run completed in ${seconds.toFixed(3)} seconds.\n`);
+  } finally {
+    image.close();
+  }
+}
+
+function announcement(options: BenchOptions, stepSize: number): string {
+  const { count, write = false, bufferSize, depth, offset, flushInterval } = options;
+  const kind = write ? "write" : "read";
+  const flushes =
+    flushInterval === undefined ? "" : `Sending flush every ${flushInterval} requests\n`;
+  return (
+    `Sending ${count} ${kind} requests, ${bufferSize} bytes each, ${depth} in parallel ` +
+    `(starting at offset ${offset}, step size ${stepSize})\n${flushes}`
+  );
+}
+
+/** The requests, which start again at the disk's start where it ends. */
+class BenchRun implements LongWork {
+  readonly total: number;
+  /** Bytes. */
+  readonly stepSize: number;
+  done = 0;
+  readonly #disk: Disk;
+  readonly #writes: boolean;
+  readonly #flushInterval: number | undefined;
+  readonly #bufferSize: number;
+  readonly #buffer: NativeBuffer;
+  #offset: number;
+
+  /** @throws {UsageError} the disk is too small */
+  constructor(disk: Disk, path: string, options: BenchOptions) {
+    const { count, bufferSize, stepSize = 0, offset, pattern, write = false } = options;
+    this.#disk = disk;
+    this.total = count;
+    this.stepSize = stepSize === 0 ? bufferSize : stepSize;
+    this.#writes = write;
+    this.#flushInterval = options.flushInterval;
+    this.#bufferSize = bufferSize;
+    this.#offset = offset;
+    if (offset + bufferSize > disk.virtualSize) {
+      const reason = `has ${disk.virtualSize} bytes, which is too small for a request at ${offset}`;
+      throw new UsageError(path, reason);
+    }
+    this.#buffer = NativeBuffer.allocate(bufferSize);
+    if (pattern !== undefined) this.#buffer.bytes.fill(pattern);
+  }
+
+  step(): boolean {
+    const end = performance.now() + STEP_MS;
+    while (this.done < this.total && performance.now() < end) this.#request();
+    return this.done >= this.total;
+  }
+
+  #request(): void {
+    const disk = this.#disk;
+    const offset = this.#offset;
+    if (this.#writes) disk.write(offset, this.#bufferSize, this.#buffer, 0);
+    else disk.read(offset, this.#bufferSize, this.#buffer, 0);
+    this.done++;
+    if (this.#flushInterval !== undefined && this.done % this.#flushInterval === 0) disk.flush();
+    const next = (offset + this.stepSize) % disk.virtualSize;
+    this.#offset = next + this.#bufferSize <= disk.virtualSize ? next : 0;
+  }
+}

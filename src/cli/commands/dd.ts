@@ -1,0 +1,158 @@
+/** `tsimgfs dd`: copy a part of a disk into a new image, with the operands of qemu-img dd. */
+
+import { type Command, Option } from "commander";
+import { createCopyCursor } from "../../block/convert/copy-cursor.ts";
+import { planImage } from "../../block/create-image.ts";
+import { parseSize } from "../../block/parse-size.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { printable, UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { ConvertTarget, refuseSources } from "../convert-target.ts";
+import { CopyWork, copyThreads } from "../copy-work.ts";
+import { CREATE_FORMATS, type CreateFormat, CreateOptions } from "../create-options.ts";
+import { requestedFormat } from "../create-request.ts";
+import { runLongWork } from "../long-work.ts";
+import { type OfflineDisk, openOffline } from "../offline-disk.ts";
+import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
+import { printMessage } from "../print.ts";
+import { type StopSignal, signalStatus } from "../stop-signals.ts";
+
+interface DdOptions {
+  readonly format?: FormatName;
+  readonly outputFormat: CreateFormat;
+  readonly forceShare?: boolean;
+  readonly backingPolicy?: BackingPolicy;
+}
+
+const OPERANDS = ["if", "of", "bs", "count", "skip"] as const;
+type Operand = (typeof OPERANDS)[number];
+
+/** As qemu-img dd has it, bytes. */
+const BLOCK_SIZE_DEFAULT = 512;
+const BLOCK_SIZE_MAX = 2 ** 31 - 1;
+/** Zeros from this length on are left out, bytes. */
+const SPARSE_SIZE = 4096;
+const THREADS = 8;
+
+export function defineDd(command: Command): void {
+  command
+    .description("Copy a part of a disk into a new image, as qemu-img dd does.")
+    .usage("[options] if=<image> of=<target> [bs=<size>] [count=<blocks>] [skip=<blocks>]")
+    .argument(
+      "<operands...>",
+      "count: where to end, in blocks from the start; skip: where to start",
+    )
+    .addOption(formatOption("-f, --format <name>"))
+    .addOption(
+      new Option("-O, --output-format <name>", "format of the target: raw, qcow2 or qed")
+        .default("raw")
+        .argParser(oneOf<CreateFormat>("-O", CREATE_FORMATS)),
+    )
+    .addOption(forceShareOption())
+    .addOption(backingPolicyOption())
+    .addHelpText("after", "\nExample:\n  tsimgfs dd if=vm.qcow2 of=boot.raw bs=1M count=1")
+    .action(copyPart);
+}
+
+async function copyPart(words: readonly string[], options: DdOptions): Promise<void> {
+  const operands = parseOperands(words);
+  const [input, output] = [operands.get("if"), operands.get("of")];
+  if (input === undefined || output === undefined) {
+    throw new UsageError("dd", "needs if=IMAGE and of=TARGET");
+  }
+  const source = openOffline(input, options);
+  try {
+    const { skip, size } = partOf(operands, source);
+    await copyTo(output, source, { skip, size }, options);
+  } finally {
+    source.close();
+  }
+}
+
+function parseOperands(words: readonly string[]): ReadonlyMap<Operand, string> {
+  const operands = new Map<Operand, string>();
+  for (const word of words) {
+    const equals = word.indexOf("=");
+    const name = OPERANDS.find((operand) => operand === word.slice(0, Math.max(0, equals)));
+    if (name === undefined) {
+      throw new UsageError("dd", `${word} is not one of ${OPERANDS.join("=, ")}=`);
+    }
+    operands.set(name, word.slice(equals + 1));
+  }
+  return operands;
+}
+
+function numberOf(operands: ReadonlyMap<Operand, string>, name: Operand): number | undefined {
+  const text = operands.get(name);
+  if (text === undefined) return undefined;
+  const value = parseSize(text);
+  if (value !== undefined && Number.isSafeInteger(value)) return value;
+  throw new UsageError(`${name}=`, `${text} is not a number, such as 512, 64k or 1M`);
+}
+
+/** The bytes that are copied: as qemu-img, `count` says where the input ends, also if some are skipped. */
+function partOf(
+  operands: ReadonlyMap<Operand, string>,
+  { path, disk }: OfflineDisk,
+): { skip: number; size: number } {
+  const blockSize = numberOf(operands, "bs") ?? BLOCK_SIZE_DEFAULT;
+  if (blockSize === 0 || blockSize > BLOCK_SIZE_MAX) {
+    throw new UsageError("bs=", `${blockSize} is not a number in 1..${BLOCK_SIZE_MAX}`);
+  }
+  const count = numberOf(operands, "count") ?? Number.POSITIVE_INFINITY;
+  const skip = (numberOf(operands, "skip") ?? 0) * blockSize;
+  const end = Math.min(disk.virtualSize, count * blockSize);
+  if (skip > end) throw new UsageError(path, `cannot skip ${skip} bytes of ${end}`);
+  return { skip, size: end - skip };
+}
+
+async function copyTo(
+  path: string,
+  source: OfflineDisk,
+  part: { readonly skip: number; readonly size: number },
+  { outputFormat, backingPolicy }: DdOptions,
+): Promise<void> {
+  const format = requestedFormat(path, outputFormat, new CreateOptions(outputFormat, []));
+  refuseSources([path], [source.chain]);
+  const threads = copyThreads(THREADS);
+  const plan = planImage({ path, size: part.size, backing: undefined, format });
+  const target = ConvertTarget.create(plan, { format: outputFormat, backingPolicy, threads });
+  let signal: StopSignal | undefined;
+  try {
+    signal = await copy(target, source, part, threads);
+  } catch (error) {
+    target.close();
+    target.discard();
+    throw error;
+  }
+  target.close();
+  if (signal === undefined) return;
+  const what = target.discard() ? "it was removed" : "it is not complete";
+  printMessage(printable(`${path}: stopped before the end; ${what}`));
+  process.exitCode = signalStatus(signal);
+}
+
+async function copy(
+  { chain, readsAsZeros }: ConvertTarget,
+  source: OfflineDisk,
+  part: { readonly skip: number; readonly size: number },
+  threads: number,
+): Promise<StopSignal | undefined> {
+  const work = new CopyWork(
+    {
+      ...part,
+      sources: [{ layers: source.chain.layers, snapshot: undefined }],
+      target: { layers: chain.layers, writing: chain.writing },
+      cursor: createCopyCursor(),
+      manner: {
+        sparseSize: SPARSE_SIZE,
+        compressed: false,
+        targetIsZero: readsAsZeros,
+        topOnly: false,
+        salvage: false,
+      },
+    },
+    { threads, quiet: false },
+  );
+  return await work.run(() => runLongWork(work, { progress: false }));
+}
