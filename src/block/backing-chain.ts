@@ -45,8 +45,8 @@ export class BackingChain {
   }
 
   /** The disk as it was at an internal snapshot of the top image. */
-  openSnapshot(index: number): BackingChain {
-    return new BackingChain([this.image.openSnapshot(index), ...this.images.slice(1)]);
+  openSnapshot(number: number): BackingChain {
+    return new BackingChain([this.image.openSnapshot(number), ...this.images.slice(1)]);
   }
 
   /** The image alone is the disk from now on, in all threads that `refresh`. Excluding all others. */

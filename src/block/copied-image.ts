@@ -62,8 +62,12 @@ export class CopiedImage implements FormatImage {
     return this.#image.readSnapshots();
   }
 
-  openSnapshot(index: number): FormatImage {
-    return this.#image.openSnapshot(index);
+  openSnapshot(number: number): FormatImage {
+    return this.#image.openSnapshot(number);
+  }
+
+  hasSnapshot(number: number): boolean {
+    return this.#image.hasSnapshot(number);
   }
 
   describe(): FormatDescription {

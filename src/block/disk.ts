@@ -18,6 +18,8 @@ import { deallocate } from "./deallocate.ts";
 import type { GrowthPreallocation } from "./disk-resizer.ts";
 import { DiskWriter } from "./disk-writer.ts";
 import { PendingCopies } from "./pending-copies.ts";
+import { type ReadAccess, SnapshotAccess } from "./snapshot-access.ts";
+import { DiskSnapshots, type SnapshotAction } from "./snapshots.ts";
 import { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
 import type { ZeroFlags } from "./zero-manner.ts";
@@ -48,6 +50,7 @@ export interface DiskThread {
 
 /** How a disk of an image that is written to is used: under its lock, and knowing what has changed. */
 interface DiskAccess {
+  readonly reading: ReadAccess;
   readonly changes: TableChanges;
   readonly formatWriter: FormatWriter;
 }
@@ -55,6 +58,7 @@ interface DiskAccess {
 /** What changes a disk. */
 interface DiskChanges {
   readonly writer: DiskWriter;
+  readonly snapshots: DiskSnapshots;
   readonly compressed: CompressedWrites;
   readonly copies: PendingCopies | undefined;
   readonly copier: CopyOnRead | undefined;
@@ -66,6 +70,7 @@ export class Disk {
   readonly chain: BackingChain;
   readonly #access: DiskAccess | undefined;
   readonly #writer: DiskWriter | undefined;
+  readonly #snapshots: DiskSnapshots | undefined;
   readonly #compressed: CompressedWrites | undefined;
   readonly #copies: PendingCopies | undefined;
   readonly #copier: CopyOnRead | undefined;
@@ -76,6 +81,7 @@ export class Disk {
     this.chain = chain;
     this.#access = access;
     this.#writer = changes?.writer;
+    this.#snapshots = changes?.snapshots;
     this.#compressed = changes?.compressed;
     this.#copies = changes?.copies;
     this.#copier = changes?.copier;
@@ -120,13 +126,40 @@ export class Disk {
       copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });
     const { copyOnRead, detectZeroes } = policy;
     const compressed = new CompressedWrites({ ...common, diskWriter, detectZeroes });
-    const access = { changes, formatWriter: writer };
-    return new Disk(chain, access, { writer: diskWriter, compressed, copies, copier, copyOnRead });
+    const snapshots = new DiskSnapshots(image, writer, changes);
+    const access = { reading: changes, changes, formatWriter: writer };
+    return new Disk(chain, access, {
+      writer: diskWriter,
+      snapshots,
+      compressed,
+      copies,
+      copier,
+      copyOnRead,
+    });
   }
 
-  /** The disk as it was at an internal snapshot: only to read, while others may write to the image. */
-  openSnapshot(index: number): Disk {
-    return new Disk(this.chain.openSnapshot(index), this.#access);
+  /**
+   * The disk as it was at an internal snapshot: only to read, while others may write to the image, and
+   * delete the snapshot.
+   *
+   * @param number of FormatImage.readSnapshots
+   * @throws {TsimgfsError} ESTALE: it was deleted
+   */
+  openSnapshot(number: number): Disk {
+    const chain = this.inspect(() => this.chain.openSnapshot(number));
+    if (this.#access === undefined) return new Disk(chain);
+    const reading = new SnapshotAccess(this.#access.changes, this.chain.image, number);
+    return new Disk(chain, { ...this.#access, reading });
+  }
+
+  /**
+   * Do something with an internal snapshot, as DiskSnapshots.change.
+   *
+   * @param name of the snapshot, or, to apply it, its id
+   */
+  changeSnapshots(action: SnapshotAction, name: string): void {
+    this.#writable();
+    this.#snapshots?.change(action, name);
   }
 
   /** Bytes. */
@@ -166,11 +199,11 @@ export class Disk {
       this.#copier.read(guestOffset, length, target, start);
       return this.#copier.hasFetched;
     }
-    access.changes.lockShared();
+    access.reading.lockShared();
     try {
       this.chain.read(guestOffset, length, target, start);
     } finally {
-      access.changes.unlockShared();
+      access.reading.unlockShared();
     }
     return false;
   }
@@ -253,11 +286,11 @@ export class Disk {
 
   /** What `look` makes of the chain, which stays as it is meanwhile, with all its files open. */
   inspect<T>(look: () => T): T {
-    this.#access?.changes.lockShared();
+    this.#access?.reading.lockShared();
     try {
       return look();
     } finally {
-      this.#access?.changes.unlockShared();
+      this.#access?.reading.unlockShared();
     }
   }
 
@@ -265,22 +298,22 @@ export class Disk {
   seek(guestOffset: number, what: "data" | "hole"): number {
     const access = this.#access;
     if (access === undefined) return this.#walker.seek(guestOffset, what);
-    access.changes.lockShared();
+    access.reading.lockShared();
     try {
       return this.#walker.seek(guestOffset, what);
     } finally {
-      access.changes.unlockShared();
+      access.reading.unlockShared();
     }
   }
 
   /** As BlockStatusWalker.statusAt. */
   statusAt(guestOffset: number, maxLength: number, out: BlockStatus): void {
     const access = this.#access;
-    access?.changes.lockShared();
+    access?.reading.lockShared();
     try {
       this.#walker.statusAt(guestOffset, maxLength, out);
     } finally {
-      access?.changes.unlockShared();
+      access?.reading.unlockShared();
     }
   }
 
@@ -341,9 +374,9 @@ export class Disk {
   currentSize(): number {
     const access = this.#access;
     if (access === undefined) return this.virtualSize;
-    access.changes.lockShared();
+    access.reading.lockShared();
     const size = this.virtualSize;
-    access.changes.unlockShared();
+    access.reading.unlockShared();
     return size;
   }
 

@@ -4,18 +4,29 @@ import { TsimgfsError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
 
 /**
- * The index of a snapshot in the table of an image. As QEMU, an ID counts before a name.
+ * The number of a snapshot of an image. As QEMU, an ID counts before a name.
  *
  * @throws {TsimgfsError} ENOENT: there is none
  */
 export function findSnapshot(image: FormatImage, idOrName: string): number {
-  let index = 0;
   let named: number | undefined;
-  for (const { id, name } of image.readSnapshots()) {
-    if (id === idOrName) return index;
-    if (name === idOrName) named ??= index;
-    index++;
+  for (const { number, id, name } of image.readSnapshots()) {
+    if (id === idOrName) return number;
+    if (name === idOrName) named ??= number;
   }
-  if (named !== undefined) return named;
-  throw new TsimgfsError("ENOENT", image.storage.path, `has no snapshot "${idOrName}"`);
+  return named ?? missing(image, idOrName);
+}
+
+/**
+ * As `findSnapshot`, of a name only; if several have it, the first one.
+ *
+ * @throws {TsimgfsError} ENOENT: there is none
+ */
+export function findNamedSnapshot(image: FormatImage, wanted: string): number {
+  for (const { number, name } of image.readSnapshots()) if (name === wanted) return number;
+  return missing(image, wanted);
+}
+
+function missing(image: FormatImage, name: string): never {
+  throw new TsimgfsError("ENOENT", image.storage.path, `has no snapshot "${name}"`);
 }

@@ -158,17 +158,24 @@ export class TableChanges {
    * @throws {TsimgfsError} nothing has changed for the threads of this process
    */
   dropBacking(unlink: () => void): void {
+    this.alone(() => {
+      // Copies were linked just now: their tables come before a header that relies on them.
+      this.#writer.flush();
+      this.#writer.changeHeader(unlink);
+      this.lockExclusive();
+      this.#chain.dropBacking();
+      this.#lock.bumpGeneration();
+      this.unlockExclusive();
+    });
+  }
+
+  /** Do what no other thread may change tables or the size meanwhile. Without the lock. */
+  alone(action: () => void): void {
     this.#lock.resizing.lock();
     try {
       this.claimAll();
       try {
-        // Copies were linked just now: their tables come before a header that relies on them.
-        this.#writer.flush();
-        this.#writer.changeHeader(unlink);
-        this.lockExclusive();
-        this.#chain.dropBacking();
-        this.#lock.bumpGeneration();
-        this.unlockExclusive();
+        action();
       } finally {
         this.releaseAll();
       }

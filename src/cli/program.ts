@@ -74,6 +74,10 @@ const COMMANDS: Readonly<
     summary: "read and write a disk by hand",
     load: async () => (await import("./commands/io.ts")).defineIo,
   },
+  snapshot: {
+    summary: "list, make, apply and delete internal snapshots",
+    load: async () => (await import("./commands/snapshot.ts")).defineSnapshot,
+  },
   stream: {
     summary: "copy what an image lacks from its backing files",
     load: async () => (await import("./commands/stream.ts")).defineStream,

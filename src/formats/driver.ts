@@ -50,6 +50,8 @@ export interface BackingReference {
 
 /** One internal snapshot, as its table entry describes it. */
 export interface SnapshotInfo {
+  /** Its own as long as the image is open. */
+  readonly number: number;
   readonly id: string;
   readonly name: string;
   /** Bytes of VM state; not shown as part of the disk. */
@@ -129,8 +131,16 @@ export interface FormatImage {
   /** Internal snapshots in the order of the table, read one after the other: there may be many. */
   readSnapshots(): Iterable<SnapshotInfo>;
 
-  /** The image as it was at `index` of the snapshot table. */
-  openSnapshot(index: number): FormatImage;
+  /**
+   * The image as it was at a snapshot.
+   *
+   * @param number of `readSnapshots`
+   * @throws {TsimgfsError} ESTALE: there is no such snapshot any more
+   */
+  openSnapshot(number: number): FormatImage;
+
+  /** Whether the snapshot of this number is still there. */
+  hasSnapshot(number: number): boolean;
 
   /** Format-specific rows of `info`; opens nothing that the image refers to. */
   describe(): FormatDescription;

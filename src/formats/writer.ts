@@ -116,7 +116,39 @@ export interface DirtyBitmaps {
   mark(guestOffset: number, length: number): void;
 }
 
+/** What a new internal snapshot says of itself. */
+export interface NewSnapshot {
+  readonly name: string;
+  /** When it was made: since the epoch. */
+  readonly seconds: number;
+  readonly nanoseconds: number;
+}
+
+/**
+ * Making, applying and deleting internal snapshots: each as a whole or not at all, durably. Without the
+ * lock, but no other thread may change tables meanwhile.
+ */
+export interface SnapshotWriter {
+  /**
+   * Keep the disk as it is now.
+   *
+   * @throws {TsimgfsError} EINVAL: the name is too long, or refcounts too narrow; EFBIG: a limit is reached;
+   *   ENOTSUP: the image cannot have snapshots
+   */
+  create(snapshot: NewSnapshot): void;
+  /**
+   * Let the disk be again what it was, its size included.
+   *
+   * @param number of FormatImage.readSnapshots
+   */
+  apply(number: number): void;
+  /** As `apply`: forget what the disk was. */
+  delete(number: number): void;
+}
+
 export interface FormatWriter {
+  /** Undefined: the format has no internal snapshots. */
+  readonly snapshots?: SnapshotWriter | undefined;
   /** Undefined: there are none. */
   readonly dirtyBitmaps?: DirtyBitmaps | undefined;
   /** Undefined: what the image has, it keeps. */

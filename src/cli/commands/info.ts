@@ -3,11 +3,12 @@
 import type { Command } from "commander";
 import { describeChain, describeImage, type ImageDescription } from "../../block/describe-image.ts";
 import { printable } from "../../errors.ts";
-import type { FormatName, JsonValue, SnapshotInfo } from "../../formats/driver.ts";
+import type { FormatName, JsonValue } from "../../formats/driver.ts";
 import { fieldLines } from "../field-lines.ts";
 import { forceShareOption, formatOption, type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
 import { sizeText } from "../size-text.ts";
+import { jsonSnapshot, snapshotTable } from "../snapshot-list.ts";
 
 interface InfoOptions {
   readonly format?: FormatName;
@@ -63,22 +64,6 @@ function jsonInfo(image: ImageDescription): Record<string, JsonValue> {
   return info;
 }
 
-const NANOSECONDS = 1_000_000_000n;
-
-function jsonSnapshot(snapshot: SnapshotInfo): Record<string, JsonValue> {
-  const json: Record<string, JsonValue> = {
-    id: snapshot.id,
-    name: snapshot.name,
-    "vm-state-size": snapshot.vmStateSize,
-    "date-sec": snapshot.seconds,
-    "date-nsec": snapshot.nanoseconds,
-    "vm-clock-sec": Number(snapshot.vmClock / NANOSECONDS),
-    "vm-clock-nsec": Number(snapshot.vmClock % NANOSECONDS),
-  };
-  if (snapshot.instructionCount !== undefined) json["icount"] = Number(snapshot.instructionCount);
-  return json;
-}
-
 function humanInfo(image: ImageDescription): string {
   const lines = [
     `image: ${printable(image.path)}`,
@@ -96,41 +81,8 @@ function humanInfo(image: ImageDescription): string {
     lines.push(`backing file: ${printable(name)}${actual}`);
     if (format !== undefined) lines.push(`backing file format: ${printable(format)}`);
   }
-  if (image.snapshots.length > 0) lines.push("Snapshot list:", ...snapshotTable(image.snapshots));
+  if (image.snapshots.length > 0) lines.push(...snapshotTable(image.snapshots));
   const data = image.specific?.["data"];
   if (data !== undefined) lines.push("Format specific information:", ...fieldLines(data, 1));
   return `${lines.join("\n")}\n`;
-}
-
-function snapshotTable(snapshots: readonly SnapshotInfo[]): string[] {
-  const header = ["ID".padEnd(10), "TAG".padEnd(17), "VM SIZE".padStart(8), "DATE".padStart(20)];
-  const rows = snapshots.map((snapshot) => {
-    const { vmClock, instructionCount } = snapshot;
-    return [
-      `${printable(snapshot.id).padEnd(9)} `,
-      `${printable(snapshot.name).padEnd(16)} `,
-      sizeText(snapshot.vmStateSize).padStart(8),
-      dateText(snapshot.seconds).padStart(20),
-      clockText(vmClock).padStart(13),
-      String(instructionCount ?? "").padStart(11),
-    ].join("");
-  });
-  return [[...header, "VM CLOCK".padStart(13), "ICOUNT".padStart(11)].join(""), ...rows];
-}
-
-/** Local time, as `2026-11-20 11:59:11`. */
-function dateText(seconds: number): string {
-  const date = new Date(seconds * 1000);
-  const two = (value: number): string => String(value).padStart(2, "0");
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
-}
-
-/** Hours, minutes, seconds and milliseconds of a guest clock. */
-function clockText(nanoseconds: bigint): string {
-  const milliseconds = Number(nanoseconds / 1_000_000n);
-  const part = (unit: number, modulus: number, width: number): string =>
-    String(Math.floor(milliseconds / unit) % modulus).padStart(width, "0");
-  const hours = String(Math.floor(milliseconds / 3_600_000)).padStart(2, "0");
-  return `${hours}:${part(60_000, 60, 2)}:${part(1000, 60, 2)}.${part(1, 1000, 3)}`;
 }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert";
 import { swap32 } from "../../binary/words.ts";
-import { CorruptionError, hex } from "../../errors.ts";
+import { CorruptionError, hex, TsimgfsError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { TableCache } from "../../threads/table-cache.ts";
@@ -15,13 +15,19 @@ import {
   type FormatDescription,
   type FormatImage,
   NO_OFFSET,
+  type SnapshotInfo,
   type ThreadResources,
 } from "../driver.ts";
 import { describeQcow2 } from "./describe.ts";
 import { COMPRESSION_TYPE, checkL1Table } from "./header.ts";
 import type { Qcow2Layout } from "./layout.ts";
 import { looksPreallocated } from "./preallocation.ts";
-import { type Qcow2Snapshot, readSnapshotTable } from "./snapshot-table.ts";
+import {
+  type Qcow2Snapshot,
+  readSnapshotTable,
+  type SnapshotTableLocation,
+} from "./snapshot-table.ts";
+import type { SharedSnapshotTable } from "./snapshots/shared-snapshot-table.ts";
 import {
   COPIED_HI,
   compressedHostOffset,
@@ -61,7 +67,7 @@ interface L1Table {
   readonly offset: number;
   /** Entries that cover the disk; VM state lies above them. */
   readonly entries: number;
-  /** The table as it is on disk; undefined: read through the table cache. */
+  /** The start of the table as it is on disk; the rest, or all of it, is read through the table cache. */
   readonly words: Int32Array | undefined;
 }
 
@@ -95,6 +101,8 @@ export class Qcow2Image implements FormatImage {
   #fault: number = FAULT.none;
   #faultEntry = 0;
   #preallocated: boolean | undefined;
+  /** Of an image that is written to: its snapshots come and go. */
+  #snapshots: SharedSnapshotTable | undefined;
 
   /** @param view the virtual size and L1 table of a snapshot; default: the active ones */
   constructor(
@@ -131,6 +139,11 @@ export class Qcow2Image implements FormatImage {
     this.#extendedL2 = layout.extendedL2;
   }
 
+  /** Follow what a writer makes of the snapshot table. */
+  shareSnapshots(snapshots: SharedSnapshotTable): void {
+    this.#snapshots = snapshots;
+  }
+
   /**
    * Take over a size and a place of the L1 table that a writer has changed; compressed clusters may have
    * come to places of others.
@@ -141,10 +154,8 @@ export class Qcow2Image implements FormatImage {
   adopt(virtualSize: number, l1Offset: number, l1Size: number): void {
     this.virtualSize = virtualSize;
     this.#resources.clusterCache.forget();
-    // A table that is kept does not move.
-    if (this.#l1.words !== undefined) return;
     const entries = Math.min(Math.ceil(virtualSize / this.#l2Coverage), l1Size);
-    this.#l1 = { offset: l1Offset, entries, words: undefined };
+    this.#l1 = { offset: l1Offset, entries, words: this.#l1.words };
   }
 
   mayHaveHostHoles(): boolean {
@@ -188,12 +199,21 @@ export class Qcow2Image implements FormatImage {
     this.#resources.clusterCache.read(this.#compressed, extent, target, start, skip, length);
   }
 
-  readSnapshots(): Iterable<Qcow2Snapshot> {
-    return readSnapshotTable(this.layout, this.storage);
+  *readSnapshots(): Generator<SnapshotInfo> {
+    let index = 0;
+    for (const snapshot of readSnapshotTable(this.#snapshotTable(), this.storage)) {
+      const number = this.#snapshots?.numberAt(index) ?? index;
+      index++;
+      yield { ...snapshot, number };
+    }
   }
 
-  openSnapshot(index: number): Qcow2Image {
-    const snapshot = this.#snapshotAt(index);
+  hasSnapshot(number: number): boolean {
+    return this.#snapshotIndex(number) >= 0;
+  }
+
+  openSnapshot(number: number): Qcow2Image {
+    const snapshot = this.#snapshotAt(number);
     checkL1Table(this.storage.path, this.clusterSize, snapshot.l1TableOffset, snapshot.l1Entries);
     const l1 = { offset: snapshot.l1TableOffset, entries: snapshot.l1Entries, words: undefined };
     const view = { virtualSize: snapshot.virtualSize, l1, tableCache: this.tableCache };
@@ -205,10 +225,29 @@ export class Qcow2Image implements FormatImage {
     return describeQcow2(this.layout, this.storage, [...this.readSnapshots()]);
   }
 
-  #snapshotAt(index: number): Qcow2Snapshot {
-    const offset = new Float64Array(this.layout.snapshotTable.offsets)[index];
-    assert(offset !== undefined, `snapshot ${index}`);
-    const [snapshot] = readSnapshotTable(this.layout, this.storage, { index, offset });
+  /** Where the table is by now. */
+  #snapshotTable(): SnapshotTableLocation {
+    const shared = this.#snapshots;
+    if (shared === undefined) return this.layout;
+    const header = { nb_snapshots: shared.count, snapshots_offset: shared.offset };
+    return { header, virtualSize: this.virtualSize };
+  }
+
+  /** The place of a snapshot in the table, -1 if there is none. */
+  #snapshotIndex(number: number): number {
+    if (this.#snapshots !== undefined) return this.#snapshots.indexOf(number);
+    return number < this.layout.header.nb_snapshots ? number : -1;
+  }
+
+  #snapshotAt(number: number): Qcow2Snapshot {
+    const index = this.#snapshotIndex(number);
+    const offset =
+      this.#snapshots?.entryOffset(index) ??
+      new Float64Array(this.layout.snapshotTable.offsets)[index];
+    if (index < 0 || offset === undefined) {
+      throw new TsimgfsError("ESTALE", this.storage.path, "the snapshot was deleted");
+    }
+    const [snapshot] = readSnapshotTable(this.#snapshotTable(), this.storage, { index, offset });
     assert(snapshot !== undefined, `snapshot ${index}`);
     return snapshot;
   }
@@ -218,7 +257,8 @@ export class Qcow2Image implements FormatImage {
     if (l1Index >= this.#l1.entries) return 0;
     let offset: number;
     const words = this.#l1.words;
-    if (words !== undefined) {
+    // A disk that has become larger has entries behind what is kept.
+    if (words !== undefined && l1Index * 2 < words.length) {
       const hi = swap32(Atomics.load(words, l1Index * 2));
       const lo = swap32(Atomics.load(words, l1Index * 2 + 1));
       offset = entryHostOffset(hi, lo);

@@ -6,7 +6,7 @@ import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { decodeChecked } from "../decode-checked.ts";
 import type { SnapshotInfo } from "../driver.ts";
-import type { Qcow2Layout } from "./layout.ts";
+import type { Header } from "./header.ts";
 
 /** One entry: this, then the extra data, the id, the name, and padding to 8 bytes. */
 // biome-ignore format: a table reads in columns
@@ -34,14 +34,14 @@ export const SNAPSHOT_TABLE_SIZE_MAX = 64 * 1024 * 1024;
 export const SNAPSHOT_EXTRA_SIZE_MAX = 1024;
 /** What QEMU keeps of an id and a name, bytes. */
 const ID_MAX = 127;
-const NAME_MAX = 255;
+export const SNAPSHOT_NAME_MAX = 255;
 const SECTOR_SIZE = 512;
 const NO_ICOUNT = 0xffff_ffff_ffff_ffffn;
 
 /** The table is read in pieces of this many bytes; an entry has at most 40 + 1024 + 2 * 65535. */
 const WINDOW_SIZE = 256 * 1024;
 
-export interface Qcow2Snapshot extends SnapshotInfo {
+export interface Qcow2Snapshot extends Omit<SnapshotInfo, "number"> {
   /** Host offset, bytes. */
   readonly l1TableOffset: number;
   readonly l1Entries: number;
@@ -60,14 +60,21 @@ export interface SnapshotTableIndex {
 }
 
 /** What reading the table depends on. */
-type TableLocation = Pick<Qcow2Layout, "header" | "virtualSize">;
+export interface SnapshotTableLocation {
+  readonly header: Pick<Header, "nb_snapshots" | "snapshots_offset">;
+  /** Bytes: of snapshots that do not say it. */
+  readonly virtualSize: number;
+}
 
 /**
  * Check the whole table, which finds where each entry starts.
  *
  * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
  */
-export function indexSnapshotTable(location: TableLocation, storage: Storage): SnapshotTableIndex {
+export function indexSnapshotTable(
+  location: SnapshotTableLocation,
+  storage: Storage,
+): SnapshotTableIndex {
   const { nb_snapshots } = location.header;
   const memory = new SharedArrayBuffer(nb_snapshots * Float64Array.BYTES_PER_ELEMENT);
   const offsets = new Float64Array(memory);
@@ -87,7 +94,7 @@ export function indexSnapshotTable(location: TableLocation, storage: Storage): S
  * @throws {FormatError} it is larger than QEMU's limits, or a number is impossible
  */
 export function* readSnapshotTable(
-  layout: TableLocation,
+  layout: SnapshotTableLocation,
   storage: Storage,
   from = { index: 0, offset: 0 },
 ): Generator<Qcow2Snapshot> {
@@ -135,7 +142,7 @@ export function* readSnapshotTable(
         : layout.virtualSize;
     yield {
       id: text(window.bytes, idAt, Math.min(entry.id_str_size, ID_MAX)),
-      name: text(window.bytes, nameAt, Math.min(entry.name_size, NAME_MAX)),
+      name: text(window.bytes, nameAt, Math.min(entry.name_size, SNAPSHOT_NAME_MAX)),
       vmStateSize:
         entry.extra_data_size >= sizeOf(SNAPSHOT_EXTRA, "vm_state_size_large")
           ? extra.vm_state_size_large

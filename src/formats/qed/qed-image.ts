@@ -104,6 +104,10 @@ export class QedImage implements FormatImage {
     return [];
   }
 
+  hasSnapshot(): boolean {
+    return false;
+  }
+
   openSnapshot(): never {
     assert.fail("QED has no snapshots");
   }

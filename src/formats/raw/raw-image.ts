@@ -61,6 +61,10 @@ export class RawImage implements FormatImage {
     return [];
   }
 
+  hasSnapshot(): boolean {
+    return false;
+  }
+
   openSnapshot(): never {
     assert.fail("raw images have no snapshots");
   }

@@ -3,6 +3,10 @@
 import { describe, expect, it } from "vitest";
 import { createMetadataSet } from "../../../src/formats/metadata-map.ts";
 import {
+  createSharedSnapshotTable,
+  SharedSnapshotTable,
+} from "../../../src/formats/qcow2/snapshots/shared-snapshot-table.ts";
+import {
   metadataRanges,
   qcow2MetadataMap,
 } from "../../../src/formats/qcow2/writer/metadata-ranges.ts";
@@ -124,7 +128,9 @@ describe("metadataRanges", () => {
       const { offset, length } = built.region(name);
       return { firstCluster: offset / 512, clusters: length / 512 };
     };
-    expect(metadataRanges(layout, state)).toEqual([
+    expect(
+      metadataRanges(layout, state, new SharedSnapshotTable(createSharedSnapshotTable(layout))),
+    ).toEqual([
       { name: "the header", firstCluster: 0, clusters: 1 },
       { name: "the L1 table", ...clustersOf("l1") },
       { name: "the refcount table", ...clustersOf("refcount table") },
@@ -134,7 +140,9 @@ describe("metadataRanges", () => {
     state.set(NUMBER.l1Size, 65);
     state.set(NUMBER.refcountTableOffset, 512 * 2000);
     state.set(NUMBER.refcountTableClusters, 7);
-    expect(metadataRanges(layout, state)).toMatchObject([
+    expect(
+      metadataRanges(layout, state, new SharedSnapshotTable(createSharedSnapshotTable(layout))),
+    ).toMatchObject([
       {},
       { firstCluster: 1000, clusters: 2 },
       { firstCluster: 2000, clusters: 7 },
@@ -144,10 +152,10 @@ describe("metadataRanges", () => {
 
   it("have no snapshot table where there are no snapshots", () => {
     const { layout, state } = writerState();
-    expect(metadataRanges(layout, state).map(({ name }) => name)).toEqual([
-      "the header",
-      "the L1 table",
-      "the refcount table",
-    ]);
+    expect(
+      metadataRanges(layout, state, new SharedSnapshotTable(createSharedSnapshotTable(layout))).map(
+        ({ name }) => name,
+      ),
+    ).toEqual(["the header", "the L1 table", "the refcount table"]);
   });
 });

@@ -7,6 +7,10 @@ import type { AccessLock } from "../../../threads/access-lock.ts";
 import { createMetadataSet, type MetadataMap } from "../../metadata-map.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import type { Qcow2Image } from "../qcow2-image.ts";
+import {
+  createSharedSnapshotTable,
+  SharedSnapshotTable,
+} from "../snapshots/shared-snapshot-table.ts";
 import { COPIED_HI, entryHostOffset } from "../table-entry.ts";
 import { ClusterAllocator } from "./cluster-allocator.ts";
 import { loadTrackedBitmaps, type SharedBitmap } from "./dirty-bitmaps.ts";
@@ -26,6 +30,8 @@ export interface Qcow2Writing {
   readonly metadata: SharedArrayBuffer;
   /** The persistent bitmaps that are kept up. */
   readonly bitmaps: readonly SharedBitmap[];
+  /** Of `createSharedSnapshotTable`. */
+  readonly snapshots: SharedArrayBuffer;
 }
 
 /** What an image is written with. */
@@ -61,7 +67,8 @@ export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorag
   for (const _ of readL2Offsets(layout, storage)) l2Tables++;
   const metadata = createMetadataSet(blocks.length * 2 + l2Tables + layout.l1Entries / 4);
   const map = qcow2MetadataMap(metadata);
-  map.ranges = metadataRanges(layout, state);
+  const snapshots = createSharedSnapshotTable(layout);
+  map.ranges = metadataRanges(layout, state, new SharedSnapshotTable(snapshots));
   const refuseIf = (lies: boolean, what: string, cluster: number): void => {
     if (!lies) return;
     const reason = `the ${what} at ${hex(cluster * layout.clusterSize)} lies on other metadata: see tsimgfs check, or read the image with -r`;
@@ -72,7 +79,8 @@ export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorag
     refuseIf(!map.add(block), "refcount block", block);
   }
   addL2Tables(map, layout, storage, refuseIf);
-  return { format: "qcow2", state: memory, metadata, bitmaps: loadTrackedBitmaps(layout, storage) };
+  const bitmaps = loadTrackedBitmaps(layout, storage);
+  return { format: "qcow2", state: memory, metadata, bitmaps, snapshots };
 }
 
 /** What is changed in place belongs to one entry alone; what several share is copied first. */
@@ -125,6 +133,8 @@ export function attachQcow2Writer(
   const state = new SharedState(shared.state);
   const metadata = qcow2MetadataMap(shared.metadata);
   const headerWriter = new HeaderWriter(files.storage, layout.header.version);
+  const snapshots = new SharedSnapshotTable(shared.snapshots);
+  image.shareSnapshots(snapshots);
   const allocator = new ClusterAllocator({
     layout,
     storage: files.storage,
@@ -132,6 +142,7 @@ export function attachQcow2Writer(
     lock,
     metadata,
     headerWriter,
+    snapshots,
     punches,
     requestMaintenance,
   });
@@ -146,6 +157,8 @@ export function attachQcow2Writer(
       allocator,
       metadata,
       headerWriter,
+      snapshots,
+      punches,
     },
     shared.bitmaps,
   );

@@ -14,6 +14,7 @@ import type { MetadataMap } from "../../metadata-map.ts";
 import { reservationSize } from "../../reservation-size.ts";
 import { Upkeep } from "../../upkeep.ts";
 import type { Qcow2Layout } from "../layout.ts";
+import type { SharedSnapshotTable } from "../snapshots/shared-snapshot-table.ts";
 import { FreeQueue } from "./free-queue.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import { reclaimLeftovers } from "./leftovers.ts";
@@ -34,6 +35,7 @@ export interface AllocatorContext {
   readonly lock: AccessLock;
   readonly metadata: MetadataMap;
   readonly headerWriter: HeaderWriter;
+  readonly snapshots: SharedSnapshotTable;
   /** Host space of freed clusters is given back. */
   readonly punches: boolean;
   /** Asks the main thread to call `maintain` soon; undefined: there is none. */
@@ -43,11 +45,11 @@ export interface AllocatorContext {
 export class ClusterAllocator {
   readonly frees: FreeQueue;
   readonly marks: SessionMarks;
+  readonly refcounts: RefcountStore;
   readonly #context: AllocatorContext;
   readonly #state: SharedState;
   readonly #storage: WritableStorage;
   readonly #upkeep: Upkeep;
-  readonly #refcounts: RefcountStore;
   readonly #changes: RefcountChanges;
   readonly #clusterSize: number;
   readonly #reservation: Reservation;
@@ -60,14 +62,14 @@ export class ClusterAllocator {
     this.frees = new FreeQueue(context.state);
     this.#reservation = new Reservation(context.state);
     this.#upkeep = new Upkeep(context.state, context.requestMaintenance);
-    this.#refcounts = new RefcountStore(
+    this.refcounts = new RefcountStore(
       context.layout,
       context.storage,
       context.state,
       context.headerWriter,
     );
     this.marks = new SessionMarks(context.state, context.storage, context.headerWriter);
-    this.#changes = new RefcountChanges(context, this.#refcounts, this.marks);
+    this.#changes = new RefcountChanges(context, this.refcounts, this.marks);
   }
 
   /** The first cluster of what `take` took. */
@@ -144,7 +146,7 @@ export class ClusterAllocator {
 
   /** References to a cluster. In `exclusively`. */
   refcountOf(cluster: number): number {
-    return this.#refcounts.read(cluster);
+    return this.refcounts.read(cluster);
   }
 
   /**
@@ -154,7 +156,7 @@ export class ClusterAllocator {
    */
   raise(run: ClusterRun, raised: (cluster: number, refcount: number) => number): void {
     try {
-      this.#refcounts.change(run, raised);
+      this.refcounts.change(run, raised);
     } catch (error) {
       this.#state.raise(WORD.leaks);
       throw error;
@@ -191,14 +193,14 @@ export class ClusterAllocator {
   giveBack(): void {
     this.#upkeep.exclusively(() => {
       this.#lowerFreed();
-      for (const run of this.#reservation.takeAll()) this.#refcounts.change(run, () => 0);
+      for (const run of this.#reservation.takeAll()) this.refcounts.change(run, () => 0);
     });
   }
 
   #reserveRun(): void {
     this.marks.markDirty();
     const wanted = this.#reservationSize();
-    let runs = this.#refcounts.findFree(
+    let runs = this.refcounts.findFree(
       this.#state.get(NUMBER.freeHint),
       wanted,
       RESERVATION_RUNS_MAX,
@@ -206,7 +208,7 @@ export class ClusterAllocator {
     while (runs.length === 0) {
       this.#changes.growTable();
       const from = this.#state.get(NUMBER.freeHint);
-      runs = this.#refcounts.findFree(from, wanted, RESERVATION_RUNS_MAX);
+      runs = this.refcounts.findFree(from, wanted, RESERVATION_RUNS_MAX);
     }
     const usable = this.#changes.raise(runs);
     this.#context.lock.exclusively(() => this.#reservation.add(usable));
@@ -230,11 +232,11 @@ export class ClusterAllocator {
   /** Refcount blocks that count nothing but themselves would keep the file long. */
   #dropEmptyBlocks(): void {
     this.#upkeep.exclusively(() => {
-      const blocks = this.#refcounts.unlinkEmptyBlocks();
+      const blocks = this.refcounts.unlinkEmptyBlocks();
       if (blocks.length === 0) return;
       this.marks.sync();
       for (const cluster of blocks) this.#context.metadata.remove(cluster);
-      const isCounted = (cluster: number): boolean => this.#refcounts.read(cluster) > 0;
+      const isCounted = (cluster: number): boolean => this.refcounts.read(cluster) > 0;
       this.#changes.lower(blocks.filter(isCounted).map((first) => ({ first, count: 1 })));
     });
   }
@@ -244,7 +246,7 @@ export class ClusterAllocator {
     if (!this.#storage.resizable) return;
     this.#dropIdleBlocks();
     const length = this.#storage.currentLength();
-    const end = (this.#refcounts.lastUsed() + 1) * this.#clusterSize;
+    const end = (this.refcounts.lastUsed() + 1) * this.#clusterSize;
     if (end === 0 || end >= length) return;
     const run = { isData: true, length: 0 };
     this.#storage.hostRun(end, run);
@@ -254,7 +256,7 @@ export class ClusterAllocator {
 
   /** Refcount blocks that a reservation needed, where nothing came to be after all. */
   #dropIdleBlocks(): void {
-    const dropped = this.#refcounts.dropIdleBlocks();
+    const dropped = this.refcounts.dropIdleBlocks();
     if (dropped.length === 0) return;
     // A table that still refers to a block must find it as it was.
     this.marks.sync();

@@ -17,6 +17,18 @@ const AUTOCLEAR_AT = offsetOf(HEADER, "autoclear_features") - FEATURES_START;
 
 type FieldName = (typeof HEADER)[number][0];
 
+/** The fields that say where the structures of an image are. */
+export interface StructureFields {
+  /** Undefined: it stays. */
+  readonly size: number | undefined;
+  readonly l1_size: number;
+  readonly l1_table_offset: number;
+  readonly refcount_table_offset: number;
+  readonly refcount_table_clusters: number;
+  readonly nb_snapshots: number;
+  readonly snapshots_offset: number;
+}
+
 export class HeaderWriter {
   readonly #storage: WritableStorage;
   readonly #version: number;
@@ -89,6 +101,14 @@ export class HeaderWriter {
   /** Switch to another L1 table, which is durable. */
   setL1Table(offset: number, entries: number): void {
     this.#write("l1_size", "l1_table_offset", { l1_size: entries, l1_table_offset: offset });
+  }
+
+  /** Switch to other structures, which are durable: all fields in one write, within the first sector. */
+  switchStructures({ size, ...values }: StructureFields): void {
+    const [first, last] = ["size", "snapshots_offset"] as const;
+    const start = offsetOf(HEADER, first);
+    this.#storage.readAt(this.#buffer, start, sizeOf(HEADER, last) - start, start);
+    this.#write(first, last, size === undefined ? values : { size, ...values });
   }
 
   setVirtualSize(size: number): void {

@@ -5,6 +5,7 @@
 
 import { MetadataMap, type MetadataRange } from "../../metadata-map.ts";
 import type { Qcow2Layout } from "../layout.ts";
+import type { SharedSnapshotTable } from "../snapshots/shared-snapshot-table.ts";
 import { NUMBER, type SharedState } from "./shared-state.ts";
 
 /** Active L2 tables and refcount blocks are the clusters of the set. */
@@ -13,8 +14,11 @@ export function qcow2MetadataMap(memory: SharedArrayBuffer): MetadataMap {
 }
 
 /** The header and the tables that the header names, where they are now. */
-export function metadataRanges(layout: Qcow2Layout, state: SharedState): MetadataRange[] {
-  const { clusterSize, header } = layout;
+export function metadataRanges(
+  { clusterSize }: Qcow2Layout,
+  state: SharedState,
+  snapshots: SharedSnapshotTable,
+): MetadataRange[] {
   const range = (name: string, offset: number, bytes: number): MetadataRange => ({
     name,
     firstCluster: offset / clusterSize,
@@ -30,8 +34,8 @@ export function metadataRanges(layout: Qcow2Layout, state: SharedState): Metadat
       state.get(NUMBER.refcountTableClusters) * clusterSize,
     ),
   ];
-  if (header.nb_snapshots > 0) {
-    ranges.push(range("the snapshot table", header.snapshots_offset, layout.snapshotTable.size));
+  if (snapshots.count > 0) {
+    ranges.push(range("the snapshot table", snapshots.offset, snapshots.size));
   }
   return ranges;
 }

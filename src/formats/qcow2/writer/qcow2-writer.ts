@@ -19,6 +19,7 @@ import {
   type ZeroSpace,
 } from "../../writer.ts";
 import { AUTOCLEAR } from "../features.ts";
+import { Qcow2SnapshotWriter } from "../snapshots/snapshot-writer.ts";
 import { BitmapWriter } from "./bitmap-writer.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { CompressedWriter } from "./compressed-writer.ts";
@@ -44,6 +45,7 @@ export class Qcow2Writer implements FormatWriter {
   readonly deallocation: Deallocation;
   readonly dirtyBitmaps: DirtyBitmaps | undefined;
   readonly growthOccupation: Occupation | undefined;
+  readonly snapshots: Qcow2SnapshotWriter;
 
   readonly #context: Qcow2WriterContext;
   readonly #allocator: ClusterAllocator;
@@ -75,6 +77,7 @@ export class Qcow2Writer implements FormatWriter {
     this.#bitmaps = hasBitmaps ? new BitmapWriter(context, bitmaps) : undefined;
     // As QEMU: who writes to the data file alone need not ask whether a table refers to it.
     this.growthOccupation = layout.dataFile?.raw === true ? "metadata" : undefined;
+    this.snapshots = new Qcow2SnapshotWriter(context);
     this.compressed = this.#hasDataFile ? undefined : new CompressedWriter(context, this.#cursor);
   }
 
@@ -349,8 +352,8 @@ export class Qcow2Writer implements FormatWriter {
   refresh(generation: number): void {
     if (generation === this.#generation) return;
     this.#generation = generation;
-    const { layout, image, metadata } = this.#context;
-    metadata.ranges = metadataRanges(layout, this.#state);
+    const { layout, image, metadata, snapshots } = this.#context;
+    metadata.ranges = metadataRanges(layout, this.#state, snapshots);
     image.adopt(
       this.#pretendedSize ?? this.#state.get(NUMBER.virtualSize),
       this.#state.get(NUMBER.l1Offset),

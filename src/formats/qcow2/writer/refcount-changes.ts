@@ -9,6 +9,7 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
 import type { MetadataMap } from "../../metadata-map.ts";
 import type { Qcow2Layout } from "../layout.ts";
+import type { SharedSnapshotTable } from "../snapshots/shared-snapshot-table.ts";
 import { metadataRanges } from "./metadata-ranges.ts";
 import type { ClusterRun, RefcountStore } from "./refcount-store.ts";
 import type { SessionMarks } from "./session-marks.ts";
@@ -20,6 +21,7 @@ export interface RefcountChangesContext {
   readonly state: SharedState;
   readonly lock: AccessLock;
   readonly metadata: MetadataMap;
+  readonly snapshots: SharedSnapshotTable;
   /** Host space of freed clusters is given back. */
   readonly punches: boolean;
 }
@@ -177,8 +179,8 @@ export class RefcountChanges {
 
   /** Another thread may have moved a table, and freed the place where it was. */
   #refreshRanges(): void {
-    const { layout, metadata } = this.#context;
-    metadata.ranges = metadataRanges(layout, this.#state);
+    const { layout, metadata, snapshots } = this.#context;
+    metadata.ranges = metadataRanges(layout, this.#state, snapshots);
   }
 }
 

@@ -11,9 +11,8 @@ import type { Qcow2WriterContext } from "./writer-context.ts";
  *
  * @throws {TsimgfsError}
  */
-export function checkResizable({ layout, storage }: Qcow2WriterContext): void {
-  const { version, nb_snapshots } = layout.header;
-  if (version >= 3 || nb_snapshots === 0) return;
+export function checkResizable({ layout, storage, snapshots }: Qcow2WriterContext): void {
+  if (layout.header.version >= 3 || snapshots.count === 0) return;
   const reason = "has snapshots that do not say their size (version 2): it cannot be resized";
   throw new TsimgfsError("ENOTSUP", storage.path, reason);
 }

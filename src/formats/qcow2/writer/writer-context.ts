@@ -6,6 +6,7 @@ import type { TableCache } from "../../../threads/table-cache.ts";
 import type { MetadataMap } from "../../metadata-map.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import type { Qcow2Image } from "../qcow2-image.ts";
+import type { SharedSnapshotTable } from "../snapshots/shared-snapshot-table.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import type { SharedState } from "./shared-state.ts";
@@ -23,4 +24,7 @@ export interface Qcow2WriterContext {
   readonly allocator: ClusterAllocator;
   readonly metadata: MetadataMap;
   readonly headerWriter: HeaderWriter;
+  readonly snapshots: SharedSnapshotTable;
+  /** Host space of what is freed is given back. */
+  readonly punches: boolean;
 }

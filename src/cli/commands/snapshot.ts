@@ -1,0 +1,103 @@
+/** `tsimgfs snapshot`: internal snapshots of an image, or of a device in a mount, as qemu-img snapshot. */
+
+import type { Command } from "commander";
+import { describeImage } from "../../block/describe-image.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import type { SnapshotAction } from "../../block/snapshots.ts";
+import { StorageError, TsimgfsError, UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { writableDeviceOf } from "../mounted-device.ts";
+import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
+import {
+  backingPolicyOption,
+  forceShareOption,
+  formatOption,
+  type Output,
+  outputOption,
+} from "../options.ts";
+import { print } from "../print.ts";
+import { jsonSnapshot, snapshotTable } from "../snapshot-list.ts";
+
+interface SnapshotCommandOptions {
+  readonly list?: boolean;
+  readonly create?: string;
+  readonly apply?: string;
+  readonly delete?: string;
+  readonly output: Output;
+  readonly format?: FormatName;
+  readonly backingPolicy?: BackingPolicy;
+  readonly forceShare?: boolean;
+}
+
+/** What is to be done with which snapshot. */
+interface Request {
+  readonly action: SnapshotAction;
+  readonly name: string;
+}
+
+const ACTIONS = ["create", "apply", "delete"] as const;
+
+export function defineSnapshot(command: Command): void {
+  command
+    .description(
+      "List, make, apply or delete the internal snapshots of a qcow2 image, or of its device in a mount.",
+    )
+    .argument("<image>", "an image that nobody uses, or the device of one that is mounted")
+    .option("-l, --list", "show the snapshots (the default)")
+    .option("-c, --create <name>", "keep the disk as it is now")
+    .option("-a, --apply <name>", "let the disk be what it was; the snapshot's id does, too")
+    .option("-d, --delete <name>", "forget a snapshot")
+    .addOption(outputOption())
+    .addOption(formatOption("-f, --format <name>"))
+    .addOption(backingPolicyOption())
+    .addOption(forceShareOption())
+    .addHelpText("after", "\nExample:\n  tsimgfs snapshot -c before-upgrade vm.qcow2")
+    .action(snapshot);
+}
+
+function snapshot(image: string, options: SnapshotCommandOptions): void {
+  const requests = ACTIONS.flatMap((action): Request[] => {
+    const name = options[action];
+    return name === undefined ? [] : [{ action, name }];
+  });
+  if (requests.length + (options.list === true ? 1 : 0) > 1) {
+    throw new UsageError("snapshot", "-l, -c, -a and -d cannot be mixed");
+  }
+  const [request] = requests;
+  if (request === undefined) list(image, options);
+  else if (options.forceShare === true) {
+    throw new UsageError("--force-share", "is for -l only: what two write to is lost");
+  } else change(image, request, options);
+}
+
+function list(image: string, { output, format, forceShare = false }: SnapshotCommandOptions): void {
+  const { snapshots } = describeImage(image, { format, forceShare });
+  if (output === "json") {
+    print(`${JSON.stringify(snapshots.map(jsonSnapshot), null, 4)}\n`);
+  } else if (snapshots.length > 0) {
+    print(`${snapshotTable(snapshots).join("\n")}\n`);
+  }
+}
+
+function change(image: string, { action, name }: Request, options: SnapshotCommandOptions): void {
+  const disk = open(image, options);
+  try {
+    disk.disk.changeSnapshots(action, name);
+  } finally {
+    disk.close();
+  }
+}
+
+function open(image: string, { format, backingPolicy }: SnapshotCommandOptions): OfflineDisk {
+  try {
+    const writing = { policy: PLAIN_WRITING, onlyPlaces: true };
+    return openOffline(image, { format, backingPolicy }, writing);
+  } catch (error) {
+    const isInUse = error instanceof StorageError && error.code === "EAGAIN";
+    const device = isInUse && error.path === image ? writableDeviceOf(image) : undefined;
+    if (device === undefined) throw error;
+    throw new TsimgfsError("EAGAIN", image, `is mounted; name its device instead, ${device}`, {
+      cause: error,
+    });
+  }
+}
