@@ -51,6 +51,7 @@ export interface DiskThread {
 /** How a disk of an image that is written to is used: under its lock, and knowing what has changed. */
 interface DiskAccess {
   readonly reading: ReadAccess;
+  readonly lock: AccessLock;
   readonly changes: TableChanges;
   readonly formatWriter: FormatWriter;
 }
@@ -127,7 +128,7 @@ export class Disk {
     const { copyOnRead, detectZeroes } = policy;
     const compressed = new CompressedWrites({ ...common, diskWriter, detectZeroes });
     const snapshots = new DiskSnapshots(image, writer, changes);
-    const access = { reading: changes, changes, formatWriter: writer };
+    const access = { reading: changes, lock, changes, formatWriter: writer };
     return new Disk(chain, access, {
       writer: diskWriter,
       snapshots,
@@ -165,6 +166,11 @@ export class Disk {
   /** Bytes. */
   get virtualSize(): number {
     return this.chain.image.virtualSize;
+  }
+
+  /** Changes whenever the structure of the image has: its size, its snapshots. */
+  get generation(): number {
+    return this.#access?.lock.generation ?? 0;
   }
 
   get isWritable(): boolean {

@@ -1,25 +1,8 @@
 /** Internal snapshots as qemu-img shows them. */
 
 import { printable } from "../errors.ts";
-import type { JsonValue, SnapshotInfo } from "../formats/driver.ts";
+import type { SnapshotInfo } from "../formats/driver.ts";
 import { sizeText } from "./size-text.ts";
-
-const NANOSECONDS = 1_000_000_000n;
-
-/** In the fields of qemu-img info. */
-export function jsonSnapshot(snapshot: SnapshotInfo): Record<string, JsonValue> {
-  const json: Record<string, JsonValue> = {
-    id: snapshot.id,
-    name: snapshot.name,
-    "vm-state-size": snapshot.vmStateSize,
-    "date-sec": snapshot.seconds,
-    "date-nsec": snapshot.nanoseconds,
-    "vm-clock-sec": Number(snapshot.vmClock / NANOSECONDS),
-    "vm-clock-nsec": Number(snapshot.vmClock % NANOSECONDS),
-  };
-  if (snapshot.instructionCount !== undefined) json["icount"] = Number(snapshot.instructionCount);
-  return json;
-}
 
 /** The lines of a table, its title first. */
 export function snapshotTable(snapshots: readonly SnapshotInfo[]): string[] {

@@ -13,6 +13,7 @@ import { createStreamStates } from "../threads/stream-state.ts";
 import { createThreadCrew } from "../threads/thread-crew.ts";
 import { writeLine } from "../trace.ts";
 import { createStatsFileMemory } from "../tree/description.ts";
+import { createDeviceOpens } from "../tree/device-opens.ts";
 import { createPartitionWindows } from "../tree/partition-windows.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
 import type { DaemonConfig } from "./config.ts";
@@ -112,6 +113,7 @@ function describeServed(
       counters: createCounters(config.threads + 1, devices.length),
       statsFiles: createStatsFileMemory(devices.length),
       streams: createStreamStates(devices.length),
+      deviceOpens: createDeviceOpens(devices.length),
       truncatedFiles: createTruncatedFiles(devices.length),
       partitionWindows: createPartitionWindows(devices.length),
       daemonPid: process.pid,

@@ -57,6 +57,7 @@ const {
   EPERM,
   ERANGE,
   EROFS,
+  ESTALE,
 } = constants.errno;
 const { O_ACCMODE, O_DSYNC, O_RDONLY, O_TRUNC } = { ...fs.constants, O_ACCMODE: 3 };
 
@@ -162,7 +163,7 @@ export function operationTable(): readonly (Operation | undefined)[] {
   return table;
 }
 
-/** The file that a request is about, or undefined: then ENOENT or EISDIR. */
+/** The file that a request is about; undefined: it is none any more, ESTALE. */
 function nodeOf(server: Server, request: Request): TreeNode | undefined {
   return server.tree.node(request.nodeid);
 }
@@ -178,17 +179,17 @@ function lookup(server: Server, request: Request): number {
 
 function getattr(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  return node === undefined ? -ENOENT : putAttr(request, node, server.ownership);
+  return node === undefined ? -ESTALE : putAttr(request, node, server.ownership);
 }
 
 function statx(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  return node === undefined ? -ENOENT : putStatx(request, node, server.ownership);
+  return node === undefined ? -ESTALE : putStatx(request, node, server.ownership);
 }
 
 function open(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EISDIR;
   const { flags } = request.arguments(OPEN_IN);
   const writes = (flags & O_ACCMODE) !== O_RDONLY;
@@ -208,7 +209,7 @@ function open(server: Server, request: Request): number {
 
 function read(server: Server, request: Request): number {
   const node = server.tree.node(request.nodeid);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EISDIR;
   const size = request.input.view.getUint32(REQUEST.readSize, true);
   const length = Math.min(size, request.payloadMax);
@@ -219,7 +220,7 @@ function read(server: Server, request: Request): number {
 
 function write(server: Server, request: Request): number {
   const node = server.tree.node(request.nodeid);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EISDIR;
   if (!node.isWritable) return -EBADF;
   const { input } = request;
@@ -246,7 +247,7 @@ function fsync(server: Server, request: Request): number {
 
 function fallocate(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EISDIR;
   if (!node.isWritable) return -EBADF;
   const fields = request.arguments(FALLOCATE_IN);
@@ -269,7 +270,7 @@ function fallocate(server: Server, request: Request): number {
 /** Sizes as the device allows; times are the image's, and silently stay so; owners and modes stay. */
 function setattr(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   const { valid, size, fh } = request.arguments(SETATTR_IN);
   const owns = SETATTR_VALID.mode | SETATTR_VALID.uid | SETATTR_VALID.gid;
   if ((valid & owns) !== 0) return -EPERM;
@@ -309,7 +310,7 @@ function getxattr(server: Server, request: Request): number {
 /** Commands to a device; who may write to it may give them, which the kernel has looked at. */
 function setxattr(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EOPNOTSUPP;
   const skip = sizeOf(SETXATTR_IN);
   const { size } = request.arguments(SETXATTR_IN);
@@ -336,7 +337,7 @@ function putXattr(request: Request, value: Buffer): number {
 
 function opendir(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind !== "directory") return -ENOTDIR;
   request.clear(sizeOf(OPEN_OUT));
   // The kernel may keep what it has read of entries that never change.
@@ -354,7 +355,7 @@ function readdirplus(server: Server, request: Request): number {
 
 function readDirectory(server: Server, request: Request, plus: Ownership | undefined): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind !== "directory") return -ENOTDIR;
   const size = request.input.view.getUint32(REQUEST.readSize, true);
   return putDirectory(request, node, { offset: request.u64(REQUEST.readOffset), size, plus });
@@ -362,7 +363,7 @@ function readDirectory(server: Server, request: Request, plus: Ownership | undef
 
 function lseek(server: Server, request: Request): number {
   const node = nodeOf(server, request);
-  if (node === undefined) return -ENOENT;
+  if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EISDIR;
   // Negative offsets are the highest of all: past the end of every file.
   const offset = request.u64(REQUEST.lseekOffset);

@@ -102,6 +102,17 @@ export const prctl: (
 export const getxattr: (path: string, name: string, address: number, size: number) => number =
   libc.func("int64_t getxattr(const char *path, const char *name, uintptr_t value, size_t size)");
 
+/** int setxattr(const char *path, const char *name, const void *value, size_t size, int flags) */
+export const setxattr: (
+  path: string,
+  name: string,
+  address: number,
+  size: number,
+  flags: number,
+) => number = libc.func(
+  "int setxattr(const char *path, const char *name, uintptr_t value, size_t size, int flags)",
+);
+
 /** char *strerror(int number) */
 export const strerror: (number: number) => string = libc.func("const char *strerror(int number)");
 

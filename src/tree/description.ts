@@ -39,6 +39,8 @@ export interface TreeDescription {
   readonly truncatedFiles: SharedArrayBuffer;
   /** Of `createPartitionWindows`. */
   readonly partitionWindows: SharedArrayBuffer;
+  /** Of `createDeviceOpens`. */
+  readonly deviceOpens: SharedArrayBuffer;
   /** Of `createStreamStates`. */
   readonly streams: SharedArrayBuffer;
   readonly daemonPid: number;

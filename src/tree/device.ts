@@ -4,8 +4,8 @@ import type { Disk } from "../block/disk.ts";
 import { TsimgfsError } from "../errors.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { COUNTER } from "../threads/counters.ts";
+import type { DeviceOpens } from "./device-opens.ts";
 import type { Capacity, FileNode, NodeAttributes, OpenFile, RangeChange } from "./node.ts";
-import { STREAM_XATTR, type StreamControl } from "./stream-control.ts";
 import { PLAIN_HANDLE, type TruncatedFiles } from "./truncated-files.ts";
 
 /** The unit of st_blocks, bytes. */
@@ -47,8 +47,10 @@ export interface DeviceProperties {
   readonly truncated: TruncatedFiles | undefined;
   /** Extended attributes; made when they are asked for. */
   readonly xattrs: () => ReadonlyMap<string, string>;
-  /** How its image gets what it lacks; undefined: it lacks nothing, or is read-only. */
-  readonly stream: StreamControl | undefined;
+  /** What is done with the values that extended attributes are set to. */
+  readonly commands: ReadonlyMap<string, (value: string) => void>;
+  /** How often it is open; undefined: it never changes as a whole. */
+  readonly opens: DeviceOpens | undefined;
   /** This thread's counters. */
   readonly counters: Float64Array;
   /** What this thread is to do when it has replied. */
@@ -62,8 +64,9 @@ export class Device implements FileNode {
   readonly #properties: DeviceProperties;
   readonly #counters: Float64Array;
   #attached: Disk | undefined;
-  /** Bytes; looked up again where the disk can grow. */
+  /** Bytes; looked up again where the disk can grow, or has changed as a whole. */
   #size: number;
+  #generation = 0;
 
   constructor(properties: DeviceProperties) {
     this.nodeid = properties.nodeid;
@@ -103,17 +106,17 @@ export class Device implements FileNode {
   }
 
   setXattr(name: string, value: string): boolean {
-    const { stream } = this.#properties;
-    if (name !== STREAM_XATTR) return false;
+    const command = this.#properties.commands.get(name);
+    if (command === undefined) return false;
     const { path } = this.#disk().chain.image.storage;
     if (!this.isWritable) throw new TsimgfsError("EPERM", path, "is read-only here");
-    if (stream === undefined) throw new TsimgfsError("ENODATA", path, "has no backing file");
-    stream.command(value);
+    command(value);
     return true;
   }
 
   open({ direct, truncates }: { direct: boolean; truncates: boolean }): OpenFile {
     this.#count(COUNTER.opens, 1);
+    this.#properties.opens?.add();
     const { truncated } = this.#properties;
     const handle = truncates && truncated !== undefined ? truncated.open() : PLAIN_HANDLE;
     // The image is locked: nobody changes it but through here, so what the kernel has cached stays true.
@@ -123,6 +126,7 @@ export class Device implements FileNode {
 
   release(handle: number): void {
     this.#properties.truncated?.release(handle);
+    this.#properties.opens?.remove();
   }
 
   read(
@@ -225,7 +229,12 @@ export class Device implements FileNode {
 
   /** Bytes, now: another thread may have changed the size. */
   currentSize(): number {
-    if (this.#properties.isGrowable) this.#size = this.#disk().currentSize();
+    if (!this.isWritable) return this.#size;
+    const { generation } = this.#disk();
+    if (this.#properties.isGrowable || generation !== this.#generation) {
+      this.#generation = generation;
+      this.#size = this.#disk().currentSize();
+    }
     return this.#size;
   }
 

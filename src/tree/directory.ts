@@ -12,6 +12,8 @@ export interface DirectoryProperties {
   /** Seconds since the epoch. */
   readonly modifiedAt: number;
   readonly xattrs: ReadonlyMap<string, string>;
+  /** Its entries never change. */
+  readonly isFixed: boolean;
 }
 
 /** The entries of a directory. There may be many: a node is made when it is asked for. */
@@ -20,21 +22,25 @@ export interface DirectoryContent {
   names(): readonly string[];
   /** The node of the name at this index. */
   node(index: number): TreeNode;
+  /** Of a directory that is not fixed: another one when the names may have changed. */
+  version?(): number;
 }
 
 export class Directory implements DirectoryNode {
   readonly kind = "directory";
-  readonly isFixed = true;
+  readonly isFixed: boolean;
   readonly nodeid: number;
   readonly parent: DirectoryNode | undefined;
   readonly #properties: DirectoryProperties;
   readonly #content: DirectoryContent;
+  #version: number | undefined;
   #names: readonly string[] | undefined;
   #indexes: ReadonlyMap<string, number> | undefined;
 
   constructor(properties: DirectoryProperties, content: DirectoryContent) {
     this.nodeid = properties.nodeid;
     this.parent = properties.parent;
+    this.isFixed = properties.isFixed;
     this.#properties = properties;
     this.#content = content;
   }
@@ -49,7 +55,7 @@ export class Directory implements DirectoryNode {
       blockSize: BLOCK_SIZE,
       modifiedAt: this.#properties.modifiedAt,
       links: 2,
-      validSeconds: ATTRIBUTES_VALID_SECONDS,
+      validSeconds: this.isFixed ? ATTRIBUTES_VALID_SECONDS : 0,
     };
   }
 
@@ -67,7 +73,12 @@ export class Directory implements DirectoryNode {
   }
 
   refresh(): void {
-    // What there is follows from the images.
+    if (this.isFixed) return;
+    const version = this.#content.version?.();
+    if (version === this.#version) return;
+    this.#version = version;
+    this.#names = undefined;
+    this.#indexes = undefined;
   }
 
   lookup(name: string): TreeNode | undefined {

@@ -5,20 +5,22 @@ import { TWO_TO_32 } from "../binary/words.ts";
 import { attachDisk } from "../block/attach-disk.ts";
 import type { BackingChain } from "../block/backing-chain.ts";
 import type { Disk } from "../block/disk.ts";
-import { CorruptionError } from "../errors.ts";
+import { TsimgfsError } from "../errors.ts";
 import type { ThreadResources } from "../formats/driver.ts";
 import { backingFileOf } from "../formats/formats.ts";
 import { threadCounters } from "../threads/counters.ts";
 import { StreamState } from "../threads/stream-state.ts";
 import type { DeviceDescription, TreeDescription, TreeThread } from "./description.ts";
 import { type AfterReply, Device, type DeviceProperties, type HostState } from "./device.ts";
-import { Directory } from "./directory.ts";
-import { DEVICE_SUFFIX, snapshotFileNames } from "./names.ts";
+import { DeviceOpens } from "./device-opens.ts";
+import { DEVICE_SUFFIX } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode } from "./node.ts";
 import type { Partition } from "./partition.ts";
 import { PartitionNodes } from "./partition-nodes.ts";
 import { PartitionWindows } from "./partition-windows.ts";
 import { renderStats } from "./render-stats.ts";
+import { SNAPSHOT_XATTRS, SnapshotControl } from "./snapshot-control.ts";
+import { SnapshotNodes } from "./snapshot-nodes.ts";
 import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
 import { STREAM_XATTR, StreamControl } from "./stream-control.ts";
 import { TruncatedFiles } from "./truncated-files.ts";
@@ -31,8 +33,12 @@ const NO_XATTRS: ReadonlyMap<string, string> = new Map();
 /** Node ids of partitions are from here on: 2^32 for each device. */
 export const FIRST_PARTITION_NODEID = 2 ** 52;
 
-/** Snapshots that a thread keeps attached; the one that was found first goes first. */
-const SNAPSHOTS_KEPT_MAX = 64;
+/** How a device is used: the image itself, or a snapshot of it. */
+interface DeviceUse
+  extends Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach" | "truncated" | "opens"> {
+  /** How the image gets what it lacks; undefined: it lacks nothing, or is read-only. */
+  readonly stream: StreamControl | undefined;
+}
 
 export class ImageNodes {
   readonly #tree: TreeDescription;
@@ -43,9 +49,7 @@ export class ImageNodes {
   readonly #counters: Float64Array;
   readonly #afterReply: AfterReply;
   readonly #stream: StreamControl | undefined;
-  /** Virtual sizes of the snapshots, bytes; read when they are first asked for. */
-  #snapshotSizes: Float64Array | undefined;
-  readonly #snapshots = new Map<number, Device>();
+  readonly #snapshots: SnapshotNodes;
   /** undefined: the mount point is a file. */
   #partitions: PartitionNodes | undefined;
 
@@ -69,6 +73,7 @@ export class ImageNodes {
     });
     this.#chain = this.#disk.chain;
     this.#afterReply = afterReply;
+    this.#snapshots = this.#snapshotNodes();
     if (description.writing !== undefined && description.layers.length > 1) {
       const state = new StreamState(tree.streams, index);
       this.#stream = new StreamControl(state, this.#disk, () => wakeStream?.(index));
@@ -85,8 +90,14 @@ export class ImageNodes {
       { name: `${name}.stats.json`, node: stats },
     ];
     if (this.#chain.image.format === "qcow2") {
-      const snapshots = this.#snapshotDirectory(nodeid + 2, root);
-      entries.push({ name: `${name}.snapshots`, node: snapshots });
+      const { modifiedAt } = this.#description;
+      const node = this.#snapshots.directory({
+        nodeid: nodeid + 2,
+        parent: root,
+        modifiedAt,
+        xattrs: NO_XATTRS,
+      });
+      entries.push({ name: `${name}.snapshots`, node });
     }
     this.#partitions = this.#partitionNodes(device);
     const partitions = this.#partitions.directory(nodeid + 3, root);
@@ -101,22 +112,14 @@ export class ImageNodes {
       isGrowable: writing?.policy.growable ?? false,
       attach: () => this.#disk,
       truncated: this.#truncatedFiles(),
+      opens: writing && new DeviceOpens(this.#tree.deviceOpens, this.#index),
       stream: this.#stream,
     });
   }
 
-  /** The device of a snapshot, by its place in the image's table; undefined if there is none. */
+  /** The device of a snapshot; undefined if there is none any more. */
   snapshot(number: number): Device | undefined {
-    const known = this.#snapshots.get(number);
-    if (known !== undefined) return known;
-    const device = this.#makeSnapshot(number);
-    if (device === undefined) return undefined;
-    const [oldest] = this.#snapshots.keys();
-    if (oldest !== undefined && this.#snapshots.size >= SNAPSHOTS_KEPT_MAX) {
-      this.#snapshots.delete(oldest);
-    }
-    this.#snapshots.set(number, device);
-    return device;
+    return this.#snapshots.node(number);
   }
 
   /** A partition, by the sequence number of its window; undefined if there is none. */
@@ -141,15 +144,11 @@ export class ImageNodes {
     return new TruncatedFiles(this.#tree.truncatedFiles, this.#index);
   }
 
-  #makeDevice(
-    nodeid: number,
-    virtualSize: number,
-    use: Pick<DeviceProperties, "isWritable" | "isGrowable" | "attach" | "truncated" | "stream">,
-  ): Device {
+  #makeDevice(nodeid: number, virtualSize: number, { stream, ...use }: DeviceUse): Device {
     const description = this.#description;
     const { clusterSize } = this.#chain.image;
     const { daemonPid } = this.#tree;
-    return new Device({
+    const device = new Device({
       nodeid,
       virtualSize,
       clusterSize,
@@ -157,49 +156,52 @@ export class ImageNodes {
       hostState: () => hostState(description),
       xattrs: () => {
         const hasBacking = this.#disk.hasBacking();
-        const properties = { virtualSize, clusterSize, daemonPid, hasBacking };
-        return deviceXattrs(description, properties, use.stream);
+        const size = device.currentSize();
+        const properties = { virtualSize: size, clusterSize, daemonPid, hasBacking };
+        return deviceXattrs(description, properties, stream);
       },
+      commands: this.#commands(),
       counters: this.#counters,
       afterReply: this.#afterReply,
     });
-  }
-
-  #makeSnapshot(number: number): Device | undefined {
-    this.#snapshotSizes ??= Float64Array.from(
-      this.#chain.image.readSnapshots(),
-      ({ virtualSize }) => virtualSize,
-    );
-    const virtualSize = this.#snapshotSizes[number];
-    if (virtualSize === undefined) return undefined;
-    const nodeid = (this.#index + 1) * TWO_TO_32 + number;
-    return this.#makeDevice(nodeid, virtualSize, {
-      isWritable: false,
-      isGrowable: false,
-      attach: () => openSnapshot(this.#disk, number),
-      truncated: undefined,
-      stream: undefined,
-    });
-  }
-
-  #snapshotDirectory(nodeid: number, parent: DirectoryNode): Directory {
-    const { modifiedAt } = this.#description;
-    const properties = { nodeid, parent, modifiedAt, xattrs: NO_XATTRS };
-    return new Directory(properties, {
-      names: () => {
-        const names = snapshotFileNames(this.#chain.image.readSnapshots());
-        // Joined, not added: strings that were added keep their parts.
-        return names.map((name) => [name, DEVICE_SUFFIX].join(""));
-      },
-      node: (index) => this.#snapshotOfTable(index),
-    });
-  }
-
-  /** Not kept: whoever lists a directory asks for every one. */
-  #snapshotOfTable(number: number): Device {
-    const device = this.#makeSnapshot(number);
-    if (device === undefined) throw new RangeError(`snapshot ${number}`);
     return device;
+  }
+
+  #snapshotNodes(): SnapshotNodes {
+    return new SnapshotNodes(this.#disk, ({ number, virtualSize, attach }) => {
+      const nodeid = (this.#index + 1) * TWO_TO_32 + number;
+      return this.#makeDevice(nodeid, virtualSize, {
+        isWritable: false,
+        isGrowable: false,
+        attach,
+        truncated: undefined,
+        opens: undefined,
+        stream: undefined,
+      });
+    });
+  }
+
+  /** What extended attributes of the device can be set to. */
+  #commands(): ReadonlyMap<string, (value: string) => void> {
+    const { path } = this.#chain.image.storage;
+    const stream = (value: string): void => {
+      if (this.#stream === undefined)
+        throw new TsimgfsError("ENODATA", path, "has no backing file");
+      this.#stream.command(value);
+    };
+    const commands = new Map([[STREAM_XATTR, stream]]);
+    const truncated = this.#truncatedFiles();
+    if (truncated === undefined) return commands;
+    const snapshots = new SnapshotControl({
+      disk: this.#disk,
+      opens: new DeviceOpens(this.#tree.deviceOpens, this.#index),
+      truncated,
+      stream: new StreamState(this.#tree.streams, this.#index),
+    });
+    for (const action of ["create", "apply", "delete"] as const) {
+      commands.set(SNAPSHOT_XATTRS[action], (name) => snapshots.command(action, name));
+    }
+    return commands;
   }
 
   #statsFile(nodeid: number): StatsFile {
@@ -220,18 +222,6 @@ function hostState(description: DeviceDescription): HostState {
   const stats = fs.fstatSync((top.dataFile ?? top.file).fd);
   const allocatedSize = stats.isFile() ? stats.blocks * STAT_BLOCK_SIZE : top.file.length;
   return { allocatedSize, modifiedAt: stats.mtimeMs / 1000 };
-}
-
-function openSnapshot(disk: Disk, number: number): Disk {
-  try {
-    return disk.openSnapshot(number);
-  } catch (cause) {
-    // The image is open: a bad snapshot is an I/O error of whoever reads it.
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new CorruptionError(disk.chain.image.storage.path, `snapshot ${number}: ${reason}`, {
-      cause,
-    });
-  }
 }
 
 function deviceXattrs(

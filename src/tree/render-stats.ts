@@ -3,6 +3,7 @@
 import { mountedAllocationOf } from "../block/allocation-stats.ts";
 import type { BackingChain } from "../block/backing-chain.ts";
 import type { Disk } from "../block/disk.ts";
+import { jsonSnapshot } from "../block/snapshot-json.ts";
 import { sumCounters } from "../threads/counters.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { StreamStats } from "./stream-control.ts";
@@ -36,8 +37,13 @@ export function renderStats(
     what === "all" && top !== undefined
       ? mountedAllocationOf(disk, top, description.writing?.format)
       : {};
+  // Only counted where somebody opens the file: there may be many.
+  const snapshots =
+    what === "all" && disk.chain.image.format === "qcow2"
+      ? disk.inspect(() => Array.from(disk.chain.image.readSnapshots(), jsonSnapshot))
+      : undefined;
   const io = sumCounters(context.counters, context);
-  return `${JSON.stringify({ ...stats, ...allocation, io, stream }, null, 2)}\n`;
+  return `${JSON.stringify({ ...stats, ...allocation, snapshots, io, stream }, null, 2)}\n`;
 }
 
 function describe(

@@ -70,7 +70,13 @@ export class Tree {
   #rootDirectory({ devices, daemonPid }: TreeDescription): Directory {
     const modifiedAt = Math.max(0, ...devices.map((device) => device.modifiedAt));
     const xattrs = new Map([["user.tsimgfs.pid", String(daemonPid)]]);
-    const properties = { nodeid: ROOT_NODEID, parent: undefined, modifiedAt, xattrs };
+    const properties = {
+      nodeid: ROOT_NODEID,
+      parent: undefined,
+      modifiedAt,
+      xattrs,
+      isFixed: true,
+    };
     const entries: DirectoryEntry[] = [];
     const root = new Directory(properties, {
       names: () => entries.map(({ name }) => name),

@@ -2,13 +2,14 @@
 
 import type { Command } from "commander";
 import { describeChain, describeImage, type ImageDescription } from "../../block/describe-image.ts";
+import { jsonSnapshot } from "../../block/snapshot-json.ts";
 import { printable } from "../../errors.ts";
 import type { FormatName, JsonValue } from "../../formats/driver.ts";
 import { fieldLines } from "../field-lines.ts";
 import { forceShareOption, formatOption, type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
 import { sizeText } from "../size-text.ts";
-import { jsonSnapshot, snapshotTable } from "../snapshot-list.ts";
+import { snapshotTable } from "../snapshot-list.ts";
 
 interface InfoOptions {
   readonly format?: FormatName;

@@ -3,10 +3,16 @@
 import type { Command } from "commander";
 import { describeImage } from "../../block/describe-image.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { jsonSnapshot } from "../../block/snapshot-json.ts";
 import type { SnapshotAction } from "../../block/snapshots.ts";
 import { StorageError, TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
+import {
+  changeMountedSnapshots,
+  isMountedDevice,
+  readMountedSnapshots,
+} from "../mounted-snapshots.ts";
 import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import {
   backingPolicyOption,
@@ -16,7 +22,7 @@ import {
   outputOption,
 } from "../options.ts";
 import { print } from "../print.ts";
-import { jsonSnapshot, snapshotTable } from "../snapshot-list.ts";
+import { snapshotTable } from "../snapshot-list.ts";
 
 interface SnapshotCommandOptions {
   readonly list?: boolean;
@@ -71,7 +77,9 @@ function snapshot(image: string, options: SnapshotCommandOptions): void {
 }
 
 function list(image: string, { output, format, forceShare = false }: SnapshotCommandOptions): void {
-  const { snapshots } = describeImage(image, { format, forceShare });
+  const snapshots = isMountedDevice(image)
+    ? readMountedSnapshots(image)
+    : describeImage(image, { format, forceShare }).snapshots;
   if (output === "json") {
     print(`${JSON.stringify(snapshots.map(jsonSnapshot), null, 4)}\n`);
   } else if (snapshots.length > 0) {
@@ -80,6 +88,10 @@ function list(image: string, { output, format, forceShare = false }: SnapshotCom
 }
 
 function change(image: string, { action, name }: Request, options: SnapshotCommandOptions): void {
+  if (isMountedDevice(image)) {
+    changeMountedSnapshots(image, action, name);
+    return;
+  }
   const disk = open(image, options);
   try {
     disk.disk.changeSnapshots(action, name);

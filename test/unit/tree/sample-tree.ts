@@ -9,6 +9,7 @@ import { ClusterCache } from "../../../src/formats/compression/cluster-cache.ts"
 import { createCounters } from "../../../src/threads/counters.ts";
 import { createStreamStates } from "../../../src/threads/stream-state.ts";
 import { createStatsFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
+import { createDeviceOpens } from "../../../src/tree/device-opens.ts";
 import { deviceNameOf } from "../../../src/tree/names.ts";
 import { createPartitionWindows } from "../../../src/tree/partition-windows.ts";
 import { Tree } from "../../../src/tree/tree.ts";
@@ -77,6 +78,7 @@ export async function withTree(
         rootIsDevice,
         counters: createCounters(THREADS, chains.length),
         statsFiles: createStatsFileMemory(chains.length),
+        deviceOpens: createDeviceOpens(chains.length),
         truncatedFiles: createTruncatedFiles(chains.length),
         partitionWindows: createPartitionWindows(chains.length),
         streams: createStreamStates(chains.length),
