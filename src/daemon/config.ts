@@ -16,6 +16,8 @@ export interface DaemonConfig {
   /** How devices are written to; undefined: the mount is read-only. */
   readonly writing: WritePolicy | undefined;
   readonly threads: number;
+  /** The devices are the disks as they were at this snapshot, an id or a name; undefined: as they are. */
+  readonly snapshot: string | undefined;
   /** Images get what they lack from their backing files, from the start. */
   readonly streaming: { readonly limit: number | undefined } | undefined;
   readonly mountOptions: MountOptions;

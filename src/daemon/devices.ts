@@ -2,8 +2,11 @@
 
 import fs from "node:fs";
 import { resolve } from "node:path";
+import { attachChain } from "../block/attach-disk.ts";
+import { findSnapshot } from "../block/find-snapshot.ts";
 import { closeBelow, closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
 import { UsageError } from "../errors.ts";
+import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 import { deviceNameOf } from "../tree/names.ts";
 import type { DaemonConfig } from "./config.ts";
@@ -52,7 +55,8 @@ export function openDevices(config: DaemonConfig): OpenDevices {
         writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
       });
       chains.push(chain);
-      return describe(image, chain);
+      const { snapshot } = config;
+      return describe(image, chain, snapshot === undefined ? snapshot : numberOf(chain, snapshot));
     });
     const closeBacking = (device: number): void => {
       const chain = chains[device];
@@ -65,7 +69,23 @@ export function openDevices(config: DaemonConfig): OpenDevices {
   }
 }
 
-function describe(image: string, chain: OpenChain): DeviceDescription {
+/**
+ * The number of a snapshot, which can be read.
+ *
+ * @throws {TsimgfsError}
+ */
+function numberOf({ layers }: OpenChain, snapshot: string): number {
+  const chain = attachChain(layers, { clusterCache: new ClusterCache() });
+  const number = findSnapshot(chain.image, snapshot);
+  chain.openSnapshot(number);
+  return number;
+}
+
+function describe(
+  image: string,
+  chain: OpenChain,
+  snapshot: number | undefined,
+): DeviceDescription {
   const [top] = chain.layers;
   if (top === undefined) throw new RangeError("a chain has at least one image");
   const stats = fs.fstatSync((top.dataFile ?? top.file).fd);
@@ -74,6 +94,7 @@ function describe(image: string, chain: OpenChain): DeviceDescription {
     imagePath: resolve(image),
     layers: chain.layers,
     writing: chain.writing,
+    snapshot,
     allocatedSize: stats.isFile() ? stats.blocks * 512 : top.file.length,
     modifiedAt: stats.mtimeMs / 1000,
   };

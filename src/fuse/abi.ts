@@ -267,6 +267,16 @@ export const GETXATTR_OUT = [
   ["padding", 4, "u32", ""],
 ] as const satisfies readonly Field[];
 
+/** What a notification has in place of an error. */
+export const NOTIFY_INVAL_INODE = 2;
+
+// biome-ignore format: a table reads in columns
+export const NOTIFY_INVAL_INODE_OUT = [
+  ["ino",  0, "u64", "node id"],
+  ["off",  8, "i64", "the first byte whose cached pages are dropped; negative: only attributes are"],
+  ["len", 16, "i64", "bytes; 0: up to the end"],
+] as const satisfies readonly Field[];
+
 // biome-ignore format: a table reads in columns
 export const STATFS_OUT = [
   ["blocks",   0, "u64", "in units of frsize"],

@@ -7,6 +7,7 @@ import { errno, read, write } from "../syscalls/libc.ts";
 import type { ThreadCrew } from "../threads/thread-crew.ts";
 import { createTrace, type Trace, writeLine } from "../trace.ts";
 import { IN_HEADER_SIZE, OUT_HEADER_SIZE, REPLY, REQUEST } from "./abi.ts";
+import { notifyStaleAttributes } from "./notify.ts";
 import { type Operation, operationTable, type Server, UNKNOWN_OPERATION } from "./opcodes.ts";
 import { NO_REPLY, Request } from "./request.ts";
 
@@ -54,6 +55,8 @@ export class RequestServer {
     if (this.#trace.enabled) traceRequest(this.#trace, operation, request, result);
     // Whoever gets the reply may have the next request at once.
     const { tree } = this.#server;
+    const stale = tree.takeStaleNodeid();
+    if (stale !== 0) notifyStaleAttributes(this.#fd, stale);
     if (!tree.hasLateWork) this.#crew?.join();
     const turn = this.#reply(result);
     if (tree.hasLateWork) {

@@ -13,6 +13,8 @@ export interface DeviceDescription {
   readonly layers: readonly SharedLayer[];
   /** undefined: the device is read-only. */
   readonly writing: SharedWriting | undefined;
+  /** The number of the snapshot that the device shows; undefined: it is the disk as it is now. */
+  readonly snapshot?: number | undefined;
   /** Bytes that the image's file occupies, at the time of the mount. */
   readonly allocatedSize: number;
   /** Seconds since the epoch, at the time of the mount. */

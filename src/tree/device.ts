@@ -19,9 +19,12 @@ const READ_ONLY_VALID_SECONDS = 60;
 /** What a device occupies that is written to changes all the time. */
 const WRITABLE_VALID_SECONDS = 1;
 
-/** What a thread does when it has replied to a request: store what a disk has fetched for it. */
+/** What a thread does around its reply to a request. */
 export interface AfterReply {
+  /** Stores what it has fetched for the request, when that is answered. */
   disk: Disk | undefined;
+  /** The node whose attributes the request has changed, which the kernel is told before; 0: none. */
+  staleNodeid: number;
 }
 
 /** What the files of an image say on the host. */
@@ -108,9 +111,13 @@ export class Device implements FileNode {
   setXattr(name: string, value: string): boolean {
     const command = this.#properties.commands.get(name);
     if (command === undefined) return false;
-    const { path } = this.#disk().chain.image.storage;
+    const disk = this.#disk();
+    const { path } = disk.chain.image.storage;
     if (!this.isWritable) throw new TsimgfsError("EPERM", path, "is read-only here");
+    const { generation } = disk;
     command(value);
+    // The size may be another one.
+    if (disk.generation !== generation) this.#properties.afterReply.staleNodeid = this.nodeid;
     return true;
   }
 

@@ -66,11 +66,13 @@ export class ImageNodes {
     this.#index = index;
     const devices = tree.devices.length;
     this.#counters = threadCounters(tree.counters, { thread, device: index, devices });
-    this.#disk = attachDisk(description, resources, {
+    const disk = attachDisk(description, resources, {
       slot: thread,
       requestMaintenance: requestMaintenance && (() => requestMaintenance(index)),
       counters: this.#counters,
     });
+    const { snapshot } = description;
+    this.#disk = snapshot === undefined ? disk : disk.openSnapshot(snapshot);
     this.#chain = this.#disk.chain;
     this.#afterReply = afterReply;
     this.#snapshots = this.#snapshotNodes();

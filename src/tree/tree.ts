@@ -26,7 +26,7 @@ export class Tree {
   readonly root: TreeNode;
   readonly #nodes: TreeNode[] = [];
   readonly #images: ImageNodes[];
-  readonly #afterReply: AfterReply = { disk: undefined };
+  readonly #afterReply: AfterReply = { disk: undefined, staleNodeid: 0 };
 
   constructor(description: TreeDescription, resources: ThreadResources, thread: TreeThread) {
     this.#images = description.devices.map((_, index) => {
@@ -46,6 +46,13 @@ export class Tree {
     const low = nodeid % TWO_TO_32;
     if (nodeid < FIRST_PARTITION_NODEID) return this.#images[high - 1]?.snapshot(low);
     return this.#images[high - FIRST_PARTITION_NODEID / TWO_TO_32]?.partition(low);
+  }
+
+  /** The node whose attributes a request has changed, asked for before its reply; 0: there is none. */
+  takeStaleNodeid(): number {
+    const { staleNodeid } = this.#afterReply;
+    if (staleNodeid !== 0) this.#afterReply.staleNodeid = 0;
+    return staleNodeid;
   }
 
   /** A request has left something to do after its reply. */

@@ -37,6 +37,7 @@ interface MountCommandOptions {
   readonly growable?: boolean;
   readonly bitmaps: BitmapPolicy;
   readonly stream?: StreamOption;
+  readonly snapshot?: string;
   readonly foreground?: boolean;
   readonly format?: FormatName;
   readonly options?: readonly string[];
@@ -55,6 +56,10 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
     .usage("[options] <image...> <mountpoint>")
     .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
     .option("-r, --read-only", "read only: the images may be in use by other readers")
+    .option(
+      "--snapshot <name>",
+      "show the disks as they were at this internal snapshot, read-only; its ID does, too",
+    )
     .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts")
     .addOption(formatOption("--format <name>"))
     .option(
@@ -131,9 +136,12 @@ function writePolicy(
   if (options.readOnly === true && readOnly === false) {
     throw new UsageError("mount", "-r and -o rw contradict each other");
   }
-  if (options.readOnly === true || readOnly === true) {
+  if (options.snapshot !== undefined && readOnly === false) {
+    throw new UsageError("--snapshot", "is only read, and contradicts -o rw");
+  }
+  if (options.readOnly === true || readOnly === true || options.snapshot !== undefined) {
     if (options.stream === undefined) return undefined;
-    throw new UsageError("--stream", "writes to the images, and contradicts -r");
+    throw new UsageError("--stream", "writes to the images, and contradicts -r and --snapshot");
   }
   if (options.forceShare === true) {
     throw new UsageError("--force-share", "is for reading only: what two write to is lost; add -r");
@@ -168,6 +176,7 @@ async function mount(
     writing: writePolicy(options, mountOptions),
     threads: options.threads,
     streaming: options.stream,
+    snapshot: options.snapshot,
     mountOptions,
     logFile: options.logFile,
   };
