@@ -37,6 +37,9 @@ export class DiskSnapshots {
       throw new UnsupportedError(this.#image.storage.path, reason);
     }
     this.#changes.alone(() => {
+      // What another thread has changed is known from here on, and nobody changes more.
+      this.#changes.lockShared();
+      this.#changes.unlockShared();
       switch (action) {
         case "create":
           this.#create(snapshots, name);

@@ -175,6 +175,7 @@ async function mountImage(
       : { copyOnRead: true, detectZeroes: "on", discard: "unmap", growable: false },
     threads: THREADS,
     streaming: undefined,
+    snapshot: undefined,
     mountOptions: parseMountOptions([]),
     logFile: undefined,
   });

@@ -102,7 +102,7 @@ function change(image: string, { action, name }: Request, options: SnapshotComma
 
 function open(image: string, { format, backingPolicy }: SnapshotCommandOptions): OfflineDisk {
   try {
-    const writing = { policy: PLAIN_WRITING, onlyPlaces: true };
+    const writing = { policy: PLAIN_WRITING };
     return openOffline(image, { format, backingPolicy }, writing);
   } catch (error) {
     const isInUse = error instanceof StorageError && error.code === "EAGAIN";

@@ -7,7 +7,7 @@ import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { ALLOCATED_SIZE, MODIFIED_AT, withTree } from "../tree/sample-tree.ts";
 import { Caller, nameArguments, OPCODE } from "./call.ts";
 
-const { ENOENT, ENOTDIR } = constants.errno;
+const { ENOENT, ENOTDIR, ESTALE } = constants.errno;
 const ROOT = 1;
 const DEVICE = 16;
 const SECONDS = BigInt(Math.floor(MODIFIED_AT));
@@ -138,7 +138,7 @@ describe("GETATTR", () => {
   it.each([0, 2, 999, 2 ** 40, 2n ** 63n, -1])("knows no node %i", async (nodeid) => {
     await withCaller((caller) => {
       for (const opcode of [OPCODE.getattr, OPCODE.statx, OPCODE.open, OPCODE.opendir]) {
-        expect(caller.call(opcode, nodeid, Buffer.alloc(24)).result).toBe(-ENOENT);
+        expect(caller.call(opcode, nodeid, Buffer.alloc(24)).result).toBe(-ESTALE);
       }
     });
   });

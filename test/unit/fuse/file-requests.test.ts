@@ -9,7 +9,7 @@ import { Random } from "../../support/random.ts";
 import { DAEMON_PID, withTree } from "../tree/sample-tree.ts";
 import { Caller, lseekArguments, OPCODE, readArguments, xattrArguments } from "./call.ts";
 
-const { EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM, ERANGE } =
+const { EINVAL, EISDIR, ENODATA, ENOSYS, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM, ERANGE, ESTALE } =
   constants.errno;
 const ROOT = 1;
 const DEVICE = 16;
@@ -101,7 +101,7 @@ describe("READ", () => {
   it("refuses directories and nodes that are not there", async () => {
     await withCaller((caller) => {
       expect(caller.call(OPCODE.read, ROOT, readArguments(0, 10)).result).toBe(-EISDIR);
-      expect(caller.call(OPCODE.read, 999, readArguments(0, 10)).result).toBe(-ENOENT);
+      expect(caller.call(OPCODE.read, 999, readArguments(0, 10)).result).toBe(-ESTALE);
     });
   });
 });

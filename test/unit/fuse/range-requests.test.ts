@@ -27,7 +27,7 @@ import {
   withReadOnlyDevice,
 } from "./writable-device.ts";
 
-const { EBADF, EISDIR, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, EROFS } = constants.errno;
+const { EBADF, EISDIR, ENOSPC, EOPNOTSUPP, EPERM, EROFS, ESTALE } = constants.errno;
 
 /** Modes of fallocate(2). */
 const KEEP_SIZE = 1;
@@ -157,7 +157,7 @@ describe("FALLOCATE", () => {
     await withDevice(({ caller }) => {
       expect(caller.call(OPCODE.fallocate, ROOT, args).result).toBe(-EISDIR);
       expect(caller.call(OPCODE.fallocate, STATS, args).result).toBe(-EBADF);
-      expect(caller.call(OPCODE.fallocate, 999, args).result).toBe(-ENOENT);
+      expect(caller.call(OPCODE.fallocate, 999, args).result).toBe(-ESTALE);
     });
   });
 });
@@ -221,7 +221,7 @@ describe("SETATTR", () => {
     await withDevice(({ caller }) => {
       expect(caller.call(OPCODE.setattr, ROOT, args).result).toBe(-EISDIR);
       expect(caller.call(OPCODE.setattr, STATS, args).result).toBe(-EROFS);
-      expect(caller.call(OPCODE.setattr, 999, args).result).toBe(-ENOENT);
+      expect(caller.call(OPCODE.setattr, 999, args).result).toBe(-ESTALE);
     });
   });
 });

@@ -6,7 +6,7 @@ import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { withTree } from "../tree/sample-tree.ts";
 import { Caller, OPCODE, readArguments } from "./call.ts";
 
-const { ENOENT, ENOTDIR } = constants.errno;
+const { ESTALE, ENOTDIR } = constants.errno;
 const ROOT = 1;
 const SNAPSHOTS = 18;
 const COUNT = 40;
@@ -149,7 +149,7 @@ describe.each(FORMS)("$name", ({ opcode, plus }) => {
   it("refuses files and nodes that are not there", async () => {
     await withCaller((caller) => {
       expect(caller.call(opcode, 16, readArguments(0, 4096)).result).toBe(-ENOTDIR);
-      expect(caller.call(opcode, 999, readArguments(0, 4096)).result).toBe(-ENOENT);
+      expect(caller.call(opcode, 999, readArguments(0, 4096)).result).toBe(-ESTALE);
     });
   });
 });

@@ -7,7 +7,7 @@ import { withTree } from "../tree/sample-tree.ts";
 import { Caller, nameArguments, xattrArguments } from "./call.ts";
 import { DEVICE, POLICY, ROOT, STATS, withDevice, withReadOnlyDevice } from "./writable-device.ts";
 
-const { ENODATA, ENOENT, EOPNOTSUPP } = constants.errno;
+const { ENODATA, EOPNOTSUPP, ESTALE } = constants.errno;
 const [SETXATTR, GETXATTR] = [21, 22];
 const STREAM = "user.tsimgfs.stream";
 const OWNERSHIP = { uid: 0, gid: 0, umask: undefined } as const;
@@ -82,7 +82,7 @@ describe("SETXATTR", () => {
       }
       expect(errnoOf(caller, ROOT, start)).toBe(EOPNOTSUPP);
       expect(errnoOf(caller, STATS, start)).toBe(EOPNOTSUPP);
-      expect(errnoOf(caller, 999, start)).toBe(ENOENT);
+      expect(errnoOf(caller, 999, start)).toBe(ESTALE);
       expect(caller.call(GETXATTR, DEVICE, xattrArguments(100, STREAM)).result).toBe(-ENODATA);
     });
     await withReadOnlyDevice((caller) => {

@@ -18,7 +18,7 @@ import {
   withReadOnlyDevice,
 } from "./writable-device.ts";
 
-const { EBADF, EINVAL, EISDIR, ENOENT, ENOSPC } = constants.errno;
+const { EBADF, EINVAL, EISDIR, ENOSPC, ESTALE } = constants.errno;
 
 /** Flags of open(2), as asm-generic/fcntl.h has them. */
 const O_DSYNC = 0o10000;
@@ -113,7 +113,7 @@ describe("WRITE", () => {
     await withDevice(({ caller }) => {
       expect(caller.call(OPCODE.write, ROOT, args).result).toBe(-EISDIR);
       expect(caller.call(OPCODE.write, STATS, args).result).toBe(-EBADF);
-      expect(caller.call(OPCODE.write, 999, args).result).toBe(-ENOENT);
+      expect(caller.call(OPCODE.write, 999, args).result).toBe(-ESTALE);
     });
   });
 });

@@ -12,6 +12,7 @@
 import { CorruptionError, hex } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import type { MetadataMap } from "../../metadata-map.ts";
+import { metadataRanges } from "../writer/metadata-ranges.ts";
 import type { ClusterRun } from "../writer/refcount-store.ts";
 import { NUMBER } from "../writer/shared-state.ts";
 import type { Qcow2WriterContext } from "../writer/writer-context.ts";
@@ -57,7 +58,9 @@ export class StructureSwitch {
 
   /** Under the structure mutex, which is held until `run` has returned. */
   constructor(context: Qcow2WriterContext, change: StructureChange) {
-    const { layout, storage, state, allocator, metadata } = context;
+    const { layout, storage, state, allocator, metadata, snapshots } = context;
+    // Another thread may have moved a table.
+    metadata.ranges = metadataRanges(layout, state, snapshots);
     this.#context = context;
     this.#change = change;
     this.#fresh = new FreshClusters({
