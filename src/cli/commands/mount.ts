@@ -51,7 +51,7 @@ interface MountCommandOptions {
 export function defineMount(command: Command, daemon: PendingDaemon): void {
   command
     .description(
-      "Show disk images as flat raw devices: NAME.raw, NAME.stats.json and NAME.snapshots/ in MOUNTPOINT, or one image as MOUNTPOINT itself if that is a file. Returns when the devices can be used.",
+      "Show disk images as flat raw devices: NAME.raw, NAME.stats.json, NAME.partitions/ and NAME.snapshots/ in MOUNTPOINT, or one image as MOUNTPOINT itself if that is a file. Returns when the devices can be used.",
     )
     .usage("[options] <image...> <mountpoint>")
     .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
