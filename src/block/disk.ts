@@ -1,9 +1,10 @@
 /** A disk as one thread uses it: an image with its backing files, read and, if it is open so, written. */
 
 import assert from "node:assert";
+import { UsageError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
 import { attachWriter, type FormatWriting } from "../formats/formats.ts";
-import type { FormatWriter, Occupation } from "../formats/writer.ts";
+import type { BitmapEdit, FormatWriter, Occupation } from "../formats/writer.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { AccessLock } from "../threads/access-lock.ts";
@@ -245,6 +246,19 @@ export class Disk {
   /** Bytes that `copyFromBacking` has copied in this thread. */
   get copied(): number {
     return this.#copier?.copied ?? 0;
+  }
+
+  /**
+   * Change the persistent bitmaps, durably. Nothing else is written, and no other thread uses the disk.
+   *
+   * @throws {UsageError} an edit cannot be made, or the format has no bitmaps; nothing is changed
+   */
+  editBitmaps(edits: readonly BitmapEdit[]): void {
+    const { formatWriter } = this.#access ?? {};
+    if (formatWriter?.editBitmaps === undefined) {
+      throw new UsageError(this.chain.image.storage.path, "only qcow2 has persistent bitmaps");
+    }
+    formatWriter.editBitmaps(edits);
   }
 
   /** Whether `writeCompressed` is possible. */

@@ -98,6 +98,10 @@ const COMMANDS: Readonly<
     summary: "change the properties of an image",
     load: async () => (await import("./commands/amend.ts")).defineAmend,
   },
+  bitmap: {
+    summary: "add, remove and change the dirty bitmaps of an image",
+    load: async () => (await import("./commands/bitmap.ts")).defineBitmap,
+  },
   check: {
     summary: "find damage in an image, and repair it",
     load: async () => (await import("./commands/check.ts")).defineCheck,

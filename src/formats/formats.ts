@@ -27,6 +27,7 @@ import {
   prepareQcow2Writing,
   type Qcow2Writing,
 } from "./qcow2/writer/attach.ts";
+import { readQcow2Bitmap } from "./qcow2/writer/dirty-bitmaps.ts";
 import { repairQcow2BeforeWriting } from "./qcow2/writer/leftovers.ts";
 import { setQedBackingFile } from "./qed/backing-name.ts";
 import { conditionsOfQed, probeQed, type QedLayout, readQedLayout } from "./qed/layout.ts";
@@ -35,7 +36,7 @@ import { attachQedWriter, prepareQedWriting, type QedWriting } from "./qed/write
 import { repairQedBeforeWriting } from "./qed/writer/leftovers.ts";
 import { RawImage, type RawLayout } from "./raw/raw-image.ts";
 import { RawWriter } from "./raw/raw-writer.ts";
-import type { FormatWriter } from "./writer.ts";
+import type { BitmapContents, FormatWriter } from "./writer.ts";
 
 /** All that one thread tells another to attach the same open image: plain data. */
 export type FormatLayout = RawLayout | Qcow2Layout | QedLayout;
@@ -129,6 +130,18 @@ export function attachImage(
     case "qed":
       return new QedImage(layout, files.storage);
   }
+}
+
+/**
+ * What a persistent bitmap of an image says.
+ *
+ * @throws {UsageError} there is none of that name, or it is inconsistent
+ */
+export function readBitmap(layout: FormatLayout, storage: Storage, name: string): BitmapContents {
+  if (layout.format !== "qcow2") {
+    throw new UsageError(storage.path, "only qcow2 has persistent bitmaps");
+  }
+  return readQcow2Bitmap(layout, storage, name);
 }
 
 /** Whether an image has persistent bitmaps. */

@@ -116,6 +116,29 @@ export interface DirtyBitmaps {
   mark(guestOffset: number, length: number): void;
 }
 
+/** What a bitmap says. */
+export interface BitmapContents {
+  readonly granularityBits: number;
+  /** Bytes of the disk. */
+  readonly virtualSize: number;
+  readonly bits: Uint8Array;
+}
+
+/** A change of the persistent bitmaps of an image. */
+export type BitmapEdit = { readonly name: string } & (
+  | {
+      readonly action: "add";
+      /** Bytes, a power of two; default: by the size of clusters. */
+      readonly granularity: number | undefined;
+    }
+  | { readonly action: "remove" | "clear" | "enable" | "disable" }
+  | {
+      readonly action: "merge";
+      /** What is marked, too: another bitmap of the image by its name, or one of another image. */
+      readonly source: string | BitmapContents;
+    }
+);
+
 /** What a new internal snapshot says of itself. */
 export interface NewSnapshot {
   readonly name: string;
@@ -149,6 +172,13 @@ export interface SnapshotWriter {
 export interface FormatWriter {
   /** Undefined: the format has no internal snapshots. */
   readonly snapshots?: SnapshotWriter | undefined;
+  /**
+   * Change the persistent bitmaps, durably. Nobody else uses the image, which is not written to otherwise.
+   * Undefined: the format has none.
+   *
+   * @throws {UsageError} an edit cannot be made; nothing is changed
+   */
+  editBitmaps?(edits: readonly BitmapEdit[]): void;
   /** Undefined: there are none. */
   readonly dirtyBitmaps?: DirtyBitmaps | undefined;
   /** Undefined: what the image has, it keeps. */

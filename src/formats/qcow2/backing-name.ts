@@ -1,15 +1,14 @@
 /** Another backing file for an image that exists, in one instant. Source: qcow2 specification, "Header". */
 
-import assert from "node:assert";
-import { StorageError, UsageError } from "../../errors.ts";
+import { UsageError } from "../../errors.ts";
 import type { WritableStorage } from "../../storage/storage.ts";
 import type { BackingReference } from "../driver.ts";
-import { canSwitch, switchHeader } from "../header-switch.ts";
 import { AUTOCLEAR } from "./features.ts";
 import { readFirstCluster } from "./first-cluster.ts";
 import { BACKING_FILE_SIZE_MAX, readBackingName } from "./header.ts";
 import { HeaderArea } from "./header-area.ts";
 import { BACKING_FORMAT_MAX } from "./header-extensions.ts";
+import { rewriteHeader } from "./header-rewrite.ts";
 
 /**
  * Let an image have another backing file, or none, durably; what was written to the file before is durable
@@ -39,47 +38,7 @@ export function setQcow2BackingFile(
     const reason = "its data file alone is the disk (data_file_raw): it cannot have a backing file";
     throw new UsageError(path, reason);
   }
-  const area = new HeaderArea(header, bytes);
-  const wanted = reachable(area, backing);
-  if (wanted !== undefined) {
-    switchHeader(storage, area.bytes, wanted.bytes);
-    return;
-  }
-  // What is to move is in use. So it is copied to where it is not in the way, and used there until it
-  // is where it belongs: the backing file is the new one as soon as the copy is in use.
-  const detour = behindAll(area, backing);
-  const straight = detour && reachable(detour, backing);
-  if (detour === undefined || straight === undefined) {
-    const reason = `its first cluster of ${bytes.length} bytes has no room for another backing file's name beside what is there`;
-    throw new StorageError("ENOSPC", path, reason);
-  }
-  switchHeader(storage, area.bytes, detour.bytes);
-  switchHeader(storage, detour.bytes, straight.bytes);
-}
-
-/** The area with another backing file, if it takes the first sector alone to switch to it. */
-function reachable(
-  area: HeaderArea,
-  backing: BackingReference | undefined,
-): HeaderArea | undefined {
-  for (const place of [0, Math.ceil(area.end() / 8) * 8]) {
-    const wanted = area.withBacking(backing, place);
-    if (wanted !== undefined && canSwitch(area.bytes, wanted.bytes, area.inUse())) return wanted;
-  }
-  return undefined;
-}
-
-/** The area with another backing file, and all that is not in the first sector behind what is in use. */
-function behindAll(
-  area: HeaderArea,
-  backing: BackingReference | undefined,
-): HeaderArea | undefined {
-  const final = area.withBacking(backing, 0);
-  if (final === undefined) return undefined;
-  const detour = area.detour(backing, Math.ceil(Math.max(area.end(), final.end()) / 8) * 8);
-  if (detour === undefined) return undefined;
-  assert(canSwitch(area.bytes, detour.bytes, area.inUse()), "a detour leaves what is in use alone");
-  return detour;
+  rewriteHeader(storage, new HeaderArea(header, bytes), { backing }, "another backing file's name");
 }
 
 function checkBacking(backing: BackingReference | undefined, path: string): void {

@@ -1,6 +1,6 @@
 /** The directory of persistent dirty bitmaps. Source: qcow2 specification, "Bitmaps". */
 
-import { type Decoded, decode, type Field, sizeOf } from "../../binary/struct.ts";
+import { type Decoded, decode, encode, type Field, sizeOf } from "../../binary/struct.ts";
 import { FormatError, hex } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
@@ -27,15 +27,15 @@ export const BITMAP_FLAG = {
 /** Dirty tracking: the only type that there is. */
 const TYPE_DIRTY_TRACKING = 1;
 /** QEMU's limits of the granularity. */
-const TRACKED_GRANULARITY_BITS = { min: 9, max: 31 } as const;
+export const TRACKED_GRANULARITY_BITS = { min: 9, max: 31 } as const;
 /** The specification's limit: 63; QEMU accepts 9 to 31. */
 const GRANULARITY_BITS_MAX = 63;
 /** The specification's limit, bytes. */
-const NAME_SIZE_MAX = 1023;
+export const NAME_SIZE_MAX = 1023;
 /** QEMU's limit of a bitmap's table. */
 const TABLE_ENTRIES_MAX = 2 ** 27;
 /** Our limit, bytes: descriptions are made in memory, and real directories have a few hundred. */
-const DIRECTORY_SIZE_MAX = 16 * 1024 * 1024;
+export const DIRECTORY_SIZE_MAX = 16 * 1024 * 1024;
 
 export interface BitmapInfo {
   readonly name: string;
@@ -65,6 +65,35 @@ export interface BitmapEntry {
   readonly granularityBits: number;
   /** The meaning of all that it has is known. */
   readonly isKnown: boolean;
+  /** Bytes of the entry in the directory, with its padding. */
+  readonly size: number;
+}
+
+/** An entry of a new bitmap, with its padding. */
+export function encodeBitmapEntry(
+  name: string,
+  { offset, entries }: BitmapTable,
+  { flags, granularityBits }: { readonly flags: number; readonly granularityBits: number },
+): Buffer {
+  const nameBytes = Buffer.from(name);
+  const entry = Buffer.alloc(entrySize(nameBytes.length));
+  const fields = {
+    bitmap_table_offset: BigInt(offset),
+    bitmap_table_size: entries,
+    flags,
+    type: TYPE_DIRTY_TRACKING,
+    granularity_bits: granularityBits,
+    name_size: nameBytes.length,
+    extra_data_size: 0,
+  };
+  encode(BITMAP_ENTRY, fields, entry, "be");
+  nameBytes.copy(entry, sizeOf(BITMAP_ENTRY));
+  return entry;
+}
+
+/** Bytes of an entry with so many bytes of extra data and name. */
+function entrySize(extra: number): number {
+  return Math.ceil((sizeOf(BITMAP_ENTRY) + extra) / 8) * 8;
 }
 
 /** Where a bitmap's table is. */
@@ -144,6 +173,7 @@ export function readBitmapEntries(
       flags: entry.flags,
       granularityBits: bits,
       isKnown: isKnown && entry.extra_data_size === 0,
+      size: entrySize(entry.extra_data_size + entry.name_size),
     };
   });
 }

@@ -1,6 +1,6 @@
 /**
  * The first cluster in its parts: header, extensions, end marker, the backing file's name, and what nobody
- * uses; and the same parts put together around another backing file.
+ * uses; and the same parts put together around another backing file, or other bitmaps.
  */
 
 import { decode, encode, sizeOf } from "../../binary/struct.ts";
@@ -16,7 +16,12 @@ import {
   V2_HEADER_LENGTH,
   V3_HEADER_LENGTH,
 } from "./header.ts";
-import { EXTENSION, EXTENSION_TYPE } from "./header-extensions.ts";
+import {
+  type BitmapsExtension,
+  EXTENSION,
+  EXTENSION_TYPE,
+  encodeBitmapsExtension,
+} from "./header-extensions.ts";
 
 /**
  * An extension of ours, which says nothing: others pass over it, and over its data, where a rewrite of the
@@ -27,8 +32,19 @@ const FILLER_TYPE = 0x7473_696d;
 /** The autoclear bits of what a change of the backing file leaves true. */
 const MAINTAINED = AUTOCLEAR.bitmaps | AUTOCLEAR.rawExternalData;
 
-/** What a change of the backing file does not take over. */
-const REPLACED: readonly number[] = [EXTENSION_TYPE.backingFormat, FILLER_TYPE];
+/** What another header says. */
+export interface HeaderChange {
+  /** Undefined: there is none. */
+  readonly backing: BackingReference | undefined;
+  /** Default: as it is. */
+  readonly bitmaps?: { readonly extension: BitmapsExtension | undefined };
+}
+
+/** The extensions that a change does not take over. */
+function replacedBy({ bitmaps }: HeaderChange): readonly number[] {
+  const always = [EXTENSION_TYPE.backingFormat, FILLER_TYPE];
+  return bitmaps === undefined ? always : [...always, EXTENSION_TYPE.bitmaps];
+}
 
 /** What is behind the fields of version 2 while no newer feature is used. */
 const PLAIN_V3 = {
@@ -104,41 +120,44 @@ export class HeaderArea {
   }
 
   /**
-   * The same with another backing file, the name behind the extensions.
+   * The same with a change, the name of the backing file behind the extensions.
    *
    * @param place where the name may start, at the earliest
    * @returns undefined if there is no room
    */
-  withBacking(backing: BackingReference | undefined, place: number): HeaderArea | undefined {
+  changed(change: HeaderChange, place: number): HeaderArea | undefined {
     const { backingFormat } = EXTENSION_TYPE;
-    const others = this.extensions.filter(({ type }) => !REPLACED.includes(type));
+    const replaced = replacedBy(change);
+    const others = this.extensions.filter(({ type }) => !replaced.includes(type));
     const index = this.extensions.findIndex(({ type }) => type === backingFormat);
     const isBefore = ({ start }: ExtensionPart): boolean =>
       start < (this.extensions[index]?.start ?? 0);
     const parts = [
+      encodeBitmaps(change),
       ...others.filter(isBefore).map((part) => this.#bytesOf(part)),
-      encodeFormat(backing),
+      encodeFormat(change),
       ...others.filter((part) => !isBefore(part)).map((part) => this.#bytesOf(part)),
     ];
-    return this.#assemble(parts, backing, place);
+    return this.#assemble(parts, change, place);
   }
 
   /**
-   * As `withBacking`, but all other extensions are behind a filler: of what is before that, only the first
+   * As `changed`, but all other extensions are behind a filler: of what is before that, only the first
    * sector is another one.
    *
    * @param skip where the filler ends
    * @returns undefined if there is no room
    */
-  detour(backing: BackingReference | undefined, skip: number): HeaderArea | undefined {
-    const format = encodeFormat(backing);
-    const data = this.header.header_length + format.length + EXTENSION_HEADER;
+  detour(change: HeaderChange, skip: number): HeaderArea | undefined {
+    const first = Buffer.concat([encodeBitmaps(change), encodeFormat(change)]);
+    const data = this.header.header_length + first.length + EXTENSION_HEADER;
     if (data > SECTOR_SIZE || skip > this.bytes.length) return undefined;
     const filler = Buffer.from(this.bytes.subarray(data - EXTENSION_HEADER, skip));
     encode(EXTENSION, { type: FILLER_TYPE, length: skip - data }, filler, "be");
-    const others = this.extensions.filter(({ type }) => !REPLACED.includes(type));
-    const parts = [format, filler, ...others.map((part) => this.#bytesOf(part))];
-    return this.#assemble(parts, backing, 0);
+    const replaced = replacedBy(change);
+    const others = this.extensions.filter(({ type }) => !replaced.includes(type));
+    const parts = [first, filler, ...others.map((part) => this.#bytesOf(part))];
+    return this.#assemble(parts, change, 0);
   }
 
   /**
@@ -175,7 +194,7 @@ export class HeaderArea {
 
   #assemble(
     extensions: readonly Buffer[],
-    backing: BackingReference | undefined,
+    { backing, bitmaps }: HeaderChange,
     place: number,
   ): HeaderArea | undefined {
     const { version, header_length, autoclear_features } = this.header;
@@ -186,19 +205,29 @@ export class HeaderArea {
     if (Math.max(extensionsEnd, nameOffset + name.length) > this.bytes.length) return undefined;
     const bytes = Uint8Array.from(this.bytes);
     bytes.set(area, header_length);
-    const change = {
+    const stored = {
       backing_file_offset: backing === undefined ? 0 : nameOffset,
       backing_file_size: name.length,
     };
     bytes.set(name, nameOffset);
-    encode(HEADER, change, bytes, "be");
-    const autoclear = { autoclear_features: autoclear_features & MAINTAINED };
+    encode(HEADER, stored, bytes, "be");
+    let maintained = autoclear_features & MAINTAINED;
+    if (bitmaps !== undefined) {
+      maintained &= ~AUTOCLEAR.bitmaps;
+      if (bitmaps.extension !== undefined) maintained |= AUTOCLEAR.bitmaps;
+    }
+    const autoclear = { autoclear_features: maintained };
     if (version === 3) encode(HEADER, autoclear, bytes, "be");
-    return new HeaderArea({ ...this.header, ...change, ...autoclear }, bytes);
+    return new HeaderArea({ ...this.header, ...stored, ...autoclear }, bytes);
   }
 }
 
-function encodeFormat(backing: BackingReference | undefined): Buffer {
+function encodeBitmaps({ bitmaps }: HeaderChange): Buffer {
+  if (bitmaps?.extension === undefined) return Buffer.alloc(0);
+  return encodeExtension("bitmaps", encodeBitmapsExtension(bitmaps.extension));
+}
+
+function encodeFormat({ backing }: HeaderChange): Buffer {
   if (backing?.format === undefined) return Buffer.alloc(0);
   return encodeExtension("backingFormat", Buffer.from(backing.format));
 }

@@ -1,6 +1,6 @@
 /** Header extensions of qcow2: what follows the header in cluster 0. Source: "Header extensions". */
 
-import { type Decoded, decode, type Field, sizeOf } from "../../binary/struct.ts";
+import { type Decoded, decode, encode, type Field, sizeOf } from "../../binary/struct.ts";
 import { FormatError, hex } from "../../errors.ts";
 import { decodeChecked } from "../decode-checked.ts";
 import type { FeatureName } from "./features.ts";
@@ -17,9 +17,9 @@ export const EXTENSION_TYPE = {
 
 /** QEMU's limit, bytes. */
 export const BACKING_FORMAT_MAX = 15;
-const BITMAPS_MAX = 65535;
+export const BITMAPS_MAX = 65535;
 /** QEMU's limit: 1024 bytes for each of the most bitmaps. */
-const BITMAP_DIRECTORY_MAX = BITMAPS_MAX * 1024;
+export const BITMAP_DIRECTORY_MAX = BITMAPS_MAX * 1024;
 export const DATA_FILE_NAME_MAX = 1023;
 
 /** The start of each extension; its data follows. */
@@ -193,6 +193,19 @@ function readFeatureNames(bytes: Uint8Array): FeatureName[] {
     names.push({ kind, bit, name });
   }
   return names;
+}
+
+/** The data of the extension that says where the bitmaps are. */
+export function encodeBitmapsExtension(extension: BitmapsExtension): Buffer {
+  const data = Buffer.alloc(sizeOf(BITMAPS));
+  const fields = {
+    nb_bitmaps: extension.count,
+    reserved: 0,
+    bitmap_directory_size: extension.directorySize,
+    bitmap_directory_offset: extension.directoryOffset,
+  };
+  encode(BITMAPS, fields, data, "be");
+  return data;
 }
 
 function readBitmaps(

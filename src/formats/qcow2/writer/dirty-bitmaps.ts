@@ -3,16 +3,16 @@
  * What a write is about to change is marked before; nothing of it is stored until the end.
  */
 
-import { UnsupportedError } from "../../../errors.ts";
+import { UnsupportedError, UsageError } from "../../../errors.ts";
 import type { Storage } from "../../../storage/storage.ts";
-import type { DirtyBitmaps } from "../../writer.ts";
+import type { BitmapContents, DirtyBitmaps } from "../../writer.ts";
 import { bitmapBytes, loadBits } from "../bitmap-bits.ts";
-import { type BitmapEntry, isTracked, readBitmapEntries } from "../bitmap-directory.ts";
+import { type BitmapEntry, isTracked, isUsable, readBitmapEntries } from "../bitmap-directory.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { bitRange } from "./subclusters.ts";
 
 /** Our limit on the memory of all bitmaps of an image, bytes: one of 512-byte granularity for 2 TiB. */
-const MEMORY_MAX = 512 * 1024 * 1024;
+export const BITMAP_MEMORY_MAX = 512 * 1024 * 1024;
 /** Room for disks that grow, bytes: 8 TiB at 64 KiB. What is not used costs nothing. */
 const CAPACITY_MIN = 16 * 1024 * 1024;
 const WORD_BITS = 32;
@@ -40,11 +40,36 @@ export function loadTrackedBitmaps(layout: Qcow2Layout, storage: Storage): Share
   const { virtualSize } = layout;
   let total = 0;
   for (const { granularityBits } of entries) total += bitmapBytes(virtualSize, granularityBits);
-  if (total > MEMORY_MAX) {
-    const reason = `keeping its bitmaps up takes ${total} bytes of memory, the limit is ${MEMORY_MAX}; remove or disable some (tsimgfs bitmap), or read the image with -r`;
+  if (total > BITMAP_MEMORY_MAX) {
+    const reason = `keeping its bitmaps up takes ${total} bytes of memory, the limit is ${BITMAP_MEMORY_MAX}; remove or disable some (tsimgfs bitmap), or read the image with -r`;
     throw new UnsupportedError(storage.path, reason);
   }
   return entries.map((entry) => loadShared(entry, layout, storage));
+}
+
+/**
+ * What a bitmap says.
+ *
+ * @throws {UsageError} there is none of that name, or it is inconsistent
+ */
+export function readQcow2Bitmap(
+  layout: Qcow2Layout,
+  storage: Storage,
+  name: string,
+): BitmapContents {
+  const { virtualSize, clusterSize, extensions } = layout;
+  const { bitmaps } = extensions;
+  const entries = bitmaps === undefined ? [] : readBitmapEntries(bitmaps, storage, clusterSize);
+  const entry = entries.find((candidate) => candidate.name === name);
+  if (entry === undefined) throw new UsageError(storage.path, `there is no bitmap "${name}"`);
+  const { granularityBits } = entry;
+  const bytes = bitmapBytes(virtualSize, granularityBits);
+  if (!isUsable(entry) || bytes > BITMAP_MEMORY_MAX) {
+    throw new UsageError(storage.path, `bitmap "${name}" is inconsistent, or too large`);
+  }
+  const bits = new Uint8Array(bytes);
+  loadBits(entry, storage, layout, bits);
+  return { granularityBits, virtualSize, bits };
 }
 
 function loadShared(entry: BitmapEntry, layout: Qcow2Layout, storage: Storage): SharedBitmap {
@@ -79,7 +104,7 @@ export class SharedDirtyBitmaps implements DirtyBitmaps {
 }
 
 /** Set the bits from `first` to `last`. */
-function markBits(words: Int32Array, first: number, last: number): void {
+export function markBits(words: Int32Array, first: number, last: number): void {
   for (let bit = first; bit <= last; ) {
     const word = Math.floor(bit / WORD_BITS);
     const from = bit % WORD_BITS;

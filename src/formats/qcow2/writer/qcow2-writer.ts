@@ -8,6 +8,7 @@ import { hex } from "../../../errors.ts";
 import {
   ALLOCATION,
   type Allocation,
+  type BitmapEdit,
   type Change,
   type Deallocation,
   type DirtyBitmaps,
@@ -20,6 +21,7 @@ import {
 } from "../../writer.ts";
 import { AUTOCLEAR } from "../features.ts";
 import { Qcow2SnapshotWriter } from "../snapshots/snapshot-writer.ts";
+import { BitmapEditor } from "./bitmap-editor.ts";
 import { BitmapWriter } from "./bitmap-writer.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { CompressedWriter } from "./compressed-writer.ts";
@@ -90,6 +92,10 @@ export class Qcow2Writer implements FormatWriter {
       if (change === "contents") this.#bitmaps?.begin();
       this.#state.raise(begun);
     });
+  }
+
+  editBitmaps(edits: readonly BitmapEdit[]): void {
+    new BitmapEditor(this.#context).apply(edits);
   }
 
   changeHeader(action: () => void): void {

@@ -1,0 +1,136 @@
+/** `tsimgfs bitmap`: add, remove and change the persistent dirty bitmaps of an image. */
+
+import type { Command } from "commander";
+import { closeChain, openChain } from "../../block/open-chain.ts";
+import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { UsageError } from "../../errors.ts";
+import type { FormatName } from "../../formats/driver.ts";
+import { parseFormatName, readBitmap } from "../../formats/formats.ts";
+import type { BitmapContents, BitmapEdit } from "../../formats/writer.ts";
+import { LocalFile } from "../../storage/local-file.ts";
+import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
+import { backingPolicyOption, formatOption, sizeOption } from "../options.ts";
+import { printMessage } from "../print.ts";
+
+interface BitmapOptions {
+  readonly sourceFile?: string;
+  readonly sourceFormat?: FormatName;
+  readonly granularity?: number;
+  readonly format?: FormatName;
+  readonly backingPolicy?: BackingPolicy;
+}
+
+/** Granularities that QEMU takes, bytes. */
+const GRANULARITY = { min: 512, max: 2 ** 31 } as const;
+
+const ACTIONS = ["add", "remove", "clear", "enable", "disable"] as const;
+const ACTION_HELP = {
+  add: "make it; it is enabled unless --disable follows",
+  remove: "remove it",
+  clear: "forget what is marked in it",
+  enable: "let writes to the disk mark in it",
+  disable: "let it be as it is",
+} as const;
+
+/** What is asked for, in the order of the command line. */
+type Action =
+  | { readonly action: (typeof ACTIONS)[number] }
+  | { readonly action: "merge"; readonly source: string };
+
+export function defineBitmap(command: Command): void {
+  const actions: Action[] = [];
+  command
+    .description(
+      "Change a persistent dirty bitmap of a qcow2 image. Several changes happen in the order in which they are given, or none of them.",
+    )
+    .argument("<image>")
+    .argument("<bitmap>", "its name");
+  for (const action of ACTIONS) {
+    command.option(`--${action}`, ACTION_HELP[action]);
+    command.on(`option:${action}`, () => actions.push({ action }));
+  }
+  command
+    .option("--merge <source>", "mark in it what is marked in another bitmap; may be repeated")
+    .on("option:merge", (source: string) => actions.push({ action: "merge", source }))
+    .option(
+      "-b, --source-file <file>",
+      "the image that has the sources of --merge; default: the same",
+    )
+    .option("-F, --source-format <name>", "what that file is", parseFormatName)
+    .option("-g, --granularity <bytes>", "bytes that one bit stands for", granularityOption)
+    .addOption(formatOption("-f, --format <name>"))
+    .addOption(backingPolicyOption())
+    .addHelpText(
+      "after",
+      "\n`tsimgfs info` lists the bitmaps.\n" +
+        "\nExample:\n  tsimgfs bitmap --add -g 64k vm.qcow2 since-monday",
+    )
+    .action((image: string, name: string, options: BitmapOptions) =>
+      changeBitmap(image, name, actions, options),
+    );
+}
+
+function granularityOption(text: string): number {
+  const granularity = sizeOption("--granularity")(text);
+  const { min, max } = GRANULARITY;
+  if (granularity >= min && granularity <= max && Number.isInteger(Math.log2(granularity))) {
+    return granularity;
+  }
+  throw new UsageError("--granularity", `${text} is not a power of 2 in 512..2G`);
+}
+
+function changeBitmap(
+  image: string,
+  name: string,
+  actions: readonly Action[],
+  options: BitmapOptions,
+): void {
+  requireSense(image, actions, options);
+  const edits = actions.map((action): BitmapEdit => {
+    if (action.action === "add") return { name, action: "add", granularity: options.granularity };
+    if (action.action !== "merge") return { name, action: action.action };
+    return { name, action: "merge", source: sourceOf(action.source, options) };
+  });
+  const target = openOffline(image, options, { policy: PLAIN_WRITING });
+  try {
+    target.disk.editBitmaps(edits);
+  } finally {
+    target.close();
+  }
+}
+
+/** @throws {UsageError} options contradict each other */
+function requireSense(
+  image: string,
+  actions: readonly Action[],
+  { granularity, sourceFile, sourceFormat }: BitmapOptions,
+): void {
+  const has = (wanted: Action["action"]): boolean =>
+    actions.some(({ action }) => action === wanted);
+  const refuse = (reason: string): never => {
+    throw new UsageError(image, reason);
+  };
+  if (actions.length === 0) {
+    refuse("state one of --add, --remove, --clear, --enable, --disable and --merge");
+  }
+  if (granularity !== undefined && !has("add")) refuse("--granularity is for --add");
+  if (sourceFile !== undefined && !has("merge")) refuse("--source-file is for --merge");
+  if (sourceFormat !== undefined && sourceFile === undefined) {
+    refuse("--source-format is for --source-file");
+  }
+}
+
+/** The source of a merge: by its name, or what it says in another image. */
+function sourceOf(name: string, options: BitmapOptions): string | BitmapContents {
+  const { sourceFile, sourceFormat, backingPolicy } = options;
+  if (sourceFile === undefined) return name;
+  const chain = openChain(sourceFile, { format: sourceFormat, backingPolicy, forceShare: false });
+  try {
+    chain.warnings.forEach(printMessage);
+    const [top] = chain.layers;
+    if (top === undefined) throw new RangeError("a chain has at least one image");
+    return readBitmap(top.layout, new LocalFile(top.file), name);
+  } finally {
+    closeChain(chain);
+  }
+}

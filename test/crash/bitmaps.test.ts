@@ -1,0 +1,201 @@
+/**
+ * Crashes of the host while persistent bitmaps are kept up, stored, and changed: a bitmap that is not marked as in
+ * use has all that was changed, and nothing but leaks is left behind.
+ */
+
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { Disk } from "../../src/block/disk.ts";
+import { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
+import { type ReadBitmap, readBitmaps } from "../support/bitmap-reader.ts";
+import { openRecorded, USUAL_POLICY } from "../support/crash-engine.ts";
+import {
+  contentOf,
+  IMAGE_NAME,
+  imageFiles,
+  mustQemuImg,
+  qemuImg,
+} from "../support/crash-images.ts";
+import type { ImageRecipe } from "../support/crash-recipes.ts";
+import { withMemoryScratch } from "../support/crash-scratch.ts";
+import { CrashStates, STRATEGIES } from "../support/crash-states.ts";
+import { Random, SEED } from "../support/random.ts";
+import { SparseFile } from "../support/recording-sparse-file.ts";
+import type { RecordingLog } from "../support/recording-storage.ts";
+import { byScale } from "../support/scale.ts";
+
+const STATES = byScale(40, 600);
+const KIB = 1024;
+
+const RECIPE: ImageRecipe = {
+  name: "4k with bitmaps",
+  group: "plain",
+  format: "qcow2",
+  virtualSize: 2 * KIB * KIB,
+  clusterSize: 512,
+};
+
+type Work = (disk: Disk, random: Random) => void;
+
+function writeHereAndThere(disk: Disk, random: Random): void {
+  const buffer = NativeBuffer.allocate(64 * KIB);
+  for (let step = 0; step < 12; step++) {
+    const length = 512 * random.between(1, 100);
+    const offset = 512 * random.below((disk.virtualSize - length) / 512);
+    buffer.bytes.fill(step + 1);
+    if (step % 4 === 3) disk.writeZeroes(offset, length, { unmap: true });
+    else disk.write(offset, length, buffer, 0);
+    if (step % 3 === 2) disk.flush();
+  }
+}
+
+const WORKS: readonly (readonly [string, Work])[] = [
+  ["writes", writeHereAndThere],
+  [
+    "writes and a larger disk",
+    (disk, random) => {
+      writeHereAndThere(disk, random);
+      disk.resize(disk.virtualSize * 9);
+    },
+  ],
+  [
+    "writes and a smaller disk",
+    (disk, random) => {
+      disk.resize(disk.virtualSize / 4);
+      writeHereAndThere(disk, random);
+    },
+  ],
+];
+
+/** Makes an image with data and bitmaps, some of which are marked. */
+async function makeImage(directory: string): Promise<void> {
+  const { virtualSize, clusterSize } = RECIPE;
+  const options = ["-o", `cluster_size=${clusterSize}`];
+  await mustQemuImg(directory, [
+    ...["create", "-q", "-f", "qcow2", ...options, IMAGE_NAME, String(virtualSize)],
+  ]);
+  await mustQemuImg(directory, ["bitmap", "--add", "-g", "512", IMAGE_NAME, "fine"]);
+  await mustQemuImg(directory, ["bitmap", "--add", "-g", "64k", IMAGE_NAME, "coarse"]);
+  await mustQemuImg(directory, ["bitmap", "--add", "--disable", "-g", "512", IMAGE_NAME, "off"]);
+}
+
+interface Recorded {
+  readonly initial: SparseFile[];
+  readonly log: RecordingLog;
+}
+
+function record(directory: string, work: (disk: Disk) => void): Recorded {
+  const paths = imageFiles(directory, RECIPE);
+  const files = paths.map((path) => SparseFile.load(path));
+  const initial = files.map((file) => file.clone());
+  const log: RecordingLog = { operations: [] };
+  const policy = { ...USUAL_POLICY, growable: true };
+  const { disk, closeFiles } = openRecorded(directory, RECIPE, policy, files, log);
+  try {
+    work(disk);
+    disk.close();
+  } finally {
+    closeFiles();
+  }
+  for (const [index, path] of paths.entries()) files[index]?.save(path);
+  return { initial, log };
+}
+
+/** Calls `expectState` for states of the image's file that a crash may leave, and for the last one. */
+async function replay(
+  directory: string,
+  name: string,
+  { initial, log }: Recorded,
+  expectState: (label: string) => Promise<void>,
+): Promise<void> {
+  const [path = ""] = imageFiles(directory, RECIPE);
+  const states = new CrashStates(initial, log);
+  const random = new Random(`bitmaps ${name}`);
+  const last = log.operations.length;
+  for (let number = 0; number <= STATES; number++) {
+    const first = number % 2 === 0 ? Math.max(0, last - 40) : 0;
+    const position = number === STATES ? last : random.between(first, last);
+    const strategy = random.pick(STRATEGIES);
+    const files =
+      number === STATES ? states.prefix(last) : states.random(position, strategy, random);
+    files[0]?.save(path);
+    const label = `state ${number}: ${strategy} at ${position} of ${last}, seed ${SEED}`;
+    const check = await qemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
+    expect([0, 3], `${label}: ${check.stdout}${check.stderr}`).toContain(check.status);
+    await expectState(label);
+  }
+}
+
+async function contentBytes(directory: string): Promise<Buffer> {
+  await contentOf(directory, RECIPE);
+  return readFileSync(join(directory, "disk"));
+}
+
+/** An enabled bitmap that may be used has all that differs. */
+function expectMarked(bitmap: ReadBitmap, before: Buffer, now: Buffer, label: string): void {
+  const { granularity, set, name } = bitmap;
+  const marked = new Set(set);
+  const length = Math.min(before.length, now.length);
+  for (let offset = 0; offset < length; offset += granularity) {
+    const end = Math.min(offset + granularity, length);
+    if (before.compare(now, offset, end, offset, end) === 0) continue;
+    expect(marked.has(offset / granularity), `${label}: ${name} at ${offset}`).toBe(true);
+  }
+}
+
+describe("a crash at any moment leaves no bitmap that lacks something", () => {
+  it.each(WORKS)("%s", async (name, work) => {
+    await withMemoryScratch("bitmaps", async (root) => {
+      const directory = `${root}/work`;
+      mkdirSync(directory);
+      await makeImage(directory);
+      const before = await contentBytes(directory);
+      const random = new Random(`bitmaps work ${name}`);
+      const recorded = record(directory, (disk) => work(disk, random));
+      await replay(directory, name, recorded, async (label) => {
+        const now = await contentBytes(directory);
+        const bitmaps = (await readBitmaps(join(directory, IMAGE_NAME))) ?? [];
+        expect(bitmaps, label).toHaveLength(3);
+        for (const bitmap of bitmaps) {
+          if (bitmap.auto && !bitmap.inUse) expectMarked(bitmap, before, now, label);
+        }
+      });
+      const last = await readBitmaps(join(directory, IMAGE_NAME));
+      expect(last?.map(({ inUse }) => inUse)).toEqual([false, false, false]);
+    });
+  });
+
+  it("changes of bitmaps", async () => {
+    await withMemoryScratch("bitmaps", async (root) => {
+      const directory = `${root}/work`;
+      mkdirSync(directory);
+      await makeImage(directory);
+      record(directory, (disk) => writeHereAndThere(disk, new Random("marks")));
+      const path = join(directory, IMAGE_NAME);
+      const before = (await readBitmaps(path)) ?? [];
+      const recorded = record(directory, (disk) => {
+        disk.editBitmaps([
+          { action: "merge", name: "off", source: "fine" },
+          { action: "clear", name: "coarse" },
+          { action: "remove", name: "fine" },
+          { action: "add", name: "new", granularity: 4096 },
+        ]);
+      });
+      const known = new Set(before.map((bitmap) => JSON.stringify(bitmap)));
+      const after: ReadBitmap[][] = [];
+      await replay(directory, "edits", recorded, async () => {
+        after.push([...((await readBitmaps(path)) ?? [])]);
+      });
+      const end = after.at(-1) ?? [];
+      expect(end.map(({ name }) => name)).toEqual(["coarse", "off", "new"]);
+      for (const bitmap of end) known.add(JSON.stringify(bitmap));
+      for (const bitmaps of after) {
+        expect([3], "all of them, before or after").toContain(bitmaps.length);
+        for (const bitmap of bitmaps) {
+          if (!bitmap.inUse) expect(known).toContain(JSON.stringify(bitmap));
+        }
+      }
+    });
+  });
+});
