@@ -41,6 +41,15 @@ export function parseSizeChange(text: string): SizeChange | undefined {
   return bytes === undefined ? undefined : { sign, bytes };
 }
 
+/** What is resized, as far as it decides what it can become. */
+export interface Resizable {
+  /** For messages. */
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly format: FormatName;
+}
+
 /**
  * Change the size of a disk.
  *
@@ -48,31 +57,34 @@ export function parseSizeChange(text: string): SizeChange | undefined {
  * @throws {TsimgfsError} it cannot be done
  */
 export function resizeDisk(disk: Disk, request: ResizeRequest): void {
-  const { image } = disk.chain;
-  const { path } = image.storage;
+  const { format, storage } = disk.chain.image;
+  const wanted = sizeAfter(request, { path: storage.path, size: disk.currentSize(), format });
+  disk.resize(wanted, request.preallocation);
+}
+
+/**
+ * The size that is wanted, bytes.
+ *
+ * @throws {UsageError} it is refused
+ */
+export function sizeAfter(request: ResizeRequest, { path, size, format }: Resizable): number {
   const { change, mayShrink, preallocation } = request;
-  const current = disk.currentSize();
-  const wanted = sizeAfter(current, change);
   const refuse = (reason: string): never => {
     throw new UsageError(path, reason);
   };
+  const wanted = change.sign === "" ? change.bytes : size + Number(`${change.sign}${change.bytes}`);
   if (wanted <= 0) refuse("the new image size must be positive");
-  if (wanted < current && !mayShrink) {
+  if (wanted < size && !mayShrink) {
     refuse("shrinking it deletes all data beyond its new end; use the --shrink option to do that");
   }
-  if (preallocation !== "off" && wanted <= current) {
+  if (preallocation !== "off" && wanted <= size) {
     refuse("preallocation can only be used for growing images");
   }
-  if (!PREALLOCATIONS[image.format].includes(preallocation)) {
-    refuse(`unsupported preallocation mode "${preallocation}" for ${image.format} images`);
+  if (!PREALLOCATIONS[format].includes(preallocation)) {
+    refuse(`unsupported preallocation mode "${preallocation}" for ${format} images`);
   }
-  if (image.format !== "raw" && wanted % SECTOR_SIZE !== 0) {
+  if (format !== "raw" && wanted % SECTOR_SIZE !== 0) {
     refuse(`the new size must be a multiple of ${SECTOR_SIZE}, and ${wanted} is not`);
   }
-  disk.resize(wanted, preallocation);
-}
-
-function sizeAfter(current: number, { sign, bytes }: SizeChange): number {
-  if (sign === "+") return current + bytes;
-  return sign === "-" ? current - bytes : bytes;
+  return wanted;
 }

@@ -6,11 +6,9 @@ import { canonicalPath } from "../daemon/mountpoint.ts";
 import { TsimgfsError } from "../errors.ts";
 import type { SnapshotInfo } from "../formats/driver.ts";
 import { findMount } from "../fuse/mount-table.ts";
-import { errnoCode, errnoName } from "../syscalls/errno-names.ts";
-import { errno, setxattr } from "../syscalls/libc.ts";
-import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { DEVICE_SUFFIX } from "../tree/names.ts";
 import { SNAPSHOT_XATTRS } from "../tree/snapshot-control.ts";
+import { setDeviceAttribute } from "./device-attribute.ts";
 import { readMountedStats } from "./mounted-stats.ts";
 
 const NANOSECONDS = 1_000_000_000n;
@@ -29,9 +27,6 @@ const REASONS: Readonly<Record<string, string>> = {
   EOPNOTSUPP: "its image cannot have snapshots, or not as it is",
   EFBIG: "its image has as many snapshots as it can have",
   EINVAL: "the name is too long, or its refcounts are too narrow for one more snapshot",
-  EACCES: "permission denied",
-  EPERM: "is read-only",
-  EROFS: "is read-only",
   ENOSPC: "no space is left for the image",
   EIO: "its image is damaged, or cannot be written to",
 };
@@ -42,13 +37,7 @@ const REASONS: Readonly<Record<string, string>> = {
  * @throws {TsimgfsError} what the daemon says
  */
 export function changeMountedSnapshots(device: string, action: SnapshotAction, name: string): void {
-  const bytes = Buffer.from(name);
-  const value = NativeBuffer.allocate(Math.max(bytes.length, 1));
-  value.bytes.set(bytes);
-  if (setxattr(device, SNAPSHOT_XATTRS[action], value.address, bytes.length, 0) === 0) return;
-  const number = errno();
-  const reason = REASONS[errnoName(number)] ?? errnoName(number);
-  throw new TsimgfsError(errnoCode(number), device, reason);
+  setDeviceAttribute(device, SNAPSHOT_XATTRS[action], name, REASONS);
 }
 
 /**

@@ -19,6 +19,7 @@ import type { Partition } from "./partition.ts";
 import { PartitionNodes } from "./partition-nodes.ts";
 import { PartitionWindows } from "./partition-windows.ts";
 import { renderStats } from "./render-stats.ts";
+import { RESIZE_XATTRS, ResizeControl } from "./resize-control.ts";
 import { SNAPSHOT_XATTRS, SnapshotControl } from "./snapshot-control.ts";
 import { SnapshotNodes } from "./snapshot-nodes.ts";
 import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
@@ -200,6 +201,10 @@ export class ImageNodes {
       truncated,
       stream: new StreamState(this.#tree.streams, this.#index),
     });
+    const resizing = new ResizeControl(this.#disk, truncated);
+    for (const how of ["grow", "shrink"] as const) {
+      commands.set(RESIZE_XATTRS[how], (value) => resizing.command(how, value));
+    }
     for (const action of ["create", "apply", "delete"] as const) {
       commands.set(SNAPSHOT_XATTRS[action], (name) => snapshots.command(action, name));
     }

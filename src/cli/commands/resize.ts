@@ -1,14 +1,34 @@
 /** `tsimgfs resize`: another size for the disk of an image, as qemu-img resize. */
 
+import fs from "node:fs";
 import { type Command, Option } from "commander";
 import { GROWTH_PREALLOCATIONS, type GrowthPreallocation } from "../../block/disk-resizer.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
-import { parseSizeChange, type ResizeRequest, resizeDisk } from "../../block/resize-request.ts";
-import { UsageError } from "../../errors.ts";
+import {
+  parseSizeChange,
+  type ResizeRequest,
+  resizeDisk,
+  sizeAfter,
+} from "../../block/resize-request.ts";
+import type { WritePolicy } from "../../block/write-policy.ts";
+import { StorageError, TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
-import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
+import { RESIZE_XATTRS } from "../../tree/resize-control.ts";
+import { setDeviceAttribute } from "../device-attribute.ts";
+import { writableDeviceOf } from "../mounted-device.ts";
+import { isMountedDevice } from "../mounted-snapshots.ts";
+import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, formatOption, oneOf } from "../options.ts";
 import { print } from "../print.ts";
+
+/** What an error of the daemon means; its log says more. */
+const REASONS: Readonly<Record<string, string>> = {
+  EINVAL: "its image cannot have that size, or no such preallocation",
+  EOPNOTSUPP: "its image cannot be resized like that",
+  EFBIG: "the size is more than its image can have",
+  ENOSPC: "no space is left for the image",
+  EIO: "its image is damaged, or cannot be written to",
+};
 
 interface ResizeCommandOptions {
   readonly shrink?: boolean;
@@ -24,7 +44,7 @@ export function defineResize(command: Command): void {
       "Change the size of an image's disk, as qemu-img resize does. What is new reads as zeros; partitions and file systems on the disk stay as they are.",
     )
     .usage("[options] <image> [+|-]<size>")
-    .argument("<image>")
+    .argument("<image>", "an image, or the device of one that is mounted")
     .argument(
       "<size>",
       "the new size, or + or - a difference; bytes, or with a suffix k, M, G, T, P",
@@ -43,7 +63,9 @@ export function defineResize(command: Command): void {
     .option("-q, --quiet", "print nothing")
     .addHelpText(
       "after",
-      "\nExamples:\n  tsimgfs resize vm.qcow2 +10G\n  tsimgfs resize --shrink vm.qcow2 20G",
+      "\nExamples:\n  tsimgfs resize vm.qcow2 +10G\n" +
+        "  tsimgfs resize --shrink vm.qcow2 20G\n" +
+        "  tsimgfs resize /mnt/images/vm.raw 40G",
     )
     .action(resize);
 }
@@ -54,16 +76,50 @@ function resize(image: string, size: string, options: ResizeCommandOptions): voi
   if (change === undefined) {
     throw new UsageError(image, `${size} is not a size, such as 512, 64k, +1.5G or -10M`);
   }
-  resizeOffline(image, options, { change, mayShrink: shrink, preallocation });
+  const request = { change, mayShrink: shrink, preallocation };
+  if (isMountedDevice(image)) resizeDevice(image, request);
+  else resizeOffline(image, options, request);
   if (!quiet) print("Image resized.\n");
 }
 
 function resizeOffline(image: string, options: ResizeCommandOptions, request: ResizeRequest): void {
   const policy = { ...PLAIN_WRITING, growable: true };
-  const offline = openOffline(image, options, { policy });
+  const offline = open(image, options, { policy });
   try {
     resizeDisk(offline.disk, request);
   } finally {
     offline.close();
   }
+}
+
+function open(
+  image: string,
+  options: ResizeCommandOptions,
+  writing: { policy: WritePolicy },
+): OfflineDisk {
+  try {
+    return openOffline(image, options, writing);
+  } catch (error) {
+    const isInUse = error instanceof StorageError && error.code === "EAGAIN";
+    const device = isInUse && error.path === image ? writableDeviceOf(image) : undefined;
+    if (device === undefined) throw error;
+    const reason = `is mounted; tsimgfs resize ${device} does it there`;
+    throw new TsimgfsError("EAGAIN", image, reason, { cause: error });
+  }
+}
+
+/** Let the daemon do it; the kernel knows the new size when this returns. */
+function resizeDevice(device: string, request: ResizeRequest): void {
+  // What its format is, the daemon knows.
+  const wanted = sizeAfter(request, {
+    path: device,
+    size: fs.statSync(device).size,
+    format: "raw",
+  });
+  const { mayShrink, preallocation } = request;
+  const mode = preallocation === "off" ? "" : `,preallocation=${preallocation}`;
+  const name = RESIZE_XATTRS[mayShrink ? "shrink" : "grow"];
+  setDeviceAttribute(device, name, `${wanted}${mode}`, REASONS);
+  // It looks at a size again when it is asked for: loop devices are not always so curious.
+  fs.statSync(device);
 }
