@@ -13,8 +13,8 @@ import { bitRange } from "./subclusters.ts";
 
 /** Our limit on the memory of all bitmaps of an image, bytes: one of 512-byte granularity for 2 TiB. */
 export const BITMAP_MEMORY_MAX = 512 * 1024 * 1024;
-/** Room for disks that grow, bytes: 8 TiB at 64 KiB. What is not used costs nothing. */
-const CAPACITY_MIN = 16 * 1024 * 1024;
+/** Room for disks that grow, bytes of all bitmaps: 32 TiB at 64 KiB for one. What is not used costs nothing. */
+const CAPACITY = 64 * 1024 * 1024;
 const WORD_BITS = 32;
 
 /** One bitmap as threads share it: plain data for structured clone. */
@@ -44,7 +44,8 @@ export function loadTrackedBitmaps(layout: Qcow2Layout, storage: Storage): Share
     const reason = `keeping its bitmaps up takes ${total} bytes of memory, the limit is ${BITMAP_MEMORY_MAX}; remove or disable some (tsimgfs bitmap), or read the image with -r`;
     throw new UnsupportedError(storage.path, reason);
   }
-  return entries.map((entry) => loadShared(entry, layout, storage));
+  const capacity = Math.floor(CAPACITY / Math.max(1, entries.length));
+  return entries.map((entry) => loadShared(entry, layout, storage, capacity));
 }
 
 /**
@@ -72,9 +73,14 @@ export function readQcow2Bitmap(
   return { granularityBits, virtualSize, bits };
 }
 
-function loadShared(entry: BitmapEntry, layout: Qcow2Layout, storage: Storage): SharedBitmap {
+function loadShared(
+  entry: BitmapEntry,
+  layout: Qcow2Layout,
+  storage: Storage,
+  capacity: number,
+): SharedBitmap {
   const { at, name, granularityBits } = entry;
-  const bytes = Math.max(CAPACITY_MIN, bitmapBytes(layout.virtualSize, granularityBits));
+  const bytes = Math.max(capacity, bitmapBytes(layout.virtualSize, granularityBits));
   const bits = new SharedArrayBuffer(Math.ceil(bytes / 4) * 4);
   loadBits(entry, storage, layout, new Uint8Array(bits));
   return { at, name, granularityBits, bits };
