@@ -34,6 +34,8 @@ const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
   "copied-1m": 1.5,
   "copied-4k": 1.5,
   stream: 1,
+  "convert-raw": 1,
+  "convert-qcow2": 1,
 };
 
 const QCOW2_DD_AIM_LARGE_READ_AHEAD = 2.5;

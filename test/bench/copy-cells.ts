@@ -1,10 +1,11 @@
 /**
  * The measurements of what gets into an overlay from its backing file: by being read, beside QEMU with its
- * copy-on-read filter, and by streaming, beside `qemu-img convert`.
+ * copy-on-read filter, and by streaming, beside `qemu-img convert`; and of converting.
  */
 
 import { rename } from "node:fs/promises";
 import { type FileTarget, MIB, type Target } from "./cell.ts";
+import { CONVERT_CELL_NAMES, CONVERT_CELLS } from "./convert-cells.ts";
 import type { FioResult } from "./fio.ts";
 import { MAIN } from "./launch-tsimgfs.ts";
 import { onOneCpu } from "./one-cpu.ts";
@@ -13,7 +14,14 @@ import { onceOverDevice } from "./whole-device.ts";
 import type { WriteCell } from "./write-cell.ts";
 import { CLUSTER_OPTION, CLUSTER_SIZE } from "./write-images.ts";
 
-export const COPY_CELL_NAMES = ["copy-1m", "copy-4k", "copied-1m", "copied-4k", "stream"] as const;
+export const COPY_CELL_NAMES = [
+  "copy-1m",
+  "copy-4k",
+  "copied-1m",
+  "copied-4k",
+  "stream",
+  ...CONVERT_CELL_NAMES,
+] as const;
 export type CopyCellName = (typeof COPY_CELL_NAMES)[number];
 
 const DIRECT = ["--ioengine=psync", "--direct=1"];
@@ -68,6 +76,7 @@ export const COPY_CELLS: Readonly<Record<CopyCellName, WriteCell>> = {
     outcome: "full",
     measureFile: measureStream,
   },
+  ...CONVERT_CELLS,
 };
 
 /** Not of writing, although the images are those that are written to. */

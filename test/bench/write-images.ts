@@ -34,8 +34,8 @@ export interface WriteSource {
   readonly virtualSize: number;
 }
 
-/** Kept allocated image, an image of the same size that is written, a tree of files, and some room. */
-const ROOM_IN_SIZES = 2.5;
+/** Kept allocated image, an image of the same size that is written, a copy or a tree of files, and some room. */
+const ROOM_IN_SIZES = 3.5;
 
 export async function makeWriteSource(
   raw: Image,
