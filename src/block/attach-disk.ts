@@ -4,6 +4,7 @@ import type { FormatImage, ThreadResources } from "../formats/driver.ts";
 import { attachImage } from "../formats/formats.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import type { WritableStorage } from "../storage/storage.ts";
+import { COUNTER, count } from "../threads/counters.ts";
 import { BackingChain } from "./backing-chain.ts";
 import { Disk, type DiskThread, type SharedWriting, type WritableFiles } from "./disk.ts";
 import type { SharedLayer } from "./open-chain.ts";
@@ -11,7 +12,12 @@ import type { SharedLayer } from "./open-chain.ts";
 /** How a file of an image becomes one that a thread uses; tests put others in its place. */
 export type AttachFile = (file: SharedFile) => WritableStorage;
 
-const attachLocalFile: AttachFile = (file) => new LocalFile(file);
+/** Attach files, and count in which bytes holes are punched. */
+function attachLocalFiles(counters?: Float64Array): AttachFile {
+  if (counters === undefined) return (file) => new LocalFile(file);
+  const onPunch = (bytes: number): void => count(counters, COUNTER.punchedBytes, bytes);
+  return (file) => new LocalFile(file, onPunch);
+}
 
 /** The images of a chain, and the files of the first one. */
 function attach(
@@ -39,7 +45,7 @@ export function attachChain(
   layers: readonly SharedLayer[],
   resources: ThreadResources,
 ): BackingChain {
-  return new BackingChain(attach(layers, resources, attachLocalFile).images);
+  return new BackingChain(attach(layers, resources, attachLocalFiles()).images);
 }
 
 /**
@@ -51,9 +57,10 @@ export function attachDisk(
   { layers, writing }: { layers: readonly SharedLayer[]; writing: SharedWriting | undefined },
   resources: ThreadResources,
   thread: DiskThread,
-  attachFile: AttachFile = attachLocalFile,
+  attachFile: AttachFile = attachLocalFiles(thread.counters),
 ): Disk {
-  const { images, files } = attach(layers, resources, attachFile);
+  const { counters } = thread;
+  const { images, files } = attach(layers, { ...resources, counters }, attachFile);
   return writing === undefined
     ? Disk.readOnly(new BackingChain(images))
     : Disk.writable(images, files, writing, thread);

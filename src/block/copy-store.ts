@@ -10,7 +10,7 @@ import { ALLOCATION, type Allocation, type FormatWriter } from "../formats/write
 import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero } from "../syscalls/zeros.ts";
-import { COUNTER } from "../threads/counters.ts";
+import { COUNTER, count } from "../threads/counters.ts";
 import { writeLine } from "../trace.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import type { DiskWriter } from "./disk-writer.ts";
@@ -72,7 +72,11 @@ export class CopyStore {
       this.store(from, to, source, start);
     } catch (error) {
       const { clusterSize } = this.#writer;
-      this.#count(COUNTER.copyOnReadFailed, Math.ceil((this.#to - this.#from) / clusterSize));
+      count(
+        this.#counters,
+        COUNTER.copyOnReadFailed,
+        Math.ceil((this.#to - this.#from) / clusterSize),
+      );
       this.complain(error);
     }
   }
@@ -147,13 +151,13 @@ export class CopyStore {
       if (isZeroRun && hasZeroClusters) {
         const zeros = this.#diskWriter.copyZeros(this.#from, end - this.#from);
         this.#advance(this.#from + zeros);
-        this.#count(COUNTER.copyOnReadZero, Math.ceil(zeros / clusterSize));
+        count(this.#counters, COUNTER.copyOnReadZero, Math.ceil(zeros / clusterSize));
         if (this.#from === end) return;
         // The next cluster takes more than a change of tables.
       }
-      const count = this.#storeData(end, isZeroRun);
-      this.#advance(this.#from + count);
-      this.#count(COUNTER.copyOnReadStored, Math.ceil(count / clusterSize));
+      const stored = this.#storeData(end, isZeroRun);
+      this.#advance(this.#from + stored);
+      count(this.#counters, COUNTER.copyOnReadStored, Math.ceil(stored / clusterSize));
     }
   }
 
@@ -264,10 +268,6 @@ export class CopyStore {
       plan.hostOffset + start - plan.coverStart,
     );
   }
-  #count(counter: number, amount: number): void {
-    this.#counters[counter] = (this.#counters[counter] ?? 0) + amount;
-  }
-
   /** Tell once that storing fails: reading goes on without it. What no one expected is told each time. */
   complain(error: unknown): void {
     const isExpected = error instanceof TsimgfsError;

@@ -21,6 +21,7 @@ import {
 import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS } from "../syscalls/zeros.ts";
+import { COUNTER, count } from "../threads/counters.ts";
 import type { Mutex } from "../threads/mutex.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import { DiskResizer, type GrowthPreallocation } from "./disk-resizer.ts";
@@ -54,6 +55,8 @@ export interface DiskWriterContext {
   readonly policy: WritePolicy;
   /** No image magic may be written to the first sector. */
   readonly guardsMagic: boolean;
+  /** This thread's counters of the device. */
+  readonly counters: Float64Array;
 }
 
 export class DiskWriter {
@@ -68,6 +71,7 @@ export class DiskWriter {
   readonly #filler: PlanFiller;
   /** How zeros are made that need no space. */
   readonly #released: ZeroManner;
+  readonly #counters: Float64Array;
   readonly #zeroRanges: ZeroRanges;
   readonly #resizer: DiskResizer;
   readonly #place = new HostPlace();
@@ -84,6 +88,7 @@ export class DiskWriter {
     this.#guardsMagic = context.guardsMagic;
     this.#filler = new PlanFiller(context);
     this.#released = releasedZeros(context.policy.discard === "ignore");
+    this.#counters = context.counters;
     this.#zeroRanges = new ZeroRanges(
       context.chain,
       context.writer,
@@ -164,8 +169,17 @@ export class DiskWriter {
     start: number,
   ): void {
     if (from === to) return;
-    if (zero) this.#zeroRanges.zero(guestOffset + from, to - from, this.#released);
+    if (zero) this.#writeDetected(guestOffset + from, to - from);
     else this.#writeRange(guestOffset + from, to - from, SOURCE.buffer, source, start + from);
+  }
+
+  /** Write zeros that somebody has written as data. */
+  #writeDetected(guestOffset: number, length: number): void {
+    this.#zeroRanges.zero(guestOffset, length, this.#released);
+    const saved = length - this.#zeroRanges.written;
+    const clusters = Math.ceil(saved / this.#writer.clusterSize);
+    count(this.#counters, COUNTER.zeroClustersDetected, clusters);
+    count(this.#counters, COUNTER.zeroBytesDetected, saved);
   }
 
   /** As Disk.writeZeroes. */

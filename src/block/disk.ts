@@ -9,7 +9,7 @@ import type { WritableStorage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { AccessLock } from "../threads/access-lock.ts";
 import { BusyRanges } from "../threads/busy-ranges.ts";
-import { COUNTERS } from "../threads/counters.ts";
+import { privateCounters } from "../threads/counters.ts";
 import { BackingChain } from "./backing-chain.ts";
 import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
 import { CompressedWrites } from "./compressed-writes.ts";
@@ -122,8 +122,9 @@ export class Disk {
     const changes = new TableChanges({ chain, writer, lock, changing, copying, copies });
     const common = { chain, writer, dataStorage, changes };
     const { policy, guardsMagic } = shared;
-    const diskWriter = new DiskWriter({ ...common, resizing: lock.resizing, policy, guardsMagic });
-    const counters = thread.counters ?? new Float64Array(COUNTERS.length);
+    const counters = thread.counters ?? privateCounters();
+    const writing = { ...common, resizing: lock.resizing, policy, guardsMagic, counters };
+    const diskWriter = new DiskWriter(writing);
     const copier =
       copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });
     const { copyOnRead, detectZeroes } = policy;

@@ -20,6 +20,8 @@ export class ZeroRanges {
   readonly #zeros: ZeroLookup;
   readonly #writeZeroData: WriteZeroData;
   readonly #progress = new ZeroProgress();
+  /** Bytes of the last range that had to be written as data. */
+  written = 0;
 
   constructor(
     chain: BackingChain,
@@ -43,6 +45,7 @@ export class ZeroRanges {
     const { unit } = this.#writer;
     const end = guestOffset + length;
     let offset = guestOffset;
+    this.written = 0;
     for (let turns = 0; offset < end; turns++) {
       assert(turns < TURNS_MAX, "zeroing comes to no end");
       const { virtualSize } = this.#chain;
@@ -60,6 +63,7 @@ export class ZeroRanges {
       if (this.#progress.mustWrite) {
         if (!manner.mayWrite) return offset - guestOffset;
         this.#writeZeroData(offset, count);
+        this.written += count;
       }
       offset += count;
     }

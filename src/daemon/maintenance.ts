@@ -7,6 +7,7 @@
 import { attachDisk } from "../block/attach-disk.ts";
 import type { Disk } from "../block/disk.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import { threadCounters } from "../threads/counters.ts";
 import { writeLine } from "../trace.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 
@@ -16,13 +17,21 @@ const FREE_AFTER_MS = 5000;
 export class Maintenance {
   readonly #devices: readonly DeviceDescription[];
   readonly #slot: number;
+  readonly #counters: SharedArrayBuffer;
   readonly #disks = new Map<number, Disk>();
   readonly #timer: NodeJS.Timeout;
 
-  /** @param slot this thread's number among those that use the disks */
-  constructor(devices: readonly DeviceDescription[], slot: number) {
+  /**
+   * @param slot this thread's number among those that use the disks
+   * @param counters of all threads
+   */
+  constructor(
+    devices: readonly DeviceDescription[],
+    { slot, counters }: { slot: number; counters: SharedArrayBuffer },
+  ) {
     this.#devices = devices;
     this.#slot = slot;
+    this.#counters = counters;
     this.#timer = setInterval(() => this.#freeAll(), FREE_AFTER_MS);
     this.#timer.unref();
   }
@@ -60,7 +69,9 @@ export class Maintenance {
     const known = this.#disks.get(device);
     if (known !== undefined) return known;
     const resources = { clusterCache: new ClusterCache() };
-    const thread = { slot: this.#slot, requestMaintenance: undefined };
+    const devices = this.#devices.length;
+    const counters = threadCounters(this.#counters, { thread: this.#slot, device, devices });
+    const thread = { slot: this.#slot, requestMaintenance: undefined, counters };
     const disk = attachDisk(description, resources, thread);
     this.#disks.set(device, disk);
     return disk;

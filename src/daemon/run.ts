@@ -64,9 +64,11 @@ export async function runDaemon(
     if (config.logFile !== undefined) redirectMessages(config.logFile, devices);
     // Memory that serving a request allocates must not wait for the very device that is served.
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-    maintenance = new Maintenance(devices.devices, config.threads);
+    // One more than I/O threads: the main thread serves until they have started, and maintains.
+    const counters = createCounters(config.threads + 1, devices.devices.length);
+    maintenance = new Maintenance(devices.devices, { slot: config.threads, counters });
     stopOnSignals = new SignalStop(mountpoint);
-    const served = describeServed(config, mountpoint, devices);
+    const served = describeServed(config, mountpoint, devices, counters);
     streams = createStreamJobs(served, devices, maintenance);
     await startServing(config, mountpoint, threads, served);
   } catch (error) {
@@ -103,14 +105,14 @@ function describeServed(
   config: DaemonConfig,
   mountpoint: Mountpoint,
   { devices }: OpenDevices,
+  counters: SharedArrayBuffer,
 ): Served {
   const { uid, gid, umask } = config.mountOptions;
   return {
     tree: {
       devices,
       rootIsDevice: mountpoint.isFile,
-      // One more than I/O threads: the main thread serves until they have started.
-      counters: createCounters(config.threads + 1, devices.length),
+      counters,
       statsFiles: createStatsFileMemory(devices.length),
       streams: createStreamStates(devices.length),
       deviceOpens: createDeviceOpens(devices.length),

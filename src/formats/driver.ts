@@ -78,6 +78,8 @@ export type JsonValue =
 /** What a thread brings along: buffers that its images share. */
 export interface ThreadResources {
   readonly clusterCache: ClusterCache;
+  /** Its counters of the device that the images are for; undefined: nobody asks for them. */
+  readonly counters?: Float64Array | undefined;
 }
 
 /** An external data file as an image refers to it. */

@@ -128,7 +128,7 @@ export function attachImage(
     case "qcow2":
       return new Qcow2Image(layout, files, resources);
     case "qed":
-      return new QedImage(layout, files.storage);
+      return new QedImage(layout, files.storage, resources);
   }
 }
 

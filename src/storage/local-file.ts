@@ -37,12 +37,15 @@ export class LocalFile implements WritableStorage {
   readonly path: string;
   readonly length: number;
   readonly resizable: boolean;
+  readonly #onPunch: ((bytes: number) => void) | undefined;
 
-  constructor(file: SharedFile) {
+  /** @param onPunch told of the bytes in which a hole was punched */
+  constructor(file: SharedFile, onPunch?: (bytes: number) => void) {
     this.fd = file.fd;
     this.path = file.path;
     this.length = file.length;
     this.resizable = file.resizable;
+    this.#onPunch = onPunch;
   }
 
   /**
@@ -188,6 +191,7 @@ export class LocalFile implements WritableStorage {
       if (number === EOPNOTSUPP || number === ENOSYS || number === ENODEV) return false;
       if (number !== EINTR) throw callFailed(this.path, "fallocate", offset);
     }
+    if ((mode & FALLOC_FL_PUNCH_HOLE) !== 0) this.#onPunch?.(length);
     return true;
   }
 

@@ -13,6 +13,7 @@
 import { TWO_TO_32 } from "../binary/words.ts";
 import type { Storage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { COUNTER, count, privateCounters } from "./counters.ts";
 import { Mutex } from "./mutex.ts";
 
 const WAYS = 8;
@@ -64,6 +65,7 @@ export class TableCache {
   base = 0;
 
   readonly #storage: Storage;
+  readonly #counters: Float64Array;
   readonly #mutex: Mutex;
   readonly #bytes: Uint8Array;
   readonly #sets: number;
@@ -73,11 +75,17 @@ export class TableCache {
   #versionWord = 0;
   #version = 0;
 
-  constructor(shared: SharedTableCache, storage: Storage) {
+  /** @param counters of this thread: where hits and misses are counted */
+  constructor(
+    shared: SharedTableCache,
+    storage: Storage,
+    counters: Float64Array = privateCounters(),
+  ) {
     this.sliceSize = shared.sliceSize;
     this.words = new Int32Array(shared.memory);
     this.#bytes = new Uint8Array(shared.memory);
     this.#storage = storage;
+    this.#counters = counters;
     this.#mutex = new Mutex(this.words, MUTEX_WORD);
     this.#sets = shared.slots / WAYS;
     this.#dataStart = dataStart(shared.slots);
@@ -95,7 +103,11 @@ export class TableCache {
     const hi = Math.floor(key / TWO_TO_32);
     const lo = key | 0;
     const set = key % this.#sets;
-    if (!this.#find(set, lo, hi)) this.#fill(set, lo, hi, offset);
+    if (this.#find(set, lo, hi)) count(this.#counters, COUNTER.tableCacheHits, 1);
+    else {
+      count(this.#counters, COUNTER.tableCacheMisses, 1);
+      this.#fill(set, lo, hi, offset);
+    }
   }
 
   /** Whether all words read since the last `lookup` were of that slice; else look it up again. */

@@ -3,9 +3,9 @@
 import type { Disk } from "../block/disk.ts";
 import { TsimgfsError } from "../errors.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
-import { COUNTER } from "../threads/counters.ts";
+import { COUNTER, count, countError, countRequest, OPERATION } from "../threads/counters.ts";
 import type { DeviceOpens } from "./device-opens.ts";
-import type { Capacity, FileNode, NodeAttributes, OpenFile, RangeChange } from "./node.ts";
+import type { Capacity, FileNode, NodeAttributes, OpenFile, RangeChange, Xattrs } from "./node.ts";
 import { PLAIN_HANDLE, type TruncatedFiles } from "./truncated-files.ts";
 
 /** The unit of st_blocks, bytes. */
@@ -18,6 +18,13 @@ const PAGE_SIZE = 4096;
 const READ_ONLY_VALID_SECONDS = 60;
 /** What a device occupies that is written to changes all the time. */
 const WRITABLE_VALID_SECONDS = 1;
+
+/** What changes of ranges are counted as. */
+const OPERATION_OF = {
+  punch: OPERATION.discard,
+  zero: OPERATION.zero,
+  allocate: OPERATION.allocate,
+} as const satisfies Record<RangeChange, number>;
 
 /** What a thread does around its reply to a request. */
 export interface AfterReply {
@@ -49,7 +56,7 @@ export interface DeviceProperties {
   /** Files that were opened with O_TRUNC; undefined: the device is read-only. */
   readonly truncated: TruncatedFiles | undefined;
   /** Extended attributes; made when they are asked for. */
-  readonly xattrs: () => ReadonlyMap<string, string>;
+  readonly xattrs: () => Xattrs;
   /** What is done with the values that extended attributes are set to. */
   readonly commands: ReadonlyMap<string, (value: string) => void>;
   /** How often it is open; undefined: it never changes as a whole. */
@@ -104,7 +111,7 @@ export class Device implements FileNode {
     };
   }
 
-  xattrs(): ReadonlyMap<string, string> {
+  xattrs(): Xattrs {
     return this.#properties.xattrs();
   }
 
@@ -122,7 +129,7 @@ export class Device implements FileNode {
   }
 
   open({ direct, truncates }: { direct: boolean; truncates: boolean }): OpenFile {
-    this.#count(COUNTER.opens, 1);
+    count(this.#counters, COUNTER.opens, 1);
     this.#properties.opens?.add();
     const { truncated } = this.#properties;
     const handle = truncates && truncated !== undefined ? truncated.open() : PLAIN_HANDLE;
@@ -143,18 +150,20 @@ export class Device implements FileNode {
     target: NativeBuffer,
     start: number,
   ): number {
-    const count = Math.max(0, Math.min(length, this.currentSize() - offset));
-    this.#count(COUNTER.reads, 1);
-    if (count === 0) return 0;
+    const startedAt = performance.now();
+    let bytes: number;
     try {
-      const disk = this.#disk();
-      if (disk.readFirst(offset, count, target, start)) this.#properties.afterReply.disk = disk;
+      bytes = Math.max(0, Math.min(length, this.currentSize() - offset));
+      if (bytes > 0) {
+        const disk = this.#disk();
+        if (disk.readFirst(offset, bytes, target, start)) this.#properties.afterReply.disk = disk;
+      }
     } catch (error) {
-      this.#count(COUNTER.readErrors, 1);
+      countError(this.#counters, OPERATION.read, startedAt);
       throw error;
     }
-    this.#count(COUNTER.readBytes, count);
-    return count;
+    countRequest(this.#counters, OPERATION.read, startedAt, bytes);
+    return bytes;
   }
 
   write(
@@ -164,43 +173,64 @@ export class Device implements FileNode {
     source: NativeBuffer,
     start: number,
   ): number {
-    this.#count(COUNTER.writes, 1);
-    let count = length;
+    const startedAt = performance.now();
+    let bytes = length;
     try {
       if (offset + length > this.currentSize() && !this.#growTo(offset + length)) {
-        count = this.#size - offset;
-        if (count <= 0) return length === 0 ? 0 : -1;
+        bytes = this.#size - offset;
+        if (bytes <= 0) {
+          if (length === 0) return 0;
+          countError(this.#counters, OPERATION.write, startedAt);
+          return -1;
+        }
       }
-      this.#properties.truncated?.advance(handle, offset, offset + count, this.#zero);
-      this.#disk().write(offset, count, source, start);
+      this.#properties.truncated?.advance(handle, offset, offset + bytes, this.#zero);
+      this.#disk().write(offset, bytes, source, start);
     } catch (error) {
-      this.#count(COUNTER.writeErrors, 1);
+      countError(this.#counters, OPERATION.write, startedAt);
       throw error;
     }
-    this.#count(COUNTER.writeBytes, count);
-    return count;
+    countRequest(this.#counters, OPERATION.write, startedAt, bytes);
+    return bytes;
   }
 
   allocateRange(offset: number, length: number, what: RangeChange, keepsSize: boolean): boolean {
+    const startedAt = performance.now();
+    const operation = OPERATION_OF[what];
+    let bytes: number;
+    try {
+      bytes = this.#changeRange(offset, length, what, keepsSize);
+    } catch (error) {
+      countError(this.#counters, operation, startedAt);
+      throw error;
+    }
+    if (bytes < 0) countError(this.#counters, operation, startedAt);
+    else countRequest(this.#counters, operation, startedAt, bytes);
+    return bytes >= 0;
+  }
+
+  /** As `allocateRange`. Returns the bytes that are in the device; -1: it reaches past the end. */
+  #changeRange(offset: number, length: number, what: RangeChange, keepsSize: boolean): number {
     const isPast = offset + length > this.currentSize();
     // Space past the end cannot be kept for later: a device has none.
-    if (isPast && keepsSize && what === "allocate") return false;
-    if (isPast && !keepsSize && !this.#growTo(offset + length)) return false;
-    const count = Math.min(length, this.#size - offset);
-    if (count <= 0) return true;
-    if (what === "allocate") {
-      this.#disk().preallocate(offset, count);
-      return true;
-    }
-    this.#disk().writeZeroes(offset, count, { unmap: what === "punch" });
-    this.#count(COUNTER.zeroedRanges, 1);
-    this.#count(COUNTER.zeroedBytes, count);
-    return true;
+    if (isPast && keepsSize && what === "allocate") return -1;
+    if (isPast && !keepsSize && !this.#growTo(offset + length)) return -1;
+    const bytes = Math.min(length, this.#size - offset);
+    if (bytes <= 0) return 0;
+    if (what === "allocate") this.#disk().preallocate(offset, bytes);
+    else this.#disk().writeZeroes(offset, bytes, { unmap: what === "punch" });
+    return bytes;
   }
 
   sync(): void {
-    this.#count(COUNTER.flushes, 1);
-    this.#disk().flush();
+    const startedAt = performance.now();
+    try {
+      this.#disk().flush();
+    } catch (error) {
+      countError(this.#counters, OPERATION.flush, startedAt);
+      throw error;
+    }
+    countRequest(this.#counters, OPERATION.flush, startedAt, 0);
   }
 
   setSize(handle: number, size: number): boolean {
@@ -217,12 +247,19 @@ export class Device implements FileNode {
   }
 
   seek(offset: number, what: "data" | "hole"): number {
-    this.#count(COUNTER.seeks, 1);
-    const size = this.currentSize();
-    if (offset >= size) return -1;
-    const found = this.#disk().seek(offset, what);
-    // The end of the file is a hole, and not data.
-    return what === "data" && found >= size ? -1 : found;
+    const startedAt = performance.now();
+    let found: number;
+    let size: number;
+    try {
+      size = this.currentSize();
+      found = offset >= size ? size : this.#disk().seek(offset, what);
+    } catch (error) {
+      countError(this.#counters, OPERATION.seek, startedAt);
+      throw error;
+    }
+    countRequest(this.#counters, OPERATION.seek, startedAt, 0);
+    // The end of the file is a hole, and not data; there is nothing behind it.
+    return offset >= size || (what === "data" && found >= size) ? -1 : found;
   }
 
   readonly #zero = (offset: number, length: number): void => {
@@ -250,9 +287,5 @@ export class Device implements FileNode {
     this.#disk().resize(size);
     this.#size = this.#disk().currentSize();
     return true;
-  }
-
-  #count(counter: number, amount: number): void {
-    this.#counters[counter] = (this.#counters[counter] ?? 0) + amount;
   }
 }

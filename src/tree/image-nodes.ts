@@ -13,8 +13,9 @@ import { StreamState } from "../threads/stream-state.ts";
 import type { DeviceDescription, TreeDescription, TreeThread } from "./description.ts";
 import { type AfterReply, Device, type DeviceProperties, type HostState } from "./device.ts";
 import { DeviceOpens } from "./device-opens.ts";
+import { counterSample } from "./io-fields.ts";
 import { DEVICE_SUFFIX } from "./names.ts";
-import type { DirectoryEntry, DirectoryNode } from "./node.ts";
+import type { DirectoryEntry, DirectoryNode, Xattrs } from "./node.ts";
 import type { Partition } from "./partition.ts";
 import { PartitionNodes } from "./partition-nodes.ts";
 import { PartitionWindows } from "./partition-windows.ts";
@@ -150,7 +151,8 @@ export class ImageNodes {
   #makeDevice(nodeid: number, virtualSize: number, { stream, ...use }: DeviceUse): Device {
     const description = this.#description;
     const { clusterSize } = this.#chain.image;
-    const { daemonPid } = this.#tree;
+    const { daemonPid, counters, devices } = this.#tree;
+    const place = { device: this.#index, devices: devices.length };
     const device = new Device({
       nodeid,
       virtualSize,
@@ -161,7 +163,9 @@ export class ImageNodes {
         const hasBacking = this.#disk.hasBacking();
         const size = device.currentSize();
         const properties = { virtualSize: size, clusterSize, daemonPid, hasBacking };
-        return deviceXattrs(description, properties, stream);
+        const sample = (): string =>
+          JSON.stringify(counterSample(counters, place, this.#stream?.stats()));
+        return withCounters(deviceXattrs(description, properties, stream), sample);
       },
       commands: this.#commands(),
       counters: this.#counters,
@@ -229,6 +233,17 @@ function hostState(description: DeviceDescription): HostState {
   const stats = fs.fstatSync((top.dataFile ?? top.file).fd);
   const allocatedSize = stats.isFile() ? stats.blocks * STAT_BLOCK_SIZE : top.file.length;
   return { allocatedSize, modifiedAt: stats.mtimeMs / 1000 };
+}
+
+/** What else a device has: its counters, for who samples them. */
+const COUNTERS_XATTR = "user.tsimgfs.counters";
+
+/** Attributes, and the counters as one more: their text is only made for who asks for it. */
+function withCounters(xattrs: ReadonlyMap<string, string>, text: () => string): Xattrs {
+  return {
+    get: (name) => (name === COUNTERS_XATTR ? text() : xattrs.get(name)),
+    keys: () => [...xattrs.keys(), COUNTERS_XATTR],
+  };
 }
 
 function deviceXattrs(

@@ -36,6 +36,12 @@ export interface OpenFile {
   readonly keepCache: boolean;
 }
 
+/** Extended attributes: of a name its value. */
+export interface Xattrs {
+  get(name: string): string | undefined;
+  keys(): Iterable<string>;
+}
+
 export type RangeChange = "punch" | "zero" | "allocate";
 
 export interface FileNode {
@@ -44,8 +50,7 @@ export interface FileNode {
   readonly isWritable: boolean;
   attributes(): NodeAttributes;
   capacity(): Capacity;
-  /** Extended attributes: name and value. */
-  xattrs(): ReadonlyMap<string, string>;
+  xattrs(): Xattrs;
   /**
    * Set an extended attribute. Returns false if it is none that can be set.
    *
@@ -109,7 +114,7 @@ export interface DirectoryNode {
   readonly parent: DirectoryNode | undefined;
   attributes(): NodeAttributes;
   capacity(): Capacity;
-  xattrs(): ReadonlyMap<string, string>;
+  xattrs(): Xattrs;
   lookup(name: string): TreeNode | undefined;
   /** Its entries never change: whoever knows them may keep them. */
   readonly isFixed: boolean;

@@ -4,8 +4,8 @@ import { mountedAllocationOf } from "../block/allocation-stats.ts";
 import type { BackingChain } from "../block/backing-chain.ts";
 import type { Disk } from "../block/disk.ts";
 import { jsonSnapshot } from "../block/snapshot-json.ts";
-import { sumCounters } from "../threads/counters.ts";
 import type { DeviceDescription } from "./description.ts";
+import { ioFields } from "./io-fields.ts";
 import type { StreamStats } from "./stream-control.ts";
 
 /** Where the counters of the device are, and who serves it. */
@@ -20,7 +20,7 @@ export interface StatsContext {
 export type RenderStats = (what: "all" | "cheap") => string;
 
 /**
- * Sizes in bytes. `io` counts since the mount, over all threads, snapshots included.
+ * The fields are those of stats-fields.ts.
  *
  * @param stream how far streaming is; undefined: the device cannot be streamed
  */
@@ -42,7 +42,7 @@ export function renderStats(
     what === "all" && disk.chain.image.format === "qcow2"
       ? disk.inspect(() => Array.from(disk.chain.image.readSnapshots(), jsonSnapshot))
       : undefined;
-  const io = sumCounters(context.counters, context);
+  const io = ioFields(context.counters, context);
   return `${JSON.stringify({ ...stats, ...allocation, snapshots, io, stream }, null, 2)}\n`;
 }
 

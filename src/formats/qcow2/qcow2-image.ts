@@ -117,7 +117,8 @@ export class Qcow2Image implements FormatImage {
     this.virtualSize = view?.virtualSize ?? layout.virtualSize;
     this.clusterSize = layout.clusterSize;
     this.backingFile = layout.backingFile;
-    this.tableCache = view?.tableCache ?? new TableCache(layout.tableCache, files.storage);
+    this.tableCache =
+      view?.tableCache ?? new TableCache(layout.tableCache, files.storage, resources.counters);
     this.#resources = resources;
     this.#compressed = {
       storage: files.storage,

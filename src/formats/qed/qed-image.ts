@@ -13,6 +13,7 @@ import {
   type FormatImage,
   NO_OFFSET,
   type SnapshotInfo,
+  type ThreadResources,
 } from "../driver.ts";
 import { wholeClusters } from "./header.ts";
 import type { QedLayout } from "./layout.ts";
@@ -35,14 +36,14 @@ export class QedImage implements FormatImage {
   /** Bytes of whole clusters in the file. */
   #fileEnd: number;
 
-  constructor(layout: QedLayout, storage: Storage) {
+  constructor(layout: QedLayout, storage: Storage, resources?: ThreadResources) {
     this.layout = layout;
     this.storage = storage;
     this.dataStorage = storage;
     this.virtualSize = layout.header.image_size;
     this.clusterSize = layout.header.cluster_size;
     this.backingFile = layout.backingFile;
-    this.tableCache = new TableCache(layout.tableCache, storage);
+    this.tableCache = new TableCache(layout.tableCache, storage, resources?.counters);
     this.#l1 = new Int32Array(layout.l1);
     this.#l2Coverage = this.clusterSize * layout.tableEntries;
     this.#sliceEntries = layout.tableCache.sliceSize / 8;

@@ -9,7 +9,12 @@ import { StreamJobs } from "../../../src/daemon/stream-jobs.ts";
 import { StorageError } from "../../../src/errors.ts";
 import { ClusterCache } from "../../../src/formats/compression/cluster-cache.ts";
 import { LocalFile } from "../../../src/storage/local-file.ts";
-import { COUNTER, createCounters, threadCounters } from "../../../src/threads/counters.ts";
+import {
+  countRequest,
+  createCounters,
+  OPERATION,
+  threadCounters,
+} from "../../../src/threads/counters.ts";
 import { createStreamStates, StreamState } from "../../../src/threads/stream-state.ts";
 import { withMemoryScratch } from "../../support/crash-scratch.ts";
 import { createImage } from "../../support/qemu.ts";
@@ -88,7 +93,7 @@ async function withMounted(body: (mounted: Mounted) => void): Promise<void> {
         jobs,
         state: new StreamState(states, 0),
         use: () => {
-          own[COUNTER.reads] = (own[COUNTER.reads] ?? 0) + 1;
+          countRequest(own, OPERATION.read, 0, 0);
         },
         closed: () => closed,
         log: () => messages.join(""),

@@ -185,6 +185,7 @@ describe("GETXATTR and LISTXATTR", () => {
       expect(text.endsWith("\0")).toBe(true);
       expect(text.split("\0").slice(0, -1).sort()).toEqual([
         "user.tsimgfs.cluster-size",
+        "user.tsimgfs.counters",
         "user.tsimgfs.format",
         "user.tsimgfs.image",
         "user.tsimgfs.pid",
