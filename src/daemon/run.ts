@@ -12,7 +12,7 @@ import { createCounters } from "../threads/counters.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
 import { createThreadCrew } from "../threads/thread-crew.ts";
 import { writeLine } from "../trace.ts";
-import { createStatsFileMemory } from "../tree/description.ts";
+import { createRenderedFileMemory } from "../tree/description.ts";
 import { createDeviceOpens } from "../tree/device-opens.ts";
 import { createPartitionWindows } from "../tree/partition-windows.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
@@ -113,7 +113,7 @@ function describeServed(
       devices,
       rootIsDevice: mountpoint.isFile,
       counters,
-      statsFiles: createStatsFileMemory(devices.length),
+      renderedFiles: createRenderedFileMemory(devices.length),
       streams: createStreamStates(devices.length),
       deviceOpens: createDeviceOpens(devices.length),
       truncatedFiles: createTruncatedFiles(devices.length),

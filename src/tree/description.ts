@@ -2,7 +2,7 @@
 
 import type { SharedWriting } from "../block/disk.ts";
 import type { SharedLayer } from "../block/open-chain.ts";
-import { STATS_FILE_WORDS } from "./stats-file.ts";
+import { RENDERED_FILE_WORDS } from "./rendered-file.ts";
 
 /** One image of a mount: plain data for all threads. */
 export interface DeviceDescription {
@@ -37,7 +37,7 @@ export interface TreeDescription {
   /** The mount point is a regular file: the root is the only device. */
   readonly rootIsDevice: boolean;
   readonly counters: SharedArrayBuffer;
-  readonly statsFiles: SharedArrayBuffer;
+  readonly renderedFiles: SharedArrayBuffer;
   readonly truncatedFiles: SharedArrayBuffer;
   /** Of `createPartitionWindows`. */
   readonly partitionWindows: SharedArrayBuffer;
@@ -48,7 +48,13 @@ export interface TreeDescription {
   readonly daemonPid: number;
 }
 
-/** Memory that the stats files of a mount share between threads. */
-export function createStatsFileMemory(devices: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(devices * STATS_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT);
+/** Memory that the statistics of all devices, and the metrics, share between threads. */
+export function createRenderedFileMemory(devices: number): SharedArrayBuffer {
+  return new SharedArrayBuffer((devices + 1) * RENDERED_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT);
+}
+
+/** The part of it for one device, or for the metrics: those come after the last device. */
+export function renderedFileWords(memory: SharedArrayBuffer, index: number): Int32Array {
+  const start = index * RENDERED_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT;
+  return new Int32Array(memory, start, RENDERED_FILE_WORDS);
 }

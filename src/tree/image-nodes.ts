@@ -8,22 +8,29 @@ import type { Disk } from "../block/disk.ts";
 import { TsimgfsError } from "../errors.ts";
 import type { ThreadResources } from "../formats/driver.ts";
 import { backingFileOf } from "../formats/formats.ts";
-import { threadCounters } from "../threads/counters.ts";
+import { reservedBytes } from "../formats/image-allocation.ts";
+import { sumCounts, threadCounters } from "../threads/counters.ts";
 import { StreamState } from "../threads/stream-state.ts";
-import type { DeviceDescription, TreeDescription, TreeThread } from "./description.ts";
+import {
+  type DeviceDescription,
+  renderedFileWords,
+  type TreeDescription,
+  type TreeThread,
+} from "./description.ts";
 import { type AfterReply, Device, type DeviceProperties, type HostState } from "./device.ts";
 import { DeviceOpens } from "./device-opens.ts";
 import { counterSample } from "./io-fields.ts";
+import type { DeviceMetrics } from "./metrics.ts";
 import { DEVICE_SUFFIX } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode, Xattrs } from "./node.ts";
 import type { Partition } from "./partition.ts";
 import { PartitionNodes } from "./partition-nodes.ts";
 import { PartitionWindows } from "./partition-windows.ts";
 import { renderStats } from "./render-stats.ts";
+import { RenderedFile } from "./rendered-file.ts";
 import { RESIZE_XATTRS, ResizeControl } from "./resize-control.ts";
 import { SNAPSHOT_XATTRS, SnapshotControl } from "./snapshot-control.ts";
 import { SnapshotNodes } from "./snapshot-nodes.ts";
-import { STATS_FILE_WORDS, StatsFile } from "./stats-file.ts";
 import { STREAM_XATTR, StreamControl } from "./stream-control.ts";
 import { TruncatedFiles } from "./truncated-files.ts";
 
@@ -82,6 +89,28 @@ export class ImageNodes {
       const state = new StreamState(tree.streams, index);
       this.#stream = new StreamControl(state, this.#disk, () => wakeStream?.(index));
     }
+  }
+
+  /** What monitoring asks for. */
+  metrics(): DeviceMetrics {
+    const { counters, devices } = this.#tree;
+    const { name, imagePath, writing, layers } = this.#description;
+    const [top] = layers;
+    const sizes = this.#disk.inspect(() => {
+      const { storage, virtualSize } = this.#chain.image;
+      const [fileSize, allocatedSize] = [storage.currentLength(), storage.allocatedSize()];
+      return { virtualSize, fileSize, allocatedSize };
+    });
+    return {
+      name,
+      image: imagePath,
+      format: this.#chain.image.format,
+      isWritable: writing !== undefined,
+      ...sizes,
+      reserved: top === undefined ? 0 : reservedBytes(top.layout, writing?.format),
+      counts: sumCounts(counters, { device: this.#index, devices: devices.length }),
+      stream: this.#stream?.stats(),
+    };
   }
 
   /** NAME.raw and what stands beside it, with node ids from `nodeid` on. */
@@ -215,12 +244,11 @@ export class ImageNodes {
     return commands;
   }
 
-  #statsFile(nodeid: number): StatsFile {
-    const { counters, statsFiles, daemonPid, devices } = this.#tree;
-    const start = this.#index * STATS_FILE_WORDS * Int32Array.BYTES_PER_ELEMENT;
-    const words = new Int32Array(statsFiles, start, STATS_FILE_WORDS);
+  #statsFile(nodeid: number): RenderedFile {
+    const { counters, renderedFiles, daemonPid, devices } = this.#tree;
+    const words = renderedFileWords(renderedFiles, this.#index);
     const context = { counters, device: this.#index, devices: devices.length, daemonPid };
-    return new StatsFile(nodeid, words, (what) =>
+    return new RenderedFile(nodeid, words, (what) =>
       renderStats(what, this.#disk, this.#description, context, this.#stream?.stats()),
     );
   }

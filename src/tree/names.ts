@@ -5,6 +5,9 @@ import { basename } from "node:path";
 /** Endings of image files that a device's name does without. */
 const IMAGE_SUFFIX = /\.(qcow2|qed|raw|img)$/i;
 
+/** At the root of a mount; no device is named so, since they have suffixes. */
+export const METRICS_NAME = "metrics";
+
 export const DEVICE_SUFFIX = ".raw";
 /** Linux's limit on a name, bytes. */
 const NAME_MAX = 255;

@@ -16,9 +16,6 @@ export interface StatsContext {
   readonly daemonPid: number;
 }
 
-/** Makes the text: all of it, or what costs nothing, without what is counted in the image's tables. */
-export type RenderStats = (what: "all" | "cheap") => string;
-
 /**
  * The fields are those of stats-fields.ts.
  *

@@ -2,6 +2,7 @@
  * What a mount shows, as one I/O thread sees it. Node ids are fixed, the same in all threads:
  *
  *     1                        the root: a directory, or the device itself (a file as mount point)
+ *     2                        metrics
  *     16 + 4 d                 device d: NAME.raw
  *     17 + 4 d                 NAME.stats.json
  *     18 + 4 d                 NAME.snapshots
@@ -12,13 +13,17 @@
 
 import { TWO_TO_32 } from "../binary/words.ts";
 import type { ThreadResources } from "../formats/driver.ts";
-import type { TreeDescription, TreeThread } from "./description.ts";
+import { renderedFileWords, type TreeDescription, type TreeThread } from "./description.ts";
 import type { AfterReply } from "./device.ts";
 import { Directory } from "./directory.ts";
 import { FIRST_PARTITION_NODEID, ImageNodes } from "./image-nodes.ts";
+import { metricsText } from "./metrics.ts";
+import { METRICS_NAME } from "./names.ts";
 import type { DirectoryEntry, TreeNode } from "./node.ts";
+import { RenderedFile } from "./rendered-file.ts";
 
 export const ROOT_NODEID = 1;
+const METRICS_NODEID = 2;
 const FIRST_DEVICE_NODEID = 16;
 const NODES_PER_DEVICE = 4;
 
@@ -74,7 +79,7 @@ export class Tree {
     return image.device(ROOT_NODEID);
   }
 
-  #rootDirectory({ devices, daemonPid }: TreeDescription): Directory {
+  #rootDirectory({ devices, renderedFiles, daemonPid }: TreeDescription): Directory {
     const modifiedAt = Math.max(0, ...devices.map((device) => device.modifiedAt));
     const xattrs = new Map([["user.tsimgfs.pid", String(daemonPid)]]);
     const properties = {
@@ -92,6 +97,11 @@ export class Tree {
     this.#images.forEach((image, index) => {
       entries.push(...image.entries(FIRST_DEVICE_NODEID + NODES_PER_DEVICE * index, root));
     });
+    const words = renderedFileWords(renderedFiles, devices.length);
+    const metrics = new RenderedFile(METRICS_NODEID, words, () =>
+      metricsText(this.#images.map((image) => image.metrics())),
+    );
+    entries.push({ name: METRICS_NAME, node: metrics });
     for (const { node } of entries) this.#nodes[node.nodeid] = node;
     return root;
   }

@@ -1,14 +1,34 @@
 // The statistics file: valid JSON through cat, cp and jq, of a size that is stable while it is open.
 
-import { rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { STATS_FIELDS, statsFieldsText } from "../../src/tree/stats-fields.ts";
 import { asRecord } from "../support/json.ts";
 import { mounted } from "../support/mounted.ts";
-import { imageInfo } from "../support/qemu.ts";
+import { createImage, imageInfo } from "../support/qemu.ts";
+import { REPOSITORY } from "../support/repository.ts";
 import { run, runJson } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { tsimgfs } from "../support/tsimgfs.ts";
+
+/** Collects the paths of all values, as they are described: `layers[].bytes`, and operations by one name. */
+function collectPaths(value: unknown, path: string, found: Set<string>): void {
+  if (Array.isArray(value)) {
+    for (const element of value) collectPaths(element, `${path}[]`, found);
+  } else if (typeof value === "object" && value !== null) {
+    for (const [name, field] of Object.entries(value)) {
+      collectPaths(field, path === "" ? name : `${path}.${name}`, found);
+    }
+  } else found.add(describedPath(path));
+}
+
+function describedPath(path: string): string {
+  if (/^io\.threads\[\]\.(?!thread$|role$)/.test(path)) return "io.threads[].*";
+  if (path.startsWith("data-file.alloc-info.")) return "data-file.alloc-info.*";
+  return path.replace(/^io\.operations\.[a-z]+\./, "io.operations.OPERATION.");
+}
 
 /** Opens the file once, prints its size by stat and then the number of bytes that reading gives. */
 const SIZES = 'exec 3<"$0"; stat -L -c %s /proc/self/fd/3; wc -c <&3';
@@ -79,6 +99,32 @@ describe("NAME.stats.json", () => {
       const { stdout } = await run("tail", ["-c", "2", stats]);
       expect(stdout.trimEnd()).toMatch(/\}$/);
     });
+  });
+
+  it("has the fields that the command's help and STATISTICS.md describe, and no others", async () => {
+    const data = join(directory, "fields.data");
+    const path = join(directory, "fields.qcow2");
+    await createImage(path, "qcow2", { size: 1024 * 1024, options: { data_file: data } });
+    await run("qemu-img", ["snapshot", "-c", "one", sample.path]);
+    const found = new Set<string>();
+    await mounted([sample.path, path], {}, async (mount) => {
+      await run("dd", [`if=${mount.device(sample.path)}`, "of=/dev/null", "bs=1M", "count=1"]);
+      for (const image of [sample.path, path]) {
+        collectPaths(await runJson("cat", [mount.stats(image)]), "", found);
+      }
+    });
+    const { stdout: help } = await tsimgfs(["help", "stats"]);
+    const described = [...help.matchAll(/^ {2}(\S+) .*$/gm)]
+      .map(([, name = ""]) => name)
+      .filter((name) =>
+        STATS_FIELDS.some(({ fields }) => fields.some(([field]) => field === name)),
+      );
+    expect(described).toEqual(STATS_FIELDS.flatMap(({ fields }) => fields.map(([name]) => name)));
+    // What stands in place of numbers that cannot be counted is not there.
+    const expected = described.filter((name) => !name.endsWith(".error"));
+    expect([...found].sort()).toEqual(expected.sort());
+    const document = await readFile(join(REPOSITORY, "STATISTICS.md"), "utf8");
+    expect(document).toContain(statsFieldsText());
   });
 
   it("counts the reads of the device", async () => {

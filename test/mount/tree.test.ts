@@ -56,6 +56,7 @@ describe("the tree of a mount", () => {
           "vm.raw",
           "vm.snapshots",
           "vm.stats.json",
+          "metrics",
         ]),
       );
       const types = await run("stat", [

@@ -9,6 +9,7 @@ import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import { statsFieldsText } from "../../tree/stats-fields.ts";
 import { type MountedStats, readMountedStats } from "../mounted-stats.ts";
 import {
   backingPolicyOption,
@@ -27,19 +28,11 @@ interface StatsOptions {
   readonly forceShare?: boolean;
 }
 
-const FIELDS_HELP = `
-All numbers are bytes. alloc-info is the image file, split by what it is used for and by what the host stores:
-  file-size           the file's length; the classes add up to it, without used-overrun
-  used-*              something of the image is there: tables, data, snapshots, what is reserved or leaked
-  unused-*            nothing is there
-  *-data, *-zero      the host stores it; the host has a hole there, which reads as zeros
-  *-discarded         the host stores nothing and promises nothing: 0 for files and block devices
-  used-overrun        used, but the file ends before
-data-file             the external data file, of which everything is used
-guest                 the disk as this image has it: data, zero, compressed, unallocated (a backing file shows)
-layers, no-layer      how much of the disk comes from which image of the chain; what no image has
-reserved              of a mounted image: kept for what will be written
-A mount point has a list of these, one for each device.
+const fieldsHelp = (): string => `
+With --output json it prints these fields, and NAME.stats.json in a mount has them. A mount point has a list of them, one
+for each device.
+
+${statsFieldsText()}
 
 Examples:
   tsimgfs stats vm.qcow2
@@ -55,7 +48,7 @@ export function defineStats(command: Command): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
-    .addHelpText("after", FIELDS_HELP)
+    .addHelpText("after", fieldsHelp)
     .action(showStats);
 }
 

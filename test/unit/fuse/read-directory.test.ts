@@ -78,8 +78,9 @@ describe.each(FORMS)("$name", ({ opcode, plus }) => {
         ["disk.stats.json", 17n, 8],
         ["disk.snapshots", 18n, 4],
         ["disk.partitions", 19n, 4],
+        ["metrics", 2n, 8],
       ]);
-      expect(entries.map(({ next }) => next)).toEqual([1n, 2n, 3n, 4n, 5n, 6n]);
+      expect(entries.map(({ next }) => next)).toEqual([1n, 2n, 3n, 4n, 5n, 6n, 7n]);
     });
   });
 
@@ -130,7 +131,7 @@ describe.each(FORMS)("$name", ({ opcode, plus }) => {
     });
   });
 
-  it.each([6, 7, 1000, 2 ** 40, 2n ** 60n, 2n ** 63n - 1n])(
+  it.each([7, 8, 1000, 2 ** 40, 2n ** 60n, 2n ** 63n - 1n])(
     "is at the end from offset %i on",
     async (offset) => {
       await withCaller((caller) => expect(list(caller, ROOT, offset, 4096)).toEqual([]));
@@ -159,7 +160,7 @@ describe("READDIRPLUS", () => {
     await withCaller((caller) => {
       const { payload } = caller.call(OPCODE.readdirplus, ROOT, readArguments(0, 65536));
       const nodeids = parse(payload, true).map(({ nodeid }) => nodeid);
-      expect(nodeids).toEqual([0n, 0n, 16n, 17n, 18n, 19n]);
+      expect(nodeids).toEqual([0n, 0n, 16n, 17n, 18n, 19n, 2n]);
     });
   });
 });

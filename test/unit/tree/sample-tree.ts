@@ -8,7 +8,7 @@ import type { WritePolicy } from "../../../src/block/write-policy.ts";
 import { ClusterCache } from "../../../src/formats/compression/cluster-cache.ts";
 import { createCounters } from "../../../src/threads/counters.ts";
 import { createStreamStates } from "../../../src/threads/stream-state.ts";
-import { createStatsFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
+import { createRenderedFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
 import { createDeviceOpens } from "../../../src/tree/device-opens.ts";
 import { deviceNameOf } from "../../../src/tree/names.ts";
 import { createPartitionWindows } from "../../../src/tree/partition-windows.ts";
@@ -77,7 +77,7 @@ export async function withTree(
         }),
         rootIsDevice,
         counters: createCounters(THREADS, chains.length),
-        statsFiles: createStatsFileMemory(chains.length),
+        renderedFiles: createRenderedFileMemory(chains.length),
         deviceOpens: createDeviceOpens(chains.length),
         truncatedFiles: createTruncatedFiles(chains.length),
         partitionWindows: createPartitionWindows(chains.length),

@@ -78,6 +78,7 @@ describe("Tree", () => {
         "c.raw",
         "c.stats.json",
         "c.partitions",
+        "metrics",
       ]);
       const root = directory(tree.root);
       expect(root.parent).toBeUndefined();
@@ -111,7 +112,7 @@ describe("Tree", () => {
 
   it.each([
     0,
-    2,
+    3,
     15,
     18 + 4,
     2 ** 31,

@@ -3,13 +3,13 @@
 import { describe, expect, it } from "vitest";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
 import type { FileNode } from "../../../src/tree/node.ts";
-import { STATS_FILE_WORDS, StatsFile } from "../../../src/tree/stats-file.ts";
+import { RENDERED_FILE_WORDS, RenderedFile } from "../../../src/tree/rendered-file.ts";
 import type { Tree } from "../../../src/tree/tree.ts";
 import { asArray, asRecord } from "../../support/json.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { DAEMON_PID, withTree } from "./sample-tree.ts";
 
-const memory = (): Int32Array => new Int32Array(new SharedArrayBuffer(STATS_FILE_WORDS * 4));
+const memory = (): Int32Array => new Int32Array(new SharedArrayBuffer(RENDERED_FILE_WORDS * 4));
 
 function readAll(node: FileNode, handle: number): string {
   const target = NativeBuffer.allocate(16384);
@@ -26,10 +26,10 @@ function textOf(node: FileNode): string {
   }
 }
 
-describe("StatsFile", () => {
+describe("RenderedFile", () => {
   it("keeps the text of the moment when it was opened", () => {
     let text = "one";
-    const node = new StatsFile(17, memory(), () => text);
+    const node = new RenderedFile(17, memory(), () => text);
     const first = node.open().handle;
     text = "number two";
     const second = node.open().handle;
@@ -45,8 +45,8 @@ describe("StatsFile", () => {
   it("has the size of the text that was opened last, in every thread", () => {
     let text = "one";
     const shared = memory();
-    const node = new StatsFile(17, shared, () => text);
-    const other = new StatsFile(17, shared, () => text);
+    const node = new RenderedFile(17, shared, () => text);
+    const other = new RenderedFile(17, shared, () => text);
     const { handle } = node.open();
     text = "ünö";
     expect([node.attributes().size, other.attributes().size]).toEqual([3, 3]);
@@ -59,7 +59,7 @@ describe("StatsFile", () => {
 
   it("does not look at the image for its size, but only when it is opened", () => {
     const asked: string[] = [];
-    const node = new StatsFile(17, memory(), (what) => {
+    const node = new RenderedFile(17, memory(), (what) => {
       asked.push(what);
       return what;
     });
@@ -71,8 +71,8 @@ describe("StatsFile", () => {
 
   it("can be read by a thread that did not open it, from any offset", () => {
     const shared = memory();
-    const { handle } = new StatsFile(17, shared, () => "0123456789").open();
-    const other = new StatsFile(17, shared, () => "");
+    const { handle } = new RenderedFile(17, shared, () => "0123456789").open();
+    const other = new RenderedFile(17, shared, () => "");
     const target = NativeBuffer.allocate(20);
     try {
       expect(other.read(handle, 7, 20, target, 5)).toBe(3);
@@ -85,7 +85,7 @@ describe("StatsFile", () => {
   });
 
   it("is data up to its size, and bypasses the page cache", () => {
-    const node = new StatsFile(17, memory(), () => "0123456789");
+    const node = new RenderedFile(17, memory(), () => "0123456789");
     const { handle, directIo, keepCache } = node.open();
     try {
       expect({ directIo, keepCache }).toEqual({ directIo: true, keepCache: false });

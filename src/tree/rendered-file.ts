@@ -1,6 +1,6 @@
 /**
- * NAME.stats.json: what a device is, what its image consists of, and what has been read of it. The text is
- * made when the file is opened, and kept in an anonymous file: any thread can then read it by its handle.
+ * A file whose text is made when it is opened: NAME.stats.json, metrics. It is kept in an anonymous file, so that
+ * any thread can then read it by its handle.
  */
 
 import assert from "node:assert";
@@ -10,24 +10,26 @@ import { errnoCode } from "../syscalls/errno-names.ts";
 import { errno, memfdCreate, pread } from "../syscalls/libc.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { Capacity, FileNode, NodeAttributes, OpenFile } from "./node.ts";
-import type { RenderStats } from "./render-stats.ts";
 
 const MFD_CLOEXEC = 1;
 const BLOCK_SIZE = 4096;
 
-/** Words shared by all threads for one stats file: bytes of the text that was opened last, or 0. */
-const LAST_SIZE = 0;
-export const STATS_FILE_WORDS = 1;
+/** Makes the text: all of it, or what costs nothing, without what is counted in the image's tables. */
+export type Render = (what: "all" | "cheap") => string;
 
-export class StatsFile implements FileNode {
+/** Words shared by all threads for one such file: bytes of the text that was opened last, or 0. */
+const LAST_SIZE = 0;
+export const RENDERED_FILE_WORDS = 1;
+
+export class RenderedFile implements FileNode {
   readonly kind = "file";
   readonly nodeid: number;
   readonly isWritable = false;
-  readonly #render: RenderStats;
+  readonly #render: Render;
   readonly #shared: Int32Array;
 
-  /** @param shared `STATS_FILE_WORDS` words of shared memory, 0 at first */
-  constructor(nodeid: number, shared: Int32Array, render: RenderStats) {
+  /** @param shared `RENDERED_FILE_WORDS` words of shared memory, 0 at first */
+  constructor(nodeid: number, shared: Int32Array, render: Render) {
     this.nodeid = nodeid;
     this.#shared = shared;
     this.#render = render;
@@ -65,7 +67,7 @@ export class StatsFile implements FileNode {
 
   open(): OpenFile {
     const text = Buffer.from(this.#render("all"));
-    const handle = memfdCreate("stats.json", MFD_CLOEXEC);
+    const handle = memfdCreate("tsimgfs", MFD_CLOEXEC);
     if (handle < 0) throw failed("memfd_create");
     fs.writeSync(handle, text);
     Atomics.store(this.#shared, LAST_SIZE, text.length);
@@ -89,11 +91,11 @@ export class StatsFile implements FileNode {
   }
 
   write(): never {
-    assert.fail("a statistics file is read-only");
+    assert.fail(READ_ONLY);
   }
 
   allocateRange(): never {
-    assert.fail("a statistics file is read-only");
+    assert.fail(READ_ONLY);
   }
 
   sync(): void {
@@ -110,6 +112,8 @@ export class StatsFile implements FileNode {
     return what === "data" ? offset : size;
   }
 }
+
+const READ_ONLY = "a file of statistics is read-only";
 
 const NO_XATTRS: ReadonlyMap<string, string> = new Map();
 
