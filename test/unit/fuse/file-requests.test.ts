@@ -60,7 +60,7 @@ describe("OPEN and RELEASE", () => {
     await withCaller((caller) => {
       const { payload } = caller.call(OPCODE.open, STATS, openArguments(0));
       const fh = Number(payload.readBigUInt64LE(0));
-      const text = caller.call(OPCODE.read, STATS, readArguments(0, 4096, fh)).payload.toString();
+      const text = caller.call(OPCODE.read, STATS, readArguments(0, 16384, fh)).payload.toString();
       expect(JSON.parse(text)).toMatchObject({ format: "qcow2", "virtual-size": SIZE });
       const release = Buffer.alloc(24);
       release.writeBigUInt64LE(BigInt(fh), 0);
