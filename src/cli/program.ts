@@ -46,6 +46,10 @@ const COMMANDS: Readonly<
     summary: "show what the bytes of an image are for",
     load: async () => (await import("./commands/stats.ts")).defineStats,
   },
+  top: {
+    summary: "show what all mounts do right now",
+    load: async () => (await import("./commands/top.ts")).defineTop,
+  },
   create: {
     summary: "make a new image",
     load: async () => (await import("./commands/create.ts")).defineCreate,

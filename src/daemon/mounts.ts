@@ -7,8 +7,8 @@ import { getxattr } from "../syscalls/libc.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isStale } from "./mountpoint.ts";
 
-/** Room for the value of any attribute of ours. */
-const XATTR_MAX = 8192;
+/** Room for the value of any attribute: the kernel's limit. */
+const XATTR_MAX = 65536;
 
 export interface ActiveMount {
   readonly mountpoint: string;

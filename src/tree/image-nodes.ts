@@ -19,7 +19,7 @@ import {
 } from "./description.ts";
 import { type AfterReply, Device, type DeviceProperties, type HostState } from "./device.ts";
 import { DeviceOpens } from "./device-opens.ts";
-import { counterSample } from "./io-fields.ts";
+import { COUNTERS_XATTR, counterSample } from "./io-fields.ts";
 import type { DeviceMetrics } from "./metrics.ts";
 import { DEVICE_SUFFIX } from "./names.ts";
 import type { DirectoryEntry, DirectoryNode, Xattrs } from "./node.ts";
@@ -262,9 +262,6 @@ function hostState(description: DeviceDescription): HostState {
   const allocatedSize = stats.isFile() ? stats.blocks * STAT_BLOCK_SIZE : top.file.length;
   return { allocatedSize, modifiedAt: stats.mtimeMs / 1000 };
 }
-
-/** What else a device has: its counters, for who samples them. */
-const COUNTERS_XATTR = "user.tsimgfs.counters";
 
 /** Attributes, and the counters as one more: their text is only made for who asks for it. */
 function withCounters(xattrs: ReadonlyMap<string, string>, text: () => string): Xattrs {

@@ -83,6 +83,9 @@ function rounded<T extends Readonly<Record<string, number>>>(fields: T): T {
   return Object.fromEntries(pairs) as T;
 }
 
+/** The attribute of a device that has its `CounterSample` as JSON. */
+export const COUNTERS_XATTR = "user.tsimgfs.counters";
+
 /** One operation as who samples the counters sees it. */
 export interface OperationSample {
   readonly requests: number;

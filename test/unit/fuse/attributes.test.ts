@@ -135,7 +135,7 @@ describe("GETATTR", () => {
     },
   );
 
-  it.each([0, 2, 999, 2 ** 40, 2n ** 63n, -1])("knows no node %i", async (nodeid) => {
+  it.each([0, 3, 999, 2 ** 40, 2n ** 63n, -1])("knows no node %i", async (nodeid) => {
     await withCaller((caller) => {
       for (const opcode of [OPCODE.getattr, OPCODE.statx, OPCODE.open, OPCODE.opendir]) {
         expect(caller.call(opcode, nodeid, Buffer.alloc(24)).result).toBe(-ESTALE);
