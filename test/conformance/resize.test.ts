@@ -27,7 +27,7 @@ import { withTmpfs } from "../support/write-tmpfs.ts";
 const MIB = 2 ** 20;
 
 const SHRINKABLE: readonly WriteKindName[] = [
-  ...(["v3", "clusters-512", "extended-l2-16k-over-qcow2", "compressed", "over-raw"] as const),
+  ...(["v3", "clusters-512", "extended-l2-16k-over-qcow2"] as const),
   ...(["v2-over-qed", "data-file-raw", "raw"] as const),
   ...byScale(
     [],

@@ -24,7 +24,7 @@ import { SparseFile } from "../support/recording-sparse-file.ts";
 import { type RecordingLog, RecordingStorage } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
-const STATES = byScale(12, 300);
+const STATES = byScale(7, 300);
 const MIB = 2 ** 20;
 
 const V3 = { format: "qcow2", group: "special", virtualSize: 2 * MIB, clusterSize: 4096 } as const;
