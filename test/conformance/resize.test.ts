@@ -46,6 +46,8 @@ const SHRINKABLE: readonly WriteKindName[] = [
         "extended-l2",
         "bitmap",
         "data-file",
+        "compressed",
+        "over-raw",
         "over-qcow2",
       ] as const),
     ],
