@@ -28,11 +28,11 @@ function attach(
   images: readonly [FormatImage, ...FormatImage[]];
   files: WritableFiles;
 } {
-  const [top, ...below] = layers.map(({ file, dataFile, layout }) => {
+  const [top, ...below] = layers.map(({ file, dataFile, layout, key }) => {
     const storage = attachFile(file);
     const dataStorage = dataFile && attachFile(dataFile);
     return {
-      image: attachImage(layout, { storage, dataStorage }, resources),
+      image: attachImage(layout, { storage, dataStorage, key }, resources),
       files: { storage, dataStorage },
     };
   });

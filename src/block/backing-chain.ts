@@ -2,10 +2,12 @@
 
 import { EXTENT, Extent, type FormatImage } from "../formats/driver.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { DataReader } from "./data-extents.ts";
 
 /** One image of a chain with the extent that its mapping writes to. */
 interface Layer {
   readonly image: FormatImage;
+  readonly data: DataReader;
   readonly extent: Extent;
 }
 
@@ -31,7 +33,9 @@ export class BackingChain {
     this.image = images[0];
     this.#shared = shared && new Int32Array(shared);
     this.#images = images;
-    this.#layers = images.map((image) => ({ image, extent: new Extent() }));
+    this.#layers = images.map((image) => {
+      return { image, data: new DataReader(image), extent: new Extent() };
+    });
   }
 
   /** The image, its backing file, and so on. Not empty. */
@@ -100,7 +104,7 @@ export class BackingChain {
       target.bytes.fill(0, start, start + length);
       return length;
     }
-    const { image, extent } = layer;
+    const { image, data, extent } = layer;
     // Beyond the end of a shorter backing file there are zeros.
     const available = Math.max(0, Math.min(length, image.virtualSize - guestOffset));
     if (available < length) target.bytes.fill(0, start + available, start + length);
@@ -114,7 +118,8 @@ export class BackingChain {
       const count = extent.length;
       if (extent.kind === EXTENT.data) {
         if (runLength > 0 && extent.hostOffset !== runOffset + runLength) {
-          image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
+          const at = done - runLength;
+          data.read(target, start + at, runLength, runOffset, guestOffset + at);
           runLength = 0;
         }
         if (runLength === 0) runOffset = extent.hostOffset;
@@ -123,15 +128,18 @@ export class BackingChain {
         continue;
       }
       if (runLength > 0) {
-        image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
+        const at = done - runLength;
+        data.read(target, start + at, runLength, runOffset, guestOffset + at);
         runLength = 0;
       }
       if (stops && extent.kind === EXTENT.unallocated && this.#layers.length > 1) return done;
       this.#readOther(depth, guestOffset + done, count, target, start + done);
       done += count;
     }
-    if (runLength > 0)
-      image.dataStorage.readAt(target, start + done - runLength, runLength, runOffset);
+    if (runLength > 0) {
+      const at = done - runLength;
+      data.read(target, start + at, runLength, runOffset, guestOffset + at);
+    }
     return length;
   }
 

@@ -61,7 +61,8 @@ export class BlockStatusWalker {
       out.data = out.present && !out.zero;
       if (extent.kind === EXTENT.data && image.mayHaveHostHoles())
         this.#lookForHostHole(image, out);
-      if (out.compressed) out.hostOffset = NO_OFFSET;
+      // What lies there is not what the disk has.
+      if (out.compressed || image.encrypted) out.hostOffset = NO_OFFSET;
       if (out.present) return;
       const below = images[depth + 1];
       if (below === undefined || guestOffset >= below.virtualSize) {

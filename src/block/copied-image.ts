@@ -20,6 +20,8 @@ export class CopiedImage implements FormatImage {
   readonly dataStorage: Storage;
   readonly clusterSize: number;
   readonly backingFile: FormatImage["backingFile"];
+  readonly encrypted: boolean;
+  readonly cipher: FormatImage["cipher"];
   readonly #image: FormatImage;
   readonly #copies: PendingCopies;
 
@@ -29,6 +31,8 @@ export class CopiedImage implements FormatImage {
     this.dataStorage = image.dataStorage;
     this.clusterSize = image.clusterSize;
     this.backingFile = image.backingFile;
+    this.encrypted = image.encrypted;
+    this.cipher = image.cipher;
     this.#image = image;
     this.#copies = copies;
   }

@@ -7,12 +7,12 @@
 import assert from "node:assert";
 import { printable, TsimgfsError } from "../errors.ts";
 import { ALLOCATION, type Allocation, type FormatWriter } from "../formats/writer.ts";
-import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero } from "../syscalls/zeros.ts";
 import { COUNTER, count } from "../threads/counters.ts";
 import { writeLine } from "../trace.ts";
 import type { BackingChain } from "./backing-chain.ts";
+import type { DataWriter } from "./data-extents.ts";
 import type { DiskWriter } from "./disk-writer.ts";
 import type { PendingCopies } from "./pending-copies.ts";
 import type { TableChanges } from "./table-changes.ts";
@@ -24,7 +24,7 @@ export interface CopyStoreContext {
   readonly chain: BackingChain;
   readonly writer: FormatWriter;
   readonly diskWriter: DiskWriter;
-  readonly dataStorage: WritableStorage;
+  readonly data: DataWriter;
   readonly changes: TableChanges;
   readonly copies: PendingCopies;
   /** This thread's counters of the device. */
@@ -37,7 +37,7 @@ export class CopyStore {
   readonly #chain: BackingChain;
   readonly #writer: FormatWriter;
   readonly #diskWriter: DiskWriter;
-  readonly #dataStorage: WritableStorage;
+  readonly #data: DataWriter;
   readonly #changes: TableChanges;
   readonly #copies: PendingCopies;
   readonly #counters: Float64Array;
@@ -59,7 +59,7 @@ export class CopyStore {
     this.#chain = context.chain;
     this.#writer = context.writer;
     this.#diskWriter = context.diskWriter;
-    this.#dataStorage = context.dataStorage;
+    this.#data = context.data;
     this.#changes = context.changes;
     this.#copies = context.copies;
     this.#counters = context.counters;
@@ -186,7 +186,7 @@ export class CopyStore {
     try {
       this.#zeroParts.length = 0;
       if (isReplaced) this.#fillCluster(from + count);
-      else if (!(isZeroRun && plan.fresh)) this.#fill(from, from + count);
+      else if (!(isZeroRun && this.#isZeroPlace())) this.#fill(from, from + count);
       if (!isReplaced && this.#isWholeClusters()) {
         this.#changes.addCopy(this.#copies, this.#zeroParts);
         return count;
@@ -221,11 +221,15 @@ export class CopyStore {
     return coverStart % clusterSize === 0 && coverEnd % clusterSize === 0;
   }
 
+  /** Whether the place that is planned reads as zeros. */
+  #isZeroPlace(): boolean {
+    return this.#changes.plan.fresh && !this.#data.isEncrypted;
+  }
+
   /** Write to the place that is planned; of sub-clusters, not what is zeros there anyway. */
   #fill(from: number, to: number): void {
-    const { plan } = this.#changes;
     const { unit, clusterSize } = this.#writer;
-    if (unit === clusterSize || !plan.fresh || !this.#isWholeClusters()) {
+    if (unit === clusterSize || !this.#isZeroPlace() || !this.#isWholeClusters()) {
       this.#write(from, to);
       return;
     }
@@ -254,18 +258,19 @@ export class CopyStore {
     const fetched = this.#source.bytes.subarray(start, start + to - from);
     cluster.bytes.set(fetched, from - coverStart);
     this.#changes.read(to, end - to, cluster, to - coverStart);
-    this.#dataStorage.writeAt(cluster, 0, end - coverStart, hostOffset);
+    this.#data.write(cluster, 0, end - coverStart, hostOffset, coverStart);
   }
 
   #write(start: number, end: number): void {
     if (end <= start) return;
     assert(this.#source !== undefined);
     const { plan } = this.#changes;
-    this.#dataStorage.writeAt(
+    this.#data.write(
       this.#source,
       this.#sourceStart + start - this.#from,
       end - start,
       plan.hostOffset + start - plan.coverStart,
+      start,
     );
   }
   /** Tell once that storing fails: reading goes on without it. What no one expected is told each time. */

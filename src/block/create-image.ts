@@ -153,7 +153,12 @@ function lookAtBacking(path: string, backing: NewBacking | undefined): Below {
   // Before it is opened: where the image does not exist yet, that would only say "no such file".
   refuseSameFile(path, undefined, [backingPath]);
   // Without locks, as QEMU: an overlay may be made of a disk that a running guest writes to.
-  const chain = openChain(backingPath, { format, backingPolicy: policy, forceShare: true });
+  const chain = openChain(backingPath, {
+    format,
+    backingPolicy: policy,
+    forceShare: true,
+    onlyTables: true,
+  });
   try {
     const { images, virtualSize } = attachChain(chain.layers, { clusterCache: new ClusterCache() });
     const paths = images.flatMap(({ storage, dataStorage }) => [storage.path, dataStorage.path]);

@@ -114,7 +114,7 @@ function localBackingPath({
 function describeFile(file: LocalFile, format: FormatName, forceShare: boolean): ImageDescription {
   if (!forceShare) lockForReading(file);
   const layout = readLayout(format, file, { tableCacheMax: 0, keepsL1: false });
-  const files = { storage: file, dataStorage: undefined };
+  const files = { storage: file, dataStorage: undefined, key: undefined };
   const image = attachImage(layout, files, { clusterCache: new ClusterCache() });
   const { backingFile } = image;
   return {

@@ -18,12 +18,12 @@ import {
   HostPlace,
   type Occupation,
 } from "../formats/writer.ts";
-import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS } from "../syscalls/zeros.ts";
 import { COUNTER, count } from "../threads/counters.ts";
 import type { Mutex } from "../threads/mutex.ts";
 import type { BackingChain } from "./backing-chain.ts";
+import type { DataWriter } from "./data-extents.ts";
 import { DiskResizer, type GrowthPreallocation } from "./disk-resizer.ts";
 import { PlanFiller, SOURCE, type Source } from "./plan-filler.ts";
 import type { TableChanges } from "./table-changes.ts";
@@ -48,7 +48,7 @@ const TURNS_MAX = 1_000_000;
 export interface DiskWriterContext {
   readonly chain: BackingChain;
   readonly writer: FormatWriter;
-  readonly dataStorage: WritableStorage;
+  readonly data: DataWriter;
   /** Taken before the lock of the image: changes of the size go one after the other. */
   readonly resizing: Mutex;
   readonly changes: TableChanges;
@@ -64,7 +64,7 @@ export class DiskWriter {
   readonly #image: FormatImage;
   readonly #writer: FormatWriter;
   readonly #dirtyBitmaps: DirtyBitmaps | undefined;
-  readonly #dataStorage: WritableStorage;
+  readonly #data: DataWriter;
   readonly #changes: TableChanges;
   readonly #policy: WritePolicy;
   readonly #guardsMagic: boolean;
@@ -82,7 +82,7 @@ export class DiskWriter {
     this.#image = context.chain.image;
     this.#writer = context.writer;
     this.#dirtyBitmaps = context.writer.dirtyBitmaps;
-    this.#dataStorage = context.dataStorage;
+    this.#data = context.data;
     this.#changes = context.changes;
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
@@ -154,7 +154,7 @@ export class DiskWriter {
         const reason = `a write would make it look like a ${magic} image; state --format raw to allow that`;
         throw new TsimgfsError("EPERM", this.#image.storage.path, reason);
       }
-      this.#dataStorage.writeAt(source, start, length, guestOffset);
+      this.#data.write(source, start, length, guestOffset, guestOffset);
     } finally {
       this.#changes.unlockExclusive();
     }
@@ -238,9 +238,9 @@ export class DiskWriter {
     this.#changes.lockShared();
     try {
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
-      if (count > 0 && how === "falloc") {
-        this.#dataStorage.preallocate(this.#place.hostOffset, count);
-      } else if (count > 0 && how === "full") this.#filler.fillZeros(count, this.#place.hostOffset);
+      const { hostOffset } = this.#place;
+      if (count > 0 && how === "falloc") this.#data.preallocate(hostOffset, count);
+      else if (count > 0 && how === "full") this.#data.fillZeros(count, hostOffset, guestOffset);
       return count;
     } finally {
       this.#changes.unlockShared();
@@ -274,13 +274,19 @@ export class DiskWriter {
     source: NativeBuffer,
     start: number,
   ): number {
-    this.#changes.lockShared();
+    const touchesMore = this.#data.touchesMore(guestOffset, length);
+    if (touchesMore) this.#changes.lockExclusive();
+    else this.#changes.lockShared();
     try {
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
-      if (count > 0) this.#filler.put(kind, source, start, count, this.#place.hostOffset);
+      if (count > 0) {
+        const { hostOffset } = this.#place;
+        this.#filler.put(kind, source, start, count, hostOffset, guestOffset);
+      }
       return count;
     } finally {
-      this.#changes.unlockShared();
+      if (touchesMore) this.#changes.unlockExclusive();
+      else this.#changes.unlockShared();
     }
   }
 
@@ -324,7 +330,8 @@ export class DiskWriter {
   /** Whether filling the plan takes no longer than to give up the lock and take it again. */
   #isQuick(): boolean {
     const { fresh } = this.#changes.plan;
-    return fresh && this.#chain.images.length === 1 && this.#filler.covered <= QUICK_FILL_MAX;
+    const mayBeZeros = fresh && !this.#data.isEncrypted && this.#chain.images.length === 1;
+    return mayBeZeros && this.#filler.covered <= QUICK_FILL_MAX;
   }
 
   /** As PlanFiller.fill, under the exclusive lock. */

@@ -15,6 +15,7 @@ import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
 import { CompressedWrites } from "./compressed-writes.ts";
 import { CopiedImage } from "./copied-image.ts";
 import { CopyOnRead } from "./copy-on-read.ts";
+import { DataWriter } from "./data-extents.ts";
 import { deallocate } from "./deallocate.ts";
 import type { GrowthPreallocation } from "./disk-resizer.ts";
 import { DiskWriter } from "./disk-writer.ts";
@@ -120,7 +121,8 @@ export class Disk {
     const changing = new BusyRanges(shared.busy, 2 * slot);
     const copying = new BusyRanges(shared.busy, 2 * slot + 1);
     const changes = new TableChanges({ chain, writer, lock, changing, copying, copies });
-    const common = { chain, writer, dataStorage, changes };
+    const data = new DataWriter(image, dataStorage);
+    const common = { chain, writer, data, changes };
     const { policy, guardsMagic } = shared;
     const counters = thread.counters ?? privateCounters();
     const writing = { ...common, resizing: lock.resizing, policy, guardsMagic, counters };
@@ -128,7 +130,7 @@ export class Disk {
     const copier =
       copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });
     const { copyOnRead, detectZeroes } = policy;
-    const compressed = new CompressedWrites({ ...common, diskWriter, detectZeroes });
+    const compressed = new CompressedWrites({ ...common, dataStorage, diskWriter, detectZeroes });
     const snapshots = new DiskSnapshots(image, writer, changes);
     const access = { reading: changes, lock, changes, formatWriter: writer };
     return new Disk(chain, access, {

@@ -4,6 +4,7 @@ import assert from "node:assert";
 import fs from "node:fs";
 import { FormatError, TsimgfsError, UnsupportedError, UsageError } from "../errors.ts";
 import type { FormatName } from "../formats/driver.ts";
+import { type ImageKey, wipeKey } from "../formats/encryption/image-key.ts";
 import {
   backingFileOf,
   conditionsOf,
@@ -16,7 +17,7 @@ import {
   probeFormat,
   readLayout,
   repairBeforeWriting,
-  requireReadableLayout,
+  unlockImage,
 } from "../formats/formats.ts";
 import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile, type OpenMode, type SharedFile } from "../storage/local-file.ts";
@@ -52,6 +53,10 @@ export interface OpenOptions {
   readonly backingPolicy: BackingPolicy | undefined;
   /** Take no locks, and read what others may be writing. */
   readonly forceShare: boolean;
+  /** Passphrases of encrypted images: of each, one must be among them. Default: there are none. */
+  readonly secrets?: readonly Uint8Array[] | undefined;
+  /** Data is neither read nor written: encrypted images need no passphrase. */
+  readonly onlyTables?: boolean;
   /** How the image is written to; default: it is only read. */
   readonly writing?: WriteOptions | undefined;
   /** One of its backing files that is written to, too; default: they are only read. */
@@ -77,6 +82,8 @@ export interface SharedLayer {
   readonly file: SharedFile;
   readonly dataFile: SharedFile | undefined;
   readonly layout: FormatLayout;
+  /** Of an encrypted image, whose data is used. */
+  readonly key: ImageKey | undefined;
 }
 
 /** An image and all its backing files, open; the image itself comes first. */
@@ -117,7 +124,8 @@ export function closeBelow(chain: OpenChain): OpenChain {
   return { ...chain, layers: chain.layers.slice(0, 1) };
 }
 
-function closeLayer({ file, dataFile }: SharedLayer): void {
+function closeLayer({ file, dataFile, key }: SharedLayer): void {
+  if (key !== undefined) wipeKey(key);
   fs.closeSync(file.fd);
   if (dataFile !== undefined) fs.closeSync(dataFile.fd);
 }
@@ -153,6 +161,7 @@ class ChainOpener {
   readonly #options: OpenOptions;
   readonly #policy: BackingPolicy;
   readonly #files: LocalFile[] = [];
+  readonly #keys: ImageKey[] = [];
   readonly #layers: SharedLayer[] = [];
   readonly #warnings: string[] = [];
   /** The paths of the files that are open, by device and inode. */
@@ -184,6 +193,7 @@ class ChainOpener {
         warnings: this.#warnings,
       };
     } catch (error) {
+      this.#keys.forEach(wipeKey);
       for (const file of this.#files) file.close();
       throw error;
     }
@@ -193,9 +203,9 @@ class ChainOpener {
     let file = first;
     let format = firstFormat;
     for (;;) {
-      const layout = this.#readLayout(file, format);
+      const { layout, key } = this.#readLayout(file, format);
       const dataFile = this.#openDataFile(layout, file.path);
-      this.#layers.push({ file: file.share(), dataFile: dataFile?.share(), layout });
+      this.#layers.push({ file: file.share(), dataFile: dataFile?.share(), layout, key });
       const backing = backingFileOf(layout);
       if (backing === undefined) return;
       if (this.#layers.length >= CHAIN_DEPTH_MAX) {
@@ -228,21 +238,29 @@ class ChainOpener {
     return found !== undefined && wanted !== undefined && identityOf(found) === identityOf(wanted);
   }
 
-  #readLayout(file: LocalFile, format: FormatName): FormatLayout {
+  #readLayout(file: LocalFile, format: FormatName): Pick<SharedLayer, "layout" | "key"> {
     const depth = this.#layers.length;
     const isWritten = this.#writing !== undefined;
     const keepsL1 = this.#writing?.policy.growable !== true;
     const options = { tableCacheMax: tableCacheMax(depth), keepsL1 };
     const layout = readLayout(format, file, options);
-    requireReadableLayout(layout, file.path);
+    // Nothing is repaired with a passphrase that is wrong.
+    const key = this.#unlock(layout, file);
     if (!isWritten) {
       this.#warnOfConditions(layout, file.path);
-      return layout;
+      return { layout, key };
     }
     const repaired = repairBeforeWriting(layout, file);
-    if (repaired === undefined) return layout;
+    if (repaired === undefined) return { layout, key };
     this.#warnings.push(`${file.path}: warning: ${repaired}`);
-    return readLayout(format, file, options);
+    return { layout: readLayout(format, file, options), key };
+  }
+
+  #unlock(layout: FormatLayout, file: LocalFile): ImageKey | undefined {
+    const { onlyTables = false, secrets = [] } = this.#options;
+    const key = onlyTables ? undefined : unlockImage(layout, file, secrets);
+    if (key !== undefined) this.#keys.push(key);
+    return key;
   }
 
   /** @throws {TsimgfsError} ENODATA: there is no backing file; or the base is not below the image */

@@ -4,17 +4,14 @@
  */
 
 import type { FormatWriter, ZeroSpace } from "../formats/writer.ts";
-import type { WritableStorage } from "../storage/storage.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
-import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import type { BackingChain } from "./backing-chain.ts";
+import type { DataWriter } from "./data-extents.ts";
 import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
 import { ZeroLookup } from "./zero-lookup.ts";
 import { releasedZeros } from "./zero-manner.ts";
 
-/** Zeros from this many bytes on are no bytes that are written, but a hole. */
-const HOLE_MIN = 64 * 1024;
 /** Bytes of scratch memory at least. */
 const SCRATCH_MIN = 4096;
 
@@ -26,7 +23,7 @@ export type Source = (typeof SOURCE)[keyof typeof SOURCE];
 export interface PlanFillerContext {
   readonly chain: BackingChain;
   readonly writer: FormatWriter;
-  readonly dataStorage: WritableStorage;
+  readonly data: DataWriter;
   /** Has the plan. */
   readonly changes: TableChanges;
   readonly policy: WritePolicy;
@@ -35,7 +32,7 @@ export interface PlanFillerContext {
 export class PlanFiller {
   readonly #chain: BackingChain;
   readonly #writer: FormatWriter;
-  readonly #dataStorage: WritableStorage;
+  readonly #data: DataWriter;
   readonly #changes: TableChanges;
   readonly #space: ZeroSpace;
   readonly #zeros: ZeroLookup;
@@ -46,7 +43,7 @@ export class PlanFiller {
   constructor(context: PlanFillerContext) {
     this.#chain = context.chain;
     this.#writer = context.writer;
-    this.#dataStorage = context.dataStorage;
+    this.#data = context.data;
     this.#changes = context.changes;
     this.#space = releasedZeros(context.policy.discard === "ignore").space;
     this.#zeros = new ZeroLookup(context.chain);
@@ -81,15 +78,17 @@ export class PlanFiller {
     }
     // A place that is a hole is as good as a new one.
     const total = plan.coverEnd - plan.coverStart;
-    if (!plan.fresh && !this.#dataStorage.isHole(plan.hostOffset, total)) {
-      this.#fillPlace(guestOffset, kind, source, start);
-      return true;
+    if (this.#data.isZeroPlace(plan.fresh, plan.hostOffset, total)) {
+      if (kind === SOURCE.buffer) {
+        const place = plan.hostOffset + guestOffset - plan.coverStart;
+        this.#data.write(source, start, this.#covered, place, guestOffset);
+      }
+      return false;
     }
-    if (kind === SOURCE.buffer) {
-      const data = plan.hostOffset + guestOffset - plan.coverStart;
-      this.#dataStorage.writeAt(source, start, this.#covered, data);
-    }
-    return false;
+    // Many new clusters are one plan, places that are given can be filled one by one.
+    if (plan.fresh) this.#fillAround(guestOffset, kind, source, start);
+    else this.#fillPlace(guestOffset, kind, source, start);
+    return true;
   }
 
   /**
@@ -109,7 +108,7 @@ export class PlanFiller {
       const data = source.bytes.subarray(start, start + this.#covered);
       scratch.bytes.set(data, guestOffset - plan.coverStart);
     }
-    this.#dataStorage.writeAt(scratch, 0, total, plan.hostOffset);
+    this.#data.write(scratch, 0, total, plan.hostOffset, plan.coverStart);
   }
 
   /** Fill a place with a write and what was around it before. */
@@ -125,11 +124,11 @@ export class PlanFiller {
       this.#chain.read(coverStart, head, scratch, 0);
       scratch.bytes.set(source.bytes.subarray(start, start + count), head);
       this.#chain.read(guestOffset + count, total - head - count, scratch, head + count);
-      this.#dataStorage.writeAt(scratch, 0, total, hostOffset);
+      this.#data.write(scratch, 0, total, hostOffset, coverStart);
       return;
     }
     this.#copyOld(coverStart, head, hostOffset);
-    if (count > 0) this.put(kind, source, start, count, hostOffset + head);
+    if (count > 0) this.put(kind, source, start, count, hostOffset + head, guestOffset);
     this.#copyOld(guestOffset + count, total - head - count, hostOffset + head + count);
   }
 
@@ -139,28 +138,21 @@ export class PlanFiller {
     for (let done = 0; done < length; done += scratch.length) {
       const count = Math.min(scratch.length, length - done);
       this.#chain.read(guestOffset + done, count, scratch, 0);
-      this.#dataStorage.writeAt(scratch, 0, count, hostOffset + done);
+      this.#data.write(scratch, 0, count, hostOffset + done, guestOffset + done);
     }
   }
 
   /** Write bytes, or zeros, to a place on the host. */
-  put(kind: Source, source: NativeBuffer, start: number, length: number, hostOffset: number): void {
-    if (kind === SOURCE.buffer) this.#dataStorage.writeAt(source, start, length, hostOffset);
-    else this.#putZeros(length, hostOffset);
-  }
-
-  #putZeros(length: number, hostOffset: number): void {
-    if (length >= HOLE_MIN) {
-      this.#dataStorage.zeroAt(hostOffset, length, this.#space);
-    } else this.fillZeros(length, hostOffset);
-  }
-
-  /** Write zeros as bytes. */
-  fillZeros(length: number, hostOffset: number): void {
-    for (let done = 0; done < length; done += ZEROS_SIZE) {
-      const count = Math.min(length - done, ZEROS_SIZE);
-      this.#dataStorage.writeAt(ZEROS, 0, count, hostOffset + done);
-    }
+  put(
+    kind: Source,
+    source: NativeBuffer,
+    start: number,
+    length: number,
+    hostOffset: number,
+    guestOffset: number,
+  ): void {
+    if (kind === SOURCE.buffer) this.#data.write(source, start, length, hostOffset, guestOffset);
+    else this.#data.writeZeros(length, hostOffset, guestOffset, this.#space);
   }
 
   #scratchBuffer(): NativeBuffer {

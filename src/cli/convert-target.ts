@@ -14,6 +14,8 @@ import { PLAIN_WRITING } from "./offline-disk.ts";
 export interface TargetOptions {
   readonly format: FormatName;
   readonly backingPolicy?: BackingPolicy | undefined;
+  /** Passphrases of encrypted images. */
+  readonly secrets: readonly Uint8Array[];
   /** Threads that will write to it. */
   readonly threads: number;
 }
@@ -81,11 +83,15 @@ export class ConvertTarget {
     return attachChain(this.chain.layers, { clusterCache: new ClusterCache() }).virtualSize;
   }
 
-  /** It reads as zeros where nothing is written. Of a block device nobody knows what it reads as. */
+  /**
+   * It reads as zeros where nothing is written. Of a block device nobody knows what it reads as, and what was
+   * preallocated in an encrypted image reads as noise.
+   */
   get readsAsZeros(): boolean {
     const { layers } = this.chain;
     const isFile = layers.every(({ file, dataFile }) => (dataFile ?? file).resizable);
-    return this.isNew && layers.length === 1 && isFile;
+    const isEncrypted = layers.some(({ key }) => key !== undefined);
+    return this.isNew && layers.length === 1 && isFile && !isEncrypted;
   }
 
   /** Close the files. No thread uses them any more. */
@@ -106,10 +112,10 @@ export class ConvertTarget {
 
 function openForWriting(
   path: string,
-  { format, backingPolicy, threads }: TargetOptions,
+  { format, backingPolicy, secrets, threads }: TargetOptions,
 ): OpenChain {
   const writing = { policy: PLAIN_WRITING, threads };
-  return openChain(path, { format, backingPolicy, forceShare: false, writing });
+  return openChain(path, { format, backingPolicy, forceShare: false, secrets, writing });
 }
 
 function remove(path: string): void {

@@ -2,7 +2,7 @@
 
 import { OptionList, type OptionRow, optionRowsHelp } from "./option-list.ts";
 
-/** Those that we know; encryption and hints to the host's file system are not among them. */
+/** Those that we know; hints to the host's file system, and names of secrets, are not among them. */
 // biome-ignore format: a table reads in columns
 const OPTIONS = {
   raw: [
@@ -17,6 +17,14 @@ const OPTIONS = {
     ["compression_type", "str",  "Compression method used for image cluster compression (zlib, zstd)"],
     ["data_file",        "str",  "File name of an external data file"],
     ["data_file_raw",    "bool (on/off)", "The external data file must stay valid as a raw image"],
+    ["encrypt.cipher-alg",     "str", "Name of encryption cipher algorithm (aes-128, aes-192, aes-256)"],
+    ["encrypt.cipher-mode",    "str", "Name of encryption cipher mode (ecb, cbc, xts, ctr)"],
+    ["encrypt.format",         "str", "Encrypt the image, format choices: 'aes', 'luks'"],
+    ["encrypt.hash-alg",       "str", "Name of encryption hash algorithm"],
+    ["encrypt.iter-time",      "num", "Time to spend in PBKDF in milliseconds"],
+    ["encrypt.ivgen-alg",      "str", "Name of IV generator algorithm (plain, plain64, essiv)"],
+    ["encrypt.ivgen-hash-alg", "str", "Name of IV generator hash algorithm"],
+    ["encryption",       "bool (on/off)", "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"],
     ["extended_l2",      "bool (on/off)", "Extended L2 tables"],
     ["lazy_refcounts",   "bool (on/off)", "Postpone refcount updates"],
     ["preallocation",    "str",  "Preallocation mode (allowed values: off, metadata, falloc, full)"],

@@ -5,6 +5,7 @@ import { printable, UsageError } from "../errors.ts";
 import { PREALLOCATIONS } from "../formats/qcow2/create-check.ts";
 import { RAW_PREALLOCATIONS } from "../formats/raw/create.ts";
 import type { CreateFormat, CreateOptions } from "./create-options.ts";
+import { ENCRYPT_OPTIONS, requestedEncryption } from "./encryption-request.ts";
 
 const DEFAULT = { clusterSize: 65536, refcountBits: 16, compat: "1.1", tableSize: 4 } as const;
 const COMPAT_VERSIONS = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 } as const;
@@ -14,12 +15,14 @@ const COMPATS = ["0.10", "v2", "1.1", "v3"] as const;
  * The format that the options describe; what they leave open is as qemu-img has it.
  *
  * @param path of the image, for messages
+ * @param secrets the passphrase of an encrypted image
  * @throws {UsageError}
  */
 export function requestedFormat(
   path: string,
   name: CreateFormat,
   list: CreateOptions,
+  secrets: readonly Uint8Array[] = [],
 ): CreateRequest["format"] {
   if (name === "raw") {
     return { name, preallocation: list.word("preallocation", RAW_PREALLOCATIONS) ?? "off" };
@@ -48,6 +51,7 @@ export function requestedFormat(
       compressionType: list.word("compression_type", ["zlib", "zstd"]) ?? "zlib",
       preallocation: list.word("preallocation", PREALLOCATIONS) ?? "off",
       dataFile: dataFileName === undefined ? undefined : { name: dataFileName, raw },
+      encryption: requestedEncryption(path, list, secrets),
     },
   };
 }
@@ -82,6 +86,8 @@ function announcedOptions(
       ];
     case "qcow2":
       return [
+        ["encryption", list.bool("encryption")],
+        ...ENCRYPT_OPTIONS.map((name): AnnouncedOption => [name, list.text(name)]),
         ["cluster_size", format.options.clusterSize],
         ["extended_l2", format.options.extendedL2],
         ["preallocation", list.text("preallocation")],

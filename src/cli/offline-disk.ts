@@ -9,13 +9,16 @@ import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../formats/driver.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import { printMessage } from "./print.ts";
+import { type SecretOptions, secretsOf } from "./secrets.ts";
 
 /** The options of commands, as commander names them. */
-export interface ImageOptions {
+export interface ImageOptions extends SecretOptions {
   /** Default: by its magic. */
   readonly format?: FormatName | undefined;
   /** Default: by the owner of the image. */
   readonly backingPolicy?: BackingPolicy | undefined;
+  /** As OpenOptions.onlyTables. */
+  readonly onlyTables?: boolean | undefined;
   /** Take no locks; for reading only. */
   readonly forceShare?: boolean | undefined;
 }
@@ -56,13 +59,16 @@ export interface OfflineDisk {
  */
 export function openOffline(
   path: string,
-  { format, backingPolicy, forceShare = false }: ImageOptions,
+  options: ImageOptions,
   writing?: Omit<WriteOptions, "threads">,
 ): OfflineDisk {
+  const { format, backingPolicy, forceShare = false, onlyTables = false } = options;
   const chain = openChain(path, {
     format,
     backingPolicy,
     forceShare,
+    secrets: secretsOf(options),
+    onlyTables,
     writing: writing && { ...writing, threads: 1 },
   });
   try {

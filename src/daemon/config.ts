@@ -1,4 +1,4 @@
-/** What the daemon is asked to do: plain data, passed to the background process as JSON. */
+/** What the daemon is asked to do: plain data, passed to the background process on its standard input. */
 
 import type { BackingPolicy } from "../block/referenced-file.ts";
 import type { WritePolicy } from "../block/write-policy.ts";
@@ -22,6 +22,39 @@ export interface DaemonConfig {
   readonly streaming: { readonly limit: number | undefined } | undefined;
   readonly mountOptions: MountOptions;
   readonly logFile: string | undefined;
+}
+
+/** Where the passphrases of a task begin, after the JSON: each of so many bytes. */
+export interface SecretSizes {
+  readonly secretSizes: readonly number[];
+}
+
+/**
+ * A task as bytes: the configuration and the passphrases of encrypted images, which are no part of it, so
+ * that they can be wiped.
+ *
+ *     JSON       the configuration, and the sizes of the passphrases
+ *     0          one byte
+ *     secrets    one after the other
+ */
+export function encodeTask(config: DaemonConfig, secrets: readonly Uint8Array[]): Buffer {
+  const sizes: SecretSizes = { secretSizes: secrets.map(({ length }) => length) };
+  const json = Buffer.from(JSON.stringify({ ...config, ...sizes }));
+  return Buffer.concat([json, Buffer.of(0), ...secrets]);
+}
+
+/** What `encodeTask` made; the secrets are parts of `task`. */
+export function decodeTask(task: Buffer): { config: DaemonConfig; secrets: readonly Buffer[] } {
+  const end = task.indexOf(0);
+  const { secretSizes, ...config }: DaemonConfig & SecretSizes = JSON.parse(
+    task.toString("utf8", 0, end),
+  );
+  let at = end + 1;
+  const secrets = secretSizes.map((size) => {
+    at += size;
+    return task.subarray(at - size, at);
+  });
+  return { config, secrets };
 }
 
 /** What the background process tells the command that started it. */

@@ -39,18 +39,20 @@ function refuseEqualNames(images: readonly string[]): void {
 /**
  * Open all images.
  *
+ * @param secrets passphrases of encrypted images, which are wiped
  * @throws {TsimgfsError} nothing is left open
  */
-export function openDevices(config: DaemonConfig): OpenDevices {
-  refuseEqualNames(config.images);
+export function openDevices(config: DaemonConfig, secrets: readonly Uint8Array[]): OpenDevices {
   const chains: OpenChain[] = [];
   const close = (): void => {
     for (const chain of chains.splice(0)) closeChain(chain);
   };
   try {
+    refuseEqualNames(config.images);
     const devices = config.images.map((image) => {
       const chain = openChain(image, {
         ...config,
+        secrets,
         // The main thread is one more: it looks after what the others need.
         writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
       });
@@ -66,6 +68,8 @@ export function openDevices(config: DaemonConfig): OpenDevices {
   } catch (error) {
     close();
     throw error;
+  } finally {
+    for (const secret of secrets) secret.fill(0);
   }
 }
 

@@ -6,7 +6,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { TsimgfsError } from "../errors.ts";
-import type { DaemonConfig, Readiness } from "./config.ts";
+import { type DaemonConfig, encodeTask, type Readiness } from "./config.ts";
 
 /**
  * A daemon should be small: requests make no garbage worth a large young generation (Node's default
@@ -15,9 +15,14 @@ import type { DaemonConfig, Readiness } from "./config.ts";
 export const NODE_OPTIONS = ["--max-semi-space-size=1", "--v8-pool-size=1"];
 /**
  * Nor does each thread need an arena of malloc of its own. And with NODE_EXTRA_CA_CERTS, Node takes
- * 30 ms longer to start, to load certificates that nothing here asks for.
+ * 30 ms longer to start, to load certificates that nothing here asks for. A passphrase would be there for
+ * as long as the daemon is.
  */
-const ENVIRONMENT = { MALLOC_ARENA_MAX: "1", NODE_EXTRA_CA_CERTS: undefined };
+const ENVIRONMENT = {
+  MALLOC_ARENA_MAX: "1",
+  NODE_EXTRA_CA_CERTS: undefined,
+  TSIMGFS_SECRET: undefined,
+};
 
 /** Descriptors of the daemon: its task is on standard input, what it reports on another pipe. */
 const REPORT_FD = 3;
@@ -51,10 +56,12 @@ export class PendingDaemon {
    * Give the daemon its task; it goes on when this process has ended. Returns its warnings when the
    * devices can be used.
    *
+   * @param secrets passphrases of encrypted images
    * @throws {DaemonError | TsimgfsError} nothing is left
    */
-  async launch(config: DaemonConfig): Promise<readonly string[]> {
-    this.#child.stdin?.end(JSON.stringify(config));
+  async launch(config: DaemonConfig, secrets: readonly Uint8Array[]): Promise<readonly string[]> {
+    const task = encodeTask(config, secrets);
+    this.#child.stdin?.end(task, () => task.fill(0));
     const pipe = this.#child.stdio[REPORT_FD];
     if (pipe === null || pipe === undefined || !("read" in pipe)) {
       throw new RangeError("no report pipe");

@@ -1,7 +1,7 @@
 /** The background process: gets its task as JSON on standard input, reports on descriptor 3, and serves. */
 
 import fs from "node:fs";
-import type { DaemonConfig, Readiness } from "./config.ts";
+import { decodeTask, type Readiness } from "./config.ts";
 import { createStartMemory, letEnd, startIoThread } from "./io-thread-start.ts";
 
 const STDIN = 0;
@@ -19,19 +19,19 @@ async function main(): Promise<void> {
   const worker = startIoThread({ thread: 0, start });
   const { runDaemon } = await import("./run.ts");
   const { closeInherited, detachInput } = await import("./standard-streams.ts");
-  const task = fs.readFileSync(STDIN, "utf8");
+  const task = fs.readFileSync(STDIN);
   // The command line was wrong, or asked for help.
-  if (task === "") {
+  if (task.length === 0) {
     letEnd(start);
     return;
   }
   detachInput();
   closeInherited();
-  const config: DaemonConfig = JSON.parse(task);
+  const { config, secrets } = decodeTask(task);
   process.title = `tsimgfs mount ${[...config.images, config.mountpoint].join(" ")}`;
   let isReady = false;
   try {
-    await runDaemon(config, { worker, start }, (warnings) => {
+    await runDaemon(config, secrets, { worker, start }, (warnings) => {
       isReady = true;
       report({ kind: "ready", warnings });
     });

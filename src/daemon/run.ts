@@ -37,12 +37,14 @@ const READ_AHEAD_KB = 1024;
 /**
  * Mount and serve. Returns when the mount is gone and everything is closed.
  *
+ * @param secrets passphrases of encrypted images, which are wiped
  * @param firstThread ends with the mount, or with the failure
  * @param onReady called once, when the devices can be used
  * @throws {TsimgfsError} before `onReady`: nothing is left mounted or open
  */
 export async function runDaemon(
   config: DaemonConfig,
+  secrets: readonly Uint8Array[],
   firstThread: FirstThread,
   onReady: (warnings: readonly string[]) => void,
 ): Promise<void> {
@@ -60,7 +62,7 @@ export async function runDaemon(
       images: config.images.length,
       nonempty: config.mountOptions.nonempty,
     });
-    devices = openDevices(config);
+    devices = openDevices(config, secrets);
     if (config.logFile !== undefined) redirectMessages(config.logFile, devices);
     // Memory that serving a request allocates must not wait for the very device that is served.
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);

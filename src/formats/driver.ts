@@ -7,6 +7,7 @@
 import type { Storage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { ClusterCache } from "./compression/cluster-cache.ts";
+import type { DataCipher } from "./encryption/image-key.ts";
 
 export const FORMAT_NAMES = ["raw", "qcow2", "qed"] as const;
 export type FormatName = (typeof FORMAT_NAMES)[number];
@@ -101,6 +102,10 @@ export interface FormatImage {
   /** Bytes, a power of two; of raw images, 512. */
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
+  /** Data extents are encrypted; zeros are, that is: holes of the host are no zeros. */
+  readonly encrypted: boolean;
+  /** What encrypts them; undefined: nothing does, or the key was not asked for. */
+  readonly cipher: DataCipher | undefined;
   /**
    * Block status at `guestOffset` and how far it holds, in this image alone (not its backing file).
    * Does no more I/O than `guestOffset` needs; adjacent extents may be alike.

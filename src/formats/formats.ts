@@ -13,13 +13,14 @@ import {
   type FormatName,
   type ThreadResources,
 } from "./driver.ts";
+import { cipherOf, type ImageKey } from "./encryption/image-key.ts";
 import { setQcow2BackingFile } from "./qcow2/backing-name.ts";
+import { unlockQcow2 } from "./qcow2/encryption.ts";
 import {
   conditionsOfQcow2,
   probeQcow2,
   type Qcow2Layout,
   readQcow2Layout,
-  requireReadable,
 } from "./qcow2/layout.ts";
 import { Qcow2Image } from "./qcow2/qcow2-image.ts";
 import {
@@ -96,12 +97,18 @@ export function dataFileOf(layout: FormatLayout): DataFileReference | undefined 
 }
 
 /**
- * Refuse images that can be described but not read.
+ * The key of an image's data.
  *
- * @throws {UnsupportedError} encrypted
+ * @param secrets passphrases
+ * @returns undefined: it is not encrypted
+ * @throws {TsimgfsError} EACCES: none of them opens it; EINVAL, ENOTSUP: its encryption
  */
-export function requireReadableLayout(layout: FormatLayout, path: string): void {
-  if (layout.format === "qcow2") requireReadable(layout, path);
+export function unlockImage(
+  layout: FormatLayout,
+  storage: Storage,
+  secrets: readonly Uint8Array[],
+): ImageKey | undefined {
+  return layout.format === "qcow2" ? unlockQcow2(layout, storage, secrets) : undefined;
 }
 
 /** What the user should know of the state in which an image was left; reading it is safe. */
@@ -116,17 +123,25 @@ export function conditionsOf(layout: FormatLayout): string[] {
   }
 }
 
+/** What an image is attached to. */
+export interface ImageFiles {
+  readonly storage: Storage;
+  readonly dataStorage: Storage | undefined;
+  /** Of an encrypted image whose data is used. */
+  readonly key: ImageKey | undefined;
+}
+
 /** The image as one thread uses it. */
 export function attachImage(
   layout: FormatLayout,
-  files: { storage: Storage; dataStorage: Storage | undefined },
+  { key, ...files }: ImageFiles,
   resources: ThreadResources,
 ): FormatImage {
   switch (layout.format) {
     case "raw":
       return new RawImage(files.storage);
     case "qcow2":
-      return new Qcow2Image(layout, files, resources);
+      return new Qcow2Image(layout, { ...files, cipher: key && cipherOf(key) }, resources);
     case "qed":
       return new QedImage(layout, files.storage, resources);
   }

@@ -8,7 +8,13 @@ import { describe, expect, it } from "vitest";
 import { StreamJob } from "../../src/block/stream-job.ts";
 import { setBackingFile } from "../../src/formats/formats.ts";
 import { openRecorded, USUAL_POLICY } from "../support/crash-engine.ts";
-import { contentOf, IMAGE_NAME, imageFiles, makeImage, qemuImg } from "../support/crash-images.ts";
+import {
+  contentOf,
+  imageFiles,
+  makeImage,
+  qemuImg,
+  sourceArguments,
+} from "../support/crash-images.ts";
 import { type ImageRecipe, RECIPES } from "../support/crash-recipes.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import { CrashStates, STRATEGIES } from "../support/crash-states.ts";
@@ -79,11 +85,11 @@ describe("a crash at any moment of streaming leaves the disk as it is", () => {
           files[index]?.save(path);
         });
         const label = `state ${number}: ${strategy} at ${position} of ${last}, seed ${SEED}`;
-        const check = await qemuImg(directory, ["check", "-q", "-f", recipe.format, IMAGE_NAME]);
+        const check = await qemuImg(directory, ["check", "-q", ...sourceArguments(recipe)]);
         expect([0, 3], `${label}: ${check.stdout}${check.stderr}`).toContain(check.status);
         expect((await contentOf(directory, recipe)).equals(wanted), label).toBe(true);
       }
-      const info = await qemuImg(directory, ["info", "-f", recipe.format, IMAGE_NAME]);
+      const info = await qemuImg(directory, ["info", ...sourceArguments(recipe)]);
       expect(info.stdout).not.toContain("backing file:");
     });
   });

@@ -5,7 +5,13 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { StorageError, TsimgfsError } from "../../src/errors.ts";
 import { openRecorded, recoverInPlace } from "../support/crash-engine.ts";
-import { contentOf, IMAGE_NAME, imageFiles, makeImage, qemuImg } from "../support/crash-images.ts";
+import {
+  contentOf,
+  imageFiles,
+  makeImage,
+  qemuImg,
+  sourceArguments,
+} from "../support/crash-images.ts";
 import { type ImageRecipe, RECIPES } from "../support/crash-recipes.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import {
@@ -162,7 +168,7 @@ async function expectSound(
   statuses: readonly number[],
 ): Promise<void> {
   if (recipe.format !== "raw") {
-    const args = ["check", "-q", "-f", recipe.format, IMAGE_NAME];
+    const args = ["check", "-q", ...sourceArguments(recipe)];
     const { status, stdout, stderr } = await qemuImg(directory, args);
     expect(statuses, `qemu-img check: ${stdout}${stderr}`).toContain(status);
   }

@@ -11,6 +11,7 @@ import { closeBelow, closeChain, openChain } from "../../src/block/open-chain.ts
 import { StreamJob } from "../../src/block/stream-job.ts";
 import { setBackingFile } from "../../src/formats/formats.ts";
 import { LocalFile } from "../../src/storage/local-file.ts";
+import { secretsOf } from "../support/crash-engine.ts";
 import { IMAGE_NAME } from "../support/crash-images.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import { asRecord } from "../support/json.ts";
@@ -42,6 +43,7 @@ describe("threads go on while an image is streamed, and after it", () => {
           format: recipe.format,
           backingPolicy: "any",
           forceShare: false,
+          secrets: secretsOf(recipe),
           writing: { policy: randomPolicy(random, recipe), threads: THREADS + 1 },
         });
         const meanwhile = async (disk: Disk): Promise<void> => {

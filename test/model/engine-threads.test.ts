@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { describe, it } from "vitest";
 import { closeChain, openChain } from "../../src/block/open-chain.ts";
+import { secretsOf } from "../support/crash-engine.ts";
 import { IMAGE_NAME } from "../support/crash-images.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import { byScale } from "../support/scale.ts";
@@ -30,6 +31,7 @@ describe("threads that write to neighbouring parts of a disk do not disturb each
           format: recipe.format,
           backingPolicy: "any",
           forceShare: false,
+          secrets: secretsOf(recipe),
           writing: { policy: randomPolicy(random, recipe), threads: THREADS + 1 },
         });
         try {

@@ -8,10 +8,10 @@ import {
   BACKING_NAME,
   contentOf,
   contentOfSnapshot,
-  IMAGE_NAME,
   isSnapshotIntact,
   makeImage,
   qemuImg,
+  sourceArguments,
   workByQemu,
 } from "../support/crash-images.ts";
 import type { ImageRecipe } from "../support/crash-recipes.ts";
@@ -52,15 +52,18 @@ export class ModelRun {
   }
 
   async #expectContent(content: SparseFile, label: string): Promise<void> {
-    const { format } = this.#recipe;
     const directory = this.#directory;
-    if (format !== "raw") {
-      const args = ["check", "-q", "-f", format, IMAGE_NAME];
+    if (this.#recipe.format !== "raw") {
+      const args = ["check", "-q", ...sourceArguments(this.#recipe)];
       const { status, stdout, stderr } = await qemuImg(directory, args);
       expect({ label, status, output: stdout + stderr }).toEqual({ label, status: 0, output: "" });
     }
     content.save(join(directory, "expected"));
-    const compare = ["compare", "-q", "-f", format, "-F", "raw", IMAGE_NAME, "expected"];
+    const isEncrypted = this.#recipe.encryption !== undefined;
+    const expected = isEncrypted
+      ? ["driver=raw,file.filename=expected"]
+      : ["-F", "raw", "expected"];
+    const compare = ["compare", "-q", ...sourceArguments(this.#recipe), ...expected];
     const { status, stdout, stderr } = await qemuImg(directory, compare);
     expect({ label, status, output: stdout + stderr }).toEqual({ label, status: 0, output: "" });
     for (const [name, wanted] of this.#snapshots) {

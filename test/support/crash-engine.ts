@@ -11,6 +11,7 @@ import { LocalFile, type SharedFile } from "../../src/storage/local-file.ts";
 import type { WritableStorage } from "../../src/storage/storage.ts";
 import { IMAGE_NAME, imageFiles } from "./crash-images.ts";
 import type { ImageRecipe } from "./crash-recipes.ts";
+import { PASSPHRASE } from "./encrypted-image.ts";
 import type { SparseFile } from "./recording-sparse-file.ts";
 import { type FaultHook, type RecordingLog, RecordingStorage } from "./recording-storage.ts";
 
@@ -27,6 +28,11 @@ export const USUAL_POLICY: WritePolicy = {
   copyOnRead: true,
 };
 
+/** The passphrases that open the image of a recipe. */
+export function secretsOf({ encryption }: ImageRecipe): Buffer[] {
+  return encryption === undefined ? [] : [Buffer.from(PASSPHRASE)];
+}
+
 const THREAD = { slot: 0, requestMaintenance: undefined } as const;
 
 function openFiles(
@@ -38,6 +44,7 @@ function openFiles(
     format: recipe.format,
     backingPolicy: "any",
     forceShare: false,
+    secrets: secretsOf(recipe),
     writing: { policy, threads: 1 },
   });
 }

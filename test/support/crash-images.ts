@@ -4,6 +4,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crashAfter } from "./crash-after.ts";
 import { DATA_FILE_NAME, hasDataFile, type ImageRecipe } from "./crash-recipes.ts";
+import { createEncryptedImage, encryptedArguments } from "./encrypted-image.ts";
 import type { ImageFormat } from "./qemu.ts";
 import type { Random } from "./random.ts";
 import { SparseFile } from "./recording-sparse-file.ts";
@@ -23,6 +24,11 @@ export function imageFiles(directory: string, recipe: ImageRecipe): string[] {
   return names.map((name) => join(directory, name));
 }
 
+/** How QEMU's programs are told of an image of a recipe. */
+export function sourceArguments({ format, encryption }: ImageRecipe, name = IMAGE_NAME): string[] {
+  return encryption === undefined ? ["-f", format, name] : encryptedArguments(name);
+}
+
 /** Runs qemu-img in the image's directory: QEMU 7.2 takes the name of a data file relative to where it runs. */
 export function qemuImg(directory: string, args: readonly string[]): Promise<RunResult> {
   return attempt("qemu-img", args, { cwd: directory });
@@ -36,11 +42,11 @@ export function mustQemuImg(directory: string, args: readonly string[]): Promise
 /** Runs commands of qemu-io on the image in a directory. */
 export async function mustQemuIo(
   directory: string,
-  format: ImageFormat,
+  recipe: ImageRecipe,
   commands: readonly string[],
 ): Promise<void> {
   const args = commands.flatMap((command) => ["-c", command]);
-  const { stdout, stderr } = await run("qemu-io", ["-f", format, ...args, IMAGE_NAME], {
+  const { stdout, stderr } = await run("qemu-io", [...args, ...sourceArguments(recipe)], {
     cwd: directory,
   });
   if (/failed|rror|not found/.test(stdout + stderr)) throw new Error(`qemu-io: ${stdout}${stderr}`);
@@ -58,21 +64,27 @@ export async function makeImage(
     ...(format === "raw" ? {} : { cluster_size: clusterSize }),
     ...recipe.options,
   });
-  await mustQemuImg(directory, [
-    ...["create", "-q", "-f", format],
+  const more = [
     ...(backing === undefined ? [] : ["-b", `../${BACKING_NAME}`, "-F", backing.format]),
     ...options.flatMap(([name, value]) => ["-o", `${name}=${value}`]),
-    ...[IMAGE_NAME, String(virtualSize)],
-  ]);
+  ];
+  if (recipe.encryption === undefined) {
+    const create = ["create", "-q", "-f", format, ...more, IMAGE_NAME, String(virtualSize)];
+    await mustQemuImg(directory, create);
+  } else {
+    const encryption = [...recipe.encryption, "encrypt.key-secret=key"];
+    const cwd = { cwd: directory };
+    await createEncryptedImage(IMAGE_NAME, encryption, String(virtualSize), more, cwd);
+  }
   if (recipe.prefill !== undefined) {
-    await mustQemuIo(directory, format, [`write -q -P 7 0 ${recipe.prefill}`]);
+    await mustQemuIo(directory, recipe, [`write -q -P 7 0 ${recipe.prefill}`]);
   }
   await fill(directory, recipe, random);
   for (let index = 0; index < (recipe.snapshots ?? 0); index++) {
-    await takeSnapshot(directory, `start-${index}`);
+    await takeSnapshot(directory, recipe, `start-${index}`);
     const offset = random.below(virtualSize / clusterSize / 2) * clusterSize;
     const length = Math.min(5 * clusterSize, virtualSize - offset);
-    await mustQemuIo(directory, format, [`write -q -P ${index + 1} ${offset} ${length}`]);
+    await mustQemuIo(directory, recipe, [`write -q -P ${index + 1} ${offset} ${length}`]);
   }
   if (recipe.dirty === true) {
     const middle = Math.floor(virtualSize / 2 / clusterSize) * clusterSize;
@@ -81,8 +93,14 @@ export async function makeImage(
   }
 }
 
-export async function takeSnapshot(directory: string, name: string): Promise<void> {
-  await mustQemuImg(directory, ["snapshot", "-q", "-c", name, IMAGE_NAME]);
+export async function takeSnapshot(
+  directory: string,
+  recipe: ImageRecipe,
+  name: string,
+): Promise<void> {
+  const { encryption } = recipe;
+  const source = encryption === undefined ? [IMAGE_NAME] : sourceArguments(recipe);
+  await mustQemuImg(directory, ["snapshot", "-q", "-c", name, ...source]);
 }
 
 async function fill(directory: string, recipe: ImageRecipe, random: Random): Promise<void> {
@@ -100,7 +118,7 @@ async function fill(directory: string, recipe: ImageRecipe, random: Random): Pro
     },
     patterns,
   );
-  await mustQemuIo(directory, format, commands);
+  await mustQemuIo(directory, recipe, commands);
   for (const file of [...patterns.text, ...patterns.noise]) rmSync(file);
 }
 
@@ -145,7 +163,7 @@ export async function workByQemu(
     return `${offset} ${Math.min(virtualSize - offset, clusterSize * random.between(1, 9))}`;
   });
   const canDiscard = !isV2 || backing === undefined;
-  await mustQemuIo(directory, format, [
+  await mustQemuIo(directory, recipe, [
     `write -q -P ${number + 100} ${first}`,
     `write -q -z ${second}`,
     canDiscard ? `discard -q ${third}` : `write -q -P ${number + 50} ${third}`,
@@ -154,18 +172,21 @@ export async function workByQemu(
   // Of such an image the size could not change any more.
   if (isV2 && growth !== undefined) return;
   const name = `between-${number}`;
-  await takeSnapshot(directory, name);
+  await takeSnapshot(directory, recipe, name);
   await afterSnapshot(name);
-  await mustQemuIo(directory, format, [`write -q -P ${number + 200} ${fourth}`]);
+  await mustQemuIo(directory, recipe, [`write -q -P ${number + 200} ${fourth}`]);
 }
 
 /** What the disk of the image in a directory contains, by qemu-img. */
 export async function contentOf(
   directory: string,
-  { format }: ImageRecipe,
+  recipe: ImageRecipe,
   more: readonly string[] = [],
 ): Promise<SparseFile> {
-  await mustQemuImg(directory, ["convert", ...more, "-f", format, "-O", "raw", IMAGE_NAME, "disk"]);
+  await mustQemuImg(directory, [
+    ...["convert", ...more, "-O", "raw"],
+    ...[...sourceArguments(recipe), "disk"],
+  ]);
   return SparseFile.load(join(directory, "disk"));
 }
 

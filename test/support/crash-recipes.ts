@@ -28,6 +28,8 @@ export interface ImageRecipe {
   readonly growsOnly?: boolean;
   /** Internal snapshots that exist from the start. */
   readonly snapshots?: number;
+  /** Creation options of the encryption. */
+  readonly encryption?: readonly string[];
   /** Left by a crash of QEMU that had not updated refcounts. */
   readonly dirty?: boolean;
 }
@@ -43,6 +45,9 @@ const CLUSTERS_512 = { virtualSize: 512 * KIB, clusterSize: 512 } as const;
  * qemu-img check counts leaks that are none.
  */
 const QED_4K = { virtualSize: 9 * MIB, clusterSize: 4 * KIB, options: { table_size: 2 } } as const;
+
+const LUKS = ["encrypt.format=luks", "encrypt.iter-time=0"] as const;
+const LEGACY_AES = ["encrypt.format=aes"] as const;
 
 export const RECIPES: readonly ImageRecipe[] = [
   { name: "64k", group: "plain", format: "qcow2", ...CLUSTERS_64K },
@@ -225,6 +230,37 @@ export const RECIPES: readonly ImageRecipe[] = [
     format: "qcow2",
     ...CLUSTERS_4K,
     options: { data_file: DATA_FILE_NAME, data_file_raw: "on" },
+  },
+  {
+    name: "64k LUKS over qcow2",
+    group: "special",
+    format: "qcow2",
+    virtualSize: 2 * MIB,
+    clusterSize: 64 * KIB,
+    encryption: LUKS,
+    backing: { format: "qcow2", size: MIB },
+    content: "some",
+  },
+  {
+    name: "extended L2 16k LUKS with a snapshot",
+    group: "special",
+    format: "qcow2",
+    virtualSize: MIB,
+    clusterSize: 16 * KIB,
+    options: { extended_l2: "on" },
+    encryption: LUKS,
+    content: "some",
+    snapshots: 1,
+  },
+  {
+    name: "4k AES, resized",
+    group: "special",
+    format: "qcow2",
+    virtualSize: MIB,
+    clusterSize: 4 * KIB,
+    encryption: LEGACY_AES,
+    content: "some",
+    growth: 3,
   },
   {
     name: "4k, resized",

@@ -5,7 +5,13 @@
 
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { IMAGE_NAME, imageFiles, isSnapshotIntact, qemuImg } from "./crash-images.ts";
+import {
+  IMAGE_NAME,
+  imageFiles,
+  isSnapshotIntact,
+  qemuImg,
+  sourceArguments,
+} from "./crash-images.ts";
 import { hasDataFile, type ImageRecipe } from "./crash-recipes.ts";
 import { type Allowed, findForbidden } from "./disk-model.ts";
 import { SparseFile } from "./recording-sparse-file.ts";
@@ -23,22 +29,23 @@ const BATCH = 16;
 
 /**
  * Checks and converts the images in the directories that its arguments name, all that at once: each
- * directory gets the files check (what qemu-img check said), check.status and disk.
+ * directory gets the files check (what qemu-img check said), check.status and disk. Images are
+ * named with what comes before and after their files.
  */
 const EXAMINE = `
-format=$1; together=$2; shift 2
+format=$1; together=$2; options=$3; before=$4; after=$5; shift 5
 rm -f disks
 for directory; do rm -f "$directory/disk"; done
 if [ "$format" != raw ]; then
   for directory; do
-    (cd "$directory"; qemu-img check -q -f $format ${IMAGE_NAME} >check 2>&1; echo $? >check.status)
+    (cd "$directory"; qemu-img check -q $options "$before${IMAGE_NAME}$after" >check 2>&1; echo $? >check.status)
   done &
 fi
 if [ "$together" = yes ]; then
-  for directory; do set -- "$@" "$directory/${IMAGE_NAME}"; shift; done
-  qemu-img convert -f $format -O raw "$@" disks
+  for directory; do set -- "$@" "$before$directory/${IMAGE_NAME}$after"; shift; done
+  qemu-img convert $options -O raw "$@" disks
 else
-  for directory; do (cd "$directory"; qemu-img convert -f $format -O raw ${IMAGE_NAME} disk); done
+  for directory; do (cd "$directory"; qemu-img convert $options -O raw "$before${IMAGE_NAME}$after" disk); done
 fi
 wait
 `;
@@ -154,8 +161,11 @@ export class CrashVerifier {
     const { format, virtualSize } = recipe;
     // Names of data files are relative to where qemu-img 7.2 runs; disks of other sizes end elsewhere.
     const together = !hasDataFile(recipe) && recipe.growth === undefined;
+    const source = sourceArguments(recipe);
+    const [before = "", after = ""] = (source.at(-1) ?? "").split(IMAGE_NAME);
+    const naming = [source.slice(0, -1).join(" "), before, after];
     const directories = written.map((_, index) => `state-${index}`);
-    const args = [format, together ? "yes" : "no", ...directories];
+    const args = [format, together ? "yes" : "no", ...naming, ...directories];
     const { stderr } = await run("sh", ["-c", EXAMINE, "sh", ...args], { cwd: root });
     return written.map(({ directory }, index) => {
       const check = format === "raw" ? { status: CHECK_CLEAN, output: "" } : readCheck(directory);

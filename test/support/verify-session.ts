@@ -1,6 +1,6 @@
 /** Holds what crashes of a recorded session could have left behind against what had been promised by then. */
 
-import { contentOf, IMAGE_NAME, imageFiles, qemuImg } from "./crash-images.ts";
+import { contentOf, imageFiles, qemuImg, sourceArguments } from "./crash-images.ts";
 import type { ImageRecipe } from "./crash-recipes.ts";
 import { type RecordedSession, storyAt } from "./crash-session.ts";
 import { CrashStates, STRATEGIES } from "./crash-states.ts";
@@ -85,7 +85,7 @@ async function expectOrderlyEnd(subject: SessionToVerify): Promise<void> {
   const end = session.log.operations.length;
   const story = `${label}, ${SEED_LINE}\n${storyAt(session, end)}`;
   if (recipe.format !== "raw") {
-    const args = ["check", "-q", "-f", recipe.format, IMAGE_NAME];
+    const args = ["check", "-q", ...sourceArguments(recipe)];
     const { status, stdout, stderr } = await qemuImg(directory, args);
     const isClean = status === 0 || (status === 3 && mayLeak);
     if (!isClean) throw new Error(`after the end: ${stdout}${stderr}\n${story}`);

@@ -10,9 +10,10 @@ import { runLongWork } from "../long-work.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, formatOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
-interface AmendCommandOptions {
+interface AmendCommandOptions extends SecretOptions {
   readonly options?: readonly string[];
   readonly progress?: boolean;
   readonly quiet?: boolean;
@@ -36,6 +37,7 @@ export function defineAmend(command: Command): void {
     .option("-q, --quiet", "print nothing but errors")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText(
       "after",
       `\n${amendOptionsHelp()}\nExample:\n  tsimgfs amend -p -o compat=1.1,refcount_bits=8 vm.qcow2`,
@@ -57,7 +59,7 @@ async function amend(image: string | undefined, options: AmendCommandOptions): P
     path: image,
     amendment: list.amendment(),
     size: list.size("size"),
-    open: { format, backingPolicy },
+    open: { format, backingPolicy, secrets: secretsOf(options) },
     warn: printMessage,
   });
   try {

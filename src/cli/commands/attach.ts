@@ -4,6 +4,7 @@ import fs from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Command } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
+import type { DaemonConfig } from "../../daemon/config.ts";
 import { PendingDaemon } from "../../daemon/launch.ts";
 import { printable, TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
@@ -28,13 +29,14 @@ import {
   outputOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { STOP_SIGNALS, type StopSignal, signalStatus } from "../stop-signals.ts";
 
 const THREADS = 4;
 const PARTITION_MAX = 255;
 
-interface AttachOptions {
+interface AttachOptions extends SecretOptions {
   readonly readOnly?: boolean;
   readonly partitions?: boolean;
   readonly mount?: string;
@@ -66,6 +68,7 @@ export function defineAttach(command: Command): void {
     )
     .addOption(formatOption("--format <name>"))
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addOption(outputOption())
     .addHelpText(
       "after",
@@ -162,9 +165,10 @@ function refuseAttached(attachment: Attachment, image: string): void {
 async function mountImage(
   image: string,
   { directory }: Attachment,
-  { readOnly = false, format, backingPolicy }: AttachOptions,
+  options: AttachOptions,
 ): Promise<void> {
-  const warnings = await new PendingDaemon().launch({
+  const { readOnly = false, format, backingPolicy } = options;
+  const config: DaemonConfig = {
     images: [image],
     mountpoint: directory,
     format,
@@ -178,7 +182,8 @@ async function mountImage(
     snapshot: undefined,
     mountOptions: parseMountOptions([]),
     logFile: undefined,
-  });
+  };
+  const warnings = await new PendingDaemon().launch(config, secretsOf(options));
   warnings.forEach(printMessage);
 }
 

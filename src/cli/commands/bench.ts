@@ -17,9 +17,10 @@ import {
   sizeOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { type SecretOptions, secretOption } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
-interface BenchOptions {
+interface BenchOptions extends SecretOptions {
   readonly count: number;
   readonly depth: number;
   readonly format?: FormatName;
@@ -74,6 +75,7 @@ export function defineBench(command: Command): void {
     .addOption(cacheOption("-t, --cache <mode>", "source"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText("after", "\nExample:\n  tsimgfs bench -c 10000 -s 64k vm.qcow2")
     .action(bench);
 }

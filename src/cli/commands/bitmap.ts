@@ -91,7 +91,7 @@ function changeBitmap(
     if (action.action !== "merge") return { name, action: action.action };
     return { name, action: "merge", source: sourceOf(action.source, options) };
   });
-  const target = openOffline(image, options, { policy: PLAIN_WRITING });
+  const target = openOffline(image, { ...options, onlyTables: true }, { policy: PLAIN_WRITING });
   try {
     target.disk.editBitmaps(edits);
   } finally {
@@ -124,7 +124,12 @@ function requireSense(
 function sourceOf(name: string, options: BitmapOptions): string | BitmapContents {
   const { sourceFile, sourceFormat, backingPolicy } = options;
   if (sourceFile === undefined) return name;
-  const chain = openChain(sourceFile, { format: sourceFormat, backingPolicy, forceShare: false });
+  const chain = openChain(sourceFile, {
+    format: sourceFormat,
+    backingPolicy,
+    forceShare: false,
+    onlyTables: true,
+  });
   try {
     chain.warnings.forEach(printMessage);
     const [top] = chain.layers;

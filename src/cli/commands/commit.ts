@@ -16,10 +16,11 @@ import { type LongWork, type LongWorkDisplay, runLongWork } from "../long-work.t
 import { PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, formatOption, rateOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
-interface CommitOptions {
+interface CommitOptions extends SecretOptions {
   readonly format?: FormatName;
   readonly base?: string;
   readonly drop?: boolean;
@@ -48,6 +49,7 @@ export function defineCommit(command: Command): void {
     .option("-q, --quiet", "say nothing if all goes well")
     .option("-r, --rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText(
       "after",
       "\nOther images on top of the same backing file, and those between, are of no use any more.\n" +
@@ -60,13 +62,16 @@ export function defineCommit(command: Command): void {
 async function commit(image: string, options: CommitOptions): Promise<void> {
   const { format, backingPolicy, base: path } = options;
   const isKept = options.drop === true || path !== undefined;
+  const secrets = secretsOf(options);
   const chain = openChain(image, {
     format,
     backingPolicy,
     forceShare: false,
+    secrets,
     writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1 },
     base: { path, writing: { policy: BASE_POLICY, threads: 1 } },
   });
+  forgetSecrets(secrets);
   try {
     chain.warnings.forEach(printMessage);
     const signal = await new CommitRun(image, chain, options).run();

@@ -15,12 +15,13 @@ import {
   oneOf,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { type SecretOptions, secretOption } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
 /** Exit codes, as qemu-img compare has them. */
 const EXIT = { different: 1, cannotOpen: 2, cannotRead: 4 } as const;
 
-interface CompareOptions {
+interface CompareOptions extends SecretOptions {
   readonly format?: FormatName;
   readonly secondFormat?: FormatName;
   readonly progress?: boolean;
@@ -47,6 +48,7 @@ export function defineCompare(command: Command): void {
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText(
       "after",
       "\nExit status:\n" +

@@ -31,10 +31,11 @@ import {
   sizeOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
-interface ConvertOptions {
+interface ConvertOptions extends SecretOptions {
   readonly format?: FormatName;
   readonly outputFormat: CreateFormat;
   readonly options?: readonly string[];
@@ -109,6 +110,7 @@ export function defineConvert(command: Command): void {
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText("after", "\nExample:\n  tsimgfs convert -p -c -O qcow2 vm.raw vm.qcow2")
     .action(convert);
 }
@@ -188,6 +190,7 @@ class Conversion {
 
   async run(): Promise<void> {
     const target = this.#open();
+    forgetSecrets(this.#options.secret ?? []);
     let signal: StopSignal | undefined;
     try {
       this.#requireRoom(target);
@@ -203,7 +206,8 @@ class Conversion {
 
   #open(): ConvertTarget {
     const { outputFormat, backingPolicy, create } = this.#options;
-    const options = { format: outputFormat, backingPolicy, threads: this.#threads };
+    const secrets = secretsOf(this.#options);
+    const options = { format: outputFormat, backingPolicy, secrets, threads: this.#threads };
     const chains = this.#sources.map(({ chain }) => chain);
     if (!create) {
       refuseSources([this.#targetPath], chains);
@@ -226,9 +230,10 @@ class Conversion {
     if (size < this.#size) {
       throw new UsageError(path, `a size of ${size} is less than the ${this.#size} of the source`);
     }
-    const format = requestedFormat(path, outputFormat, list);
+    const format = requestedFormat(path, outputFormat, list, secretsOf(this.#options));
     if (compress === true && format.name === "qcow2") {
-      const { dataFile, preallocation } = format.options;
+      const { dataFile, preallocation, encryption } = format.options;
+      if (encryption !== undefined) throw new UsageError("-c", "cannot be with encryption");
       if (dataFile !== undefined) throw new UsageError("-c", "cannot be with a data file");
       if (preallocation !== "off") throw new UsageError("-c", "cannot be with preallocation");
     }

@@ -16,8 +16,9 @@ import { formattingLine, requestedFormat } from "../create-request.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, oneOf } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 
-interface CreateCommandOptions {
+interface CreateCommandOptions extends SecretOptions {
   readonly format: CreateFormat;
   readonly backing?: string;
   readonly backingFormat?: FormatName;
@@ -55,6 +56,7 @@ export function defineCreate(command: Command): void {
       "NAME=VALUE,...: options of the format; -o help lists them",
       (value: string, all: readonly string[] = []) => [...all, value],
     )
+    .addOption(secretOption())
     .option("-q, --quiet", "print nothing")
     .addHelpText(
       "after",
@@ -79,7 +81,7 @@ function create(
     path,
     size: requestedSize(path, sizeText, list),
     backing: requestedBacking(path, options, list),
-    format: requestedFormat(path, options.format, list),
+    format: requestedFormat(path, options.format, list, secretsOf(options)),
   };
   const plan = planImage(request);
   plan.warnings.forEach(printMessage);

@@ -15,9 +15,10 @@ import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
 import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
 import { printMessage } from "../print.ts";
+import { type SecretOptions, secretOption } from "../secrets.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
-interface DdOptions {
+interface DdOptions extends SecretOptions {
   readonly format?: FormatName;
   readonly outputFormat: CreateFormat;
   readonly forceShare?: boolean;
@@ -50,6 +51,7 @@ export function defineDd(command: Command): void {
     )
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText("after", "\nExample:\n  tsimgfs dd if=vm.qcow2 of=boot.raw bs=1M count=1")
     .action(copyPart);
 }
@@ -116,7 +118,12 @@ async function copyTo(
   refuseSources([path], [source.chain]);
   const threads = copyThreads(THREADS);
   const plan = planImage({ path, size: part.size, backing: undefined, format });
-  const target = ConvertTarget.create(plan, { format: outputFormat, backingPolicy, threads });
+  const target = ConvertTarget.create(plan, {
+    format: outputFormat,
+    backingPolicy,
+    secrets: [],
+    threads,
+  });
   let signal: StopSignal | undefined;
   try {
     signal = await copy(target, source, part, threads);

@@ -12,9 +12,10 @@ import { IoSession } from "../io/session.ts";
 import { openOffline } from "../offline-disk.ts";
 import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
 import { printMessage } from "../print.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { STOP_SIGNALS, signalStatus } from "../stop-signals.ts";
 
-interface IoOptions {
+interface IoOptions extends SecretOptions {
   readonly cmd?: readonly string[];
   readonly readOnly?: boolean;
   readonly format?: FormatName;
@@ -67,6 +68,7 @@ export function defineIo(command: Command): void {
     )
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
+    .addOption(secretOption())
     .addHelpText(
       "after",
       "\nExample:\n  tsimgfs io -c 'write -P 0x41 0 64k' -c 'read -v 0 32' -c map vm.qcow2",
@@ -108,6 +110,7 @@ function openDisk(image: string, options: IoOptions): { io: IoContext; close: ()
   }
   const policy = { copyOnRead, detectZeroes, discard, growable: true };
   const opened = openOffline(image, options, readOnly ? undefined : { policy });
+  forgetSecrets(options.secret ?? []);
   const close = (): void => {
     try {
       opened.close();

@@ -82,7 +82,7 @@ function runMap(argument: string | undefined, given: MapOptions, command: Comman
 }
 
 function open(image: string, { format, backingPolicy, forceShare = false }: MapOptions): OpenChain {
-  return openChain(image, { format, backingPolicy, forceShare });
+  return openChain(image, { format, backingPolicy, forceShare, onlyTables: true });
 }
 
 function drawPicture(image: string, options: MapOptions): void {

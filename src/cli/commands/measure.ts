@@ -32,8 +32,9 @@ import {
   outputOption,
 } from "../options.ts";
 import { print } from "../print.ts";
+import { type SecretOptions, secretOption } from "../secrets.ts";
 
-interface MeasureOptions {
+interface MeasureOptions extends SecretOptions {
   readonly format?: FormatName;
   readonly outputFormat: CreateFormat;
   readonly options?: readonly string[];
@@ -88,6 +89,7 @@ export function defineMeasure(command: Command): void {
     .addOption(outputOption())
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText("after", "\nExample:\n  tsimgfs measure -O qcow2 vm.raw")
     .action(measure);
 }

@@ -26,10 +26,11 @@ import {
   rateOption,
 } from "../options.ts";
 import { printMessage } from "../print.ts";
+import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 
 const THREADS_DEFAULT = 4;
 
-interface MountCommandOptions {
+interface MountCommandOptions extends SecretOptions {
   readonly readOnly?: boolean;
   readonly copyOnRead: boolean;
   readonly detectZeroes: DetectZeroes;
@@ -109,6 +110,7 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
     )
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
+    .addOption(secretOption())
     .option("--log-file <file>", "append the daemon's messages to this file")
     .addHelpText(
       "after",
@@ -180,15 +182,18 @@ async function mount(
     mountOptions,
     logFile: options.logFile,
   };
+  const secrets = secretsOf(options);
   if (options.foreground === true) {
     daemon.dismiss();
     const { runDaemon } = await import("../../daemon/run.ts");
     const start = createStartMemory();
     const worker = startIoThread({ thread: 0, start });
-    await runDaemon(config, { worker, start }, (warnings) => warnings.forEach(printMessage));
+    await runDaemon(config, secrets, { worker, start }, (warnings) =>
+      warnings.forEach(printMessage),
+    );
     return;
   }
-  const warnings = await daemon.launch(config);
+  const warnings = await daemon.launch(config, secrets);
   warnings.forEach(printMessage);
   // The daemon must not keep this process, nor this process wait for it.
   process.exit(0);

@@ -23,10 +23,11 @@ import { type LongWork, runLongWork } from "../long-work.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, formatOption } from "../options.ts";
 import { printMessage } from "../print.ts";
+import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
-interface RebaseOptions {
+interface RebaseOptions extends SecretOptions {
   readonly format?: FormatName;
   readonly backing?: string;
   readonly backingFormat?: FormatName;
@@ -57,6 +58,7 @@ export function defineRebase(command: Command): void {
     .option("-p, --progress", "show a progress bar on a terminal")
     .option("-q, --quiet", "as always: nothing is said if all goes well")
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText("after", "\nExample:\n  tsimgfs rebase -p -b new-base.qcow2 -F qcow2 vm.qcow2")
     .action(rebase);
 }
@@ -120,6 +122,7 @@ class RebaseRun implements LongWork {
     try {
       this.#refuse();
       this.#below = backing && this.#openBelow(backing);
+      forgetSecrets(options.secret ?? []);
       const resources = { clusterCache: new ClusterCache() };
       this.#job = new RebaseJob(
         this.#source.disk,
@@ -185,6 +188,7 @@ class RebaseRun implements LongWork {
       backingPolicy,
       forceShare: false,
       overlay: imagePath,
+      secrets: secretsOf(this.#options),
     });
     chain.warnings.forEach(printMessage);
     return chain;

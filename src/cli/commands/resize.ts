@@ -20,6 +20,7 @@ import { isMountedDevice } from "../mounted-snapshots.ts";
 import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, formatOption, oneOf } from "../options.ts";
 import { print } from "../print.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 
 /** What an error of the daemon means; its log says more. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -30,7 +31,7 @@ const REASONS: Readonly<Record<string, string>> = {
   EIO: "its image is damaged, or cannot be written to",
 };
 
-interface ResizeCommandOptions {
+interface ResizeCommandOptions extends SecretOptions {
   readonly shrink?: boolean;
   readonly preallocation: GrowthPreallocation;
   readonly format?: FormatName;
@@ -60,6 +61,7 @@ export function defineResize(command: Command): void {
     )
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .option("-q, --quiet", "print nothing")
     .addHelpText(
       "after",
@@ -85,6 +87,7 @@ function resize(image: string, size: string, options: ResizeCommandOptions): voi
 function resizeOffline(image: string, options: ResizeCommandOptions, request: ResizeRequest): void {
   const policy = { ...PLAIN_WRITING, growable: true };
   const offline = open(image, options, { policy });
+  forgetSecrets(options.secret ?? []);
   try {
     resizeDisk(offline.disk, request);
   } finally {

@@ -103,7 +103,7 @@ function change(image: string, { action, name }: Request, options: SnapshotComma
 function open(image: string, { format, backingPolicy }: SnapshotCommandOptions): OfflineDisk {
   try {
     const writing = { policy: PLAIN_WRITING };
-    return openOffline(image, { format, backingPolicy }, writing);
+    return openOffline(image, { format, backingPolicy, onlyTables: true }, writing);
   } catch (error) {
     const isInUse = error instanceof StorageError && error.code === "EAGAIN";
     const device = isInUse && error.path === image ? writableDeviceOf(image) : undefined;

@@ -69,7 +69,7 @@ function showStats(image: string, options: StatsOptions): void {
 
 function imageStats(image: string, options: StatsOptions): MountedStats {
   const { format, backingPolicy, forceShare = false } = options;
-  const open = openChain(image, { format, backingPolicy, forceShare });
+  const open = openChain(image, { format, backingPolicy, forceShare, onlyTables: true });
   try {
     for (const warning of open.warnings) printMessage(warning);
     const chain = attachChain(open.layers, { clusterCache: new ClusterCache() });

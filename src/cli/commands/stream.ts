@@ -19,10 +19,11 @@ import {
   rateOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
-interface StreamCommandOptions {
+interface StreamCommandOptions extends SecretOptions {
   readonly base?: string;
   readonly rate?: number;
   readonly progress?: boolean;
@@ -46,6 +47,7 @@ export function defineStream(command: Command): void {
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
+    .addOption(secretOption())
     .addHelpText(
       "after",
       "\nAn image that is mounted is streamed by its mount:\n" +
@@ -57,6 +59,7 @@ export function defineStream(command: Command): void {
 
 async function stream(image: string, options: StreamCommandOptions): Promise<void> {
   const source = open(image, options);
+  forgetSecrets(options.secret ?? []);
   try {
     const plan = planStream(source.chain.layers, options.base);
     if (plan.bottom === 1) tellOfNothing(image, plan, options.output);

@@ -7,6 +7,7 @@ import { encode, sizeOf } from "../../binary/struct.ts";
 import { UsageError } from "../../errors.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { BackingReference, DataFileReference } from "../driver.ts";
+import type { LuksWanted } from "../encryption/luks-area.ts";
 import type { CreateLayout } from "./create-layout.ts";
 import {
   AUTOCLEAR,
@@ -23,7 +24,13 @@ import {
   V2_HEADER_LENGTH,
   V3_HEADER_LENGTH,
 } from "./header.ts";
-import { EXTENSION, EXTENSION_TYPE, FEATURE_NAME, FEATURE_NAME_SIZE } from "./header-extensions.ts";
+import {
+  CRYPTO_HEADER,
+  EXTENSION,
+  EXTENSION_TYPE,
+  FEATURE_NAME,
+  FEATURE_NAME_SIZE,
+} from "./header-extensions.ts";
 
 /** What a new header says besides where things are. */
 export interface CreateHeader {
@@ -37,7 +44,14 @@ export interface CreateHeader {
   readonly compressionType: keyof typeof COMPRESSION_TYPE;
   readonly backingFile: BackingReference | undefined;
   readonly dataFile: DataFileReference | undefined;
+  /** Default: none. */
+  readonly encryption?: CreateEncryption | undefined;
 }
+
+/** How the data of a new image is encrypted. */
+export type CreateEncryption =
+  | { readonly format: "aes" }
+  | { readonly format: "luks"; readonly luks: LuksWanted };
 
 /** As QEMU: smaller clusters keep their room for names of files. */
 const FEATURE_NAMES_ABOVE_CLUSTER_SIZE = 4096;
@@ -67,7 +81,7 @@ export function encodeHeaderCluster(
 ): NativeBuffer {
   const { clusterSize, backingFile } = header;
   const length = header.version === 2 ? V2_HEADER_LENGTH : V3_HEADER_LENGTH;
-  const extensions = encodeExtensions(header);
+  const extensions = encodeExtensions(header, layout);
   const name = Buffer.from(backingFile?.name ?? "");
   const nameOffset = length + extensions.length;
   if (nameOffset + name.length > clusterSize) {
@@ -84,7 +98,7 @@ export function encodeHeaderCluster(
       backing_file_size: name.length,
       cluster_bits: Math.log2(clusterSize),
       size: header.virtualSize,
-      crypt_method: CRYPT_METHOD.none,
+      crypt_method: CRYPT_METHOD[header.encryption?.format ?? "none"],
       l1_size: layout.l1Entries,
       l1_table_offset: layout.l1Offset,
       refcount_table_offset: layout.refcountTableOffset,
@@ -122,13 +136,21 @@ function encodeVersion3(header: CreateHeader, cluster: Uint8Array): void {
 }
 
 /** All extensions with the end marker, in QEMU's order. */
-function encodeExtensions({ version, clusterSize, backingFile, dataFile }: CreateHeader): Buffer {
+function encodeExtensions(
+  { version, clusterSize, backingFile, dataFile }: CreateHeader,
+  { luksOffset, luksBytes }: CreateLayout,
+): Buffer {
   const extensions: Buffer[] = [];
   if (backingFile?.format !== undefined) {
     extensions.push(encodeExtension("backingFormat", Buffer.from(backingFile.format)));
   }
   if (dataFile !== undefined) {
     extensions.push(encodeExtension("dataFile", Buffer.from(dataFile.name)));
+  }
+  if (luksBytes > 0) {
+    const pointer = Buffer.alloc(sizeOf(CRYPTO_HEADER));
+    encode(CRYPTO_HEADER, { offset: luksOffset, length: luksBytes }, pointer, "be");
+    extensions.push(encodeExtension("cryptoHeader", pointer));
   }
   if (version === 3 && clusterSize > FEATURE_NAMES_ABOVE_CLUSTER_SIZE) {
     extensions.push(encodeExtension("featureNames", encodeFeatureNames()));

@@ -5,6 +5,7 @@
  *     refcount table        as large as the refcount blocks need
  *     refcount blocks       as many as count all clusters of the file, these included
  *     L1 table
+ *     LUKS area             encrypted images only
  *     L2 tables             preallocated images only
  *     data clusters         the same, unless they are in an external data file
  */
@@ -26,6 +27,8 @@ export interface CreateGeometry {
   readonly extendedL2: boolean;
   /** Which clusters of the disk have a place from the start, and where. */
   readonly preallocate: "nothing" | "in the image" | "in the data file";
+  /** Bytes of the LUKS header with its key material; default: there is none. */
+  readonly luksBytes?: number;
 }
 
 /** Offsets and sizes in bytes, unless the name says clusters or entries. */
@@ -36,6 +39,9 @@ export interface CreateLayout {
   readonly refcountBlocks: number;
   readonly l1Offset: number;
   readonly l1Entries: number;
+  /** 0 without a LUKS area. */
+  readonly luksOffset: number;
+  readonly luksBytes: number;
   readonly l2Offset: number;
   /** 0, or one for each L1 entry. */
   readonly l2Tables: number;
@@ -53,7 +59,7 @@ export interface CreateLayout {
  * @throws {UsageError} the format has no such disks
  */
 export function layOut(geometry: CreateGeometry, path: string): CreateLayout {
-  const { virtualSize, clusterSize, preallocate } = geometry;
+  const { virtualSize, clusterSize, preallocate, luksBytes = 0 } = geometry;
   const l2EntryBytes = geometry.extendedL2 ? 2 * ENTRY_BYTES : ENTRY_BYTES;
   const l1Entries = Math.ceil(virtualSize / (clusterSize * (clusterSize / l2EntryBytes)));
   const l1Bytes = l1Entries * ENTRY_BYTES;
@@ -65,13 +71,15 @@ export function layOut(geometry: CreateGeometry, path: string): CreateLayout {
   const l2Tables = preallocate === "nothing" ? 0 : l1Entries;
   const mappedClusters = preallocate === "nothing" ? 0 : Math.ceil(virtualSize / clusterSize);
   const dataClusters = preallocate === "in the image" ? mappedClusters : 0;
-  const counted = 1 + l1Clusters + l2Tables + dataClusters;
+  const luksClusters = Math.ceil(luksBytes / clusterSize);
+  const counted = 1 + l1Clusters + luksClusters + l2Tables + dataClusters;
   const { blocks, tableClusters } = countRefcounts(counted, geometry, path);
 
   const refcountTableOffset = clusterSize;
   const refcountBlocksOffset = refcountTableOffset + tableClusters * clusterSize;
   const l1Offset = refcountBlocksOffset + blocks * clusterSize;
-  const l2Offset = l1Offset + l1Clusters * clusterSize;
+  const luksOffset = l1Offset + l1Clusters * clusterSize;
+  const l2Offset = luksOffset + luksClusters * clusterSize;
   const clusters = counted + tableClusters + blocks;
   if (!Number.isSafeInteger(clusters * clusterSize)) {
     throw new UsageError(path, `the image would have ${clusters * clusterSize} bytes, above 2^53`);
@@ -84,6 +92,8 @@ export function layOut(geometry: CreateGeometry, path: string): CreateLayout {
     // As QEMU: a disk without bytes has no L1 table, and its offset is 0.
     l1Offset: l1Entries === 0 ? 0 : l1Offset,
     l1Entries,
+    luksOffset: luksBytes === 0 ? 0 : luksOffset,
+    luksBytes,
     l2Offset,
     l2Tables,
     dataOffset: preallocate === "in the data file" ? 0 : l2Offset + l2Tables * clusterSize,

@@ -2,6 +2,7 @@
 
 import type { WritableStorage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { luksAreaSize, writeLuksArea } from "../encryption/luks-area.ts";
 import { allocateStart, createRaw, emptyStorage, SECTOR_SIZE } from "../raw/create.ts";
 import { checkCreateOptions, type Qcow2CreateOptions } from "./create-check.ts";
 import { encodeHeaderCluster } from "./create-header.ts";
@@ -29,8 +30,13 @@ export function planQcow2(wanted: Qcow2CreateOptions, path: string): PlannedQcow
   const needsTables = wanted.dataFile?.raw === true && wanted.preallocation === "off";
   const options = needsTables ? { ...wanted, preallocation: "metadata" as const } : wanted;
   const place = inDataFile ? "in the data file" : "in the image";
+  const { encryption } = options;
   const layout = layOut(
-    { ...options, preallocate: options.preallocation === "off" ? "nothing" : place },
+    {
+      ...options,
+      preallocate: options.preallocation === "off" ? "nothing" : place,
+      luksBytes: encryption?.format === "luks" ? luksAreaSize(encryption.luks.suite) : 0,
+    },
     path,
   );
   return { options, layout, header: encodeHeaderCluster(options, layout, path) };
@@ -63,6 +69,9 @@ export function writeQcow2(
   if (dataStorage === undefined && space !== "off") allocateStart(storage, length, space);
   const l2EntryBytes = options.extendedL2 ? 16 : 8;
   writeTables(storage, layout, { clusterSize, refcountBits, l2EntryBytes });
+  if (options.encryption?.format === "luks") {
+    writeLuksArea(storage, layout.luksOffset, options.encryption.luks);
+  }
   // The sector with the magic is the last: a sector gets to the disk as a whole or not at all.
   storage.writeAt(header, SECTOR_SIZE, clusterSize - SECTOR_SIZE, SECTOR_SIZE);
   storage.sync();

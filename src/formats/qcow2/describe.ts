@@ -3,8 +3,9 @@
 import type { Storage } from "../../storage/storage.ts";
 import type { FormatDescription, JsonValue, SnapshotInfo } from "../driver.ts";
 import { readBitmapDirectory } from "./bitmap-directory.ts";
+import { describeEncryption, isEncryptedQcow2 } from "./encryption.ts";
 import { COMPATIBLE_LAZY_REFCOUNTS, INCOMPATIBLE } from "./features.ts";
-import { COMPRESSION_TYPE, CRYPT_METHOD } from "./header.ts";
+import { COMPRESSION_TYPE } from "./header.ts";
 import type { Qcow2Layout } from "./layout.ts";
 
 export function describeQcow2(
@@ -29,8 +30,8 @@ export function describeQcow2(
     }));
   }
   data["refcount-bits"] = layout.refcountBits;
-  if (header.crypt_method !== CRYPT_METHOD.none) {
-    data["encrypt"] = { format: header.crypt_method === CRYPT_METHOD.luks ? "luks" : "aes" };
+  if (isEncryptedQcow2(layout)) {
+    data["encrypt"] = describeEncryption(layout, storage);
   }
   if (layout.dataFile !== undefined) {
     data["data-file"] = layout.dataFile.name;
@@ -42,7 +43,7 @@ export function describeQcow2(
   }
   return {
     clusterSize: layout.clusterSize,
-    encrypted: header.crypt_method !== CRYPT_METHOD.none,
+    encrypted: isEncryptedQcow2(layout),
     dirty: has(INCOMPATIBLE.dirty),
     snapshots,
     specific: { type: "qcow2", data },

@@ -47,7 +47,7 @@ const BITMAPS = [
 ] as const satisfies readonly Field[];
 
 // biome-ignore format: a table reads in columns
-const CRYPTO_HEADER = [
+export const CRYPTO_HEADER = [
   ["offset", 0, "u64", "host offset of the LUKS header, cluster aligned"],
   ["length", 8, "u64", "bytes, with the key material"],
 ] as const satisfies readonly Field[];

@@ -8,14 +8,7 @@ import type { BackingReference, DataFileReference } from "../driver.ts";
 import { readBitmapDirectory } from "./bitmap-directory.ts";
 import { AUTOCLEAR, INCOMPATIBLE } from "./features.ts";
 import { readFirstCluster } from "./first-cluster.ts";
-import {
-  CRYPT_METHOD,
-  checkHeader,
-  type Geometry,
-  type Header,
-  QCOW2_MAGIC,
-  readBackingName,
-} from "./header.ts";
+import { checkHeader, type Geometry, type Header, QCOW2_MAGIC, readBackingName } from "./header.ts";
 import type { HeaderExtensions } from "./header-extensions.ts";
 import { indexSnapshotTable, type SnapshotTableIndex } from "./snapshot-table.ts";
 
@@ -119,18 +112,6 @@ function readL1(
   const l1 = new SharedArrayBuffer(entries * 8);
   if (entries > 0) storage.readAt(new NativeBuffer(l1), 0, entries * 8, offset);
   return l1;
-}
-
-/**
- * Refuse what can be described but not read: encrypted images.
- *
- * @throws {UnsupportedError}
- */
-export function requireReadable(layout: Qcow2Layout, path: string): void {
-  const method = layout.header.crypt_method;
-  if (method === CRYPT_METHOD.none) return;
-  const name = method === CRYPT_METHOD.luks ? "LUKS" : "AES";
-  throw new UnsupportedError(path, `is encrypted (${name}), which is not supported yet`);
 }
 
 /** What the image's own flags say of the state it was left in. */

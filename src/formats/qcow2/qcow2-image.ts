@@ -18,7 +18,9 @@ import {
   type SnapshotInfo,
   type ThreadResources,
 } from "../driver.ts";
+import type { DataCipher } from "../encryption/image-key.ts";
 import { describeQcow2 } from "./describe.ts";
+import { isEncryptedQcow2 } from "./encryption.ts";
 import { COMPRESSION_TYPE, checkL1Table } from "./header.ts";
 import type { Qcow2Layout } from "./layout.ts";
 import { looksPreallocated } from "./preallocation.ts";
@@ -71,6 +73,14 @@ interface L1Table {
   readonly words: Int32Array | undefined;
 }
 
+/** What an image is read from. */
+interface Qcow2Files {
+  readonly storage: Storage;
+  readonly dataStorage: Storage | undefined;
+  /** Undefined: it is not encrypted, or its data is not read. */
+  readonly cipher: DataCipher | undefined;
+}
+
 export class Qcow2Image implements FormatImage {
   readonly format = "qcow2";
   readonly storage: Storage;
@@ -78,6 +88,8 @@ export class Qcow2Image implements FormatImage {
   virtualSize: number;
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
+  readonly encrypted: boolean;
+  readonly cipher: DataCipher | undefined;
   readonly layout: Qcow2Layout;
   readonly tableCache: TableCache;
 
@@ -107,7 +119,7 @@ export class Qcow2Image implements FormatImage {
   /** @param view the virtual size and L1 table of a snapshot; default: the active ones */
   constructor(
     layout: Qcow2Layout,
-    files: { storage: Storage; dataStorage: Storage | undefined },
+    files: Qcow2Files,
     resources: ThreadResources,
     view?: { virtualSize: number; l1: L1Table; tableCache: TableCache },
   ) {
@@ -117,6 +129,8 @@ export class Qcow2Image implements FormatImage {
     this.virtualSize = view?.virtualSize ?? layout.virtualSize;
     this.clusterSize = layout.clusterSize;
     this.backingFile = layout.backingFile;
+    this.encrypted = isEncryptedQcow2(layout);
+    this.cipher = files.cipher;
     this.tableCache =
       view?.tableCache ?? new TableCache(layout.tableCache, files.storage, resources.counters);
     this.#resources = resources;
@@ -160,6 +174,7 @@ export class Qcow2Image implements FormatImage {
   }
 
   mayHaveHostHoles(): boolean {
+    if (this.encrypted) return false;
     this.#preallocated ??= looksPreallocated(this.layout, this.storage);
     return this.#preallocated;
   }
@@ -218,7 +233,8 @@ export class Qcow2Image implements FormatImage {
     checkL1Table(this.storage.path, this.clusterSize, snapshot.l1TableOffset, snapshot.l1Entries);
     const l1 = { offset: snapshot.l1TableOffset, entries: snapshot.l1Entries, words: undefined };
     const view = { virtualSize: snapshot.virtualSize, l1, tableCache: this.tableCache };
-    const files = { storage: this.storage, dataStorage: this.dataStorage };
+    const { storage, dataStorage, cipher } = this;
+    const files = { storage, dataStorage, cipher };
     return new Qcow2Image(this.layout, files, this.#resources, view);
   }
 

@@ -26,6 +26,8 @@ export class QedImage implements FormatImage {
   virtualSize: number;
   readonly clusterSize: number;
   readonly backingFile: BackingReference | undefined;
+  readonly encrypted = false;
+  readonly cipher = undefined;
   readonly layout: QedLayout;
   readonly tableCache: TableCache;
 

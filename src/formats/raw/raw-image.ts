@@ -30,6 +30,8 @@ export class RawImage implements FormatImage {
   virtualSize: number;
   readonly clusterSize = SECTOR_SIZE;
   readonly backingFile = undefined;
+  readonly encrypted = false;
+  readonly cipher = undefined;
 
   constructor(storage: Storage) {
     this.storage = storage;

@@ -26,6 +26,8 @@ export interface DiskOptions {
   readonly policy?: Partial<WritePolicy> | undefined;
   /** The format, stated; default: by the magic. */
   readonly format?: FormatName | undefined;
+  /** Passphrases of encrypted images. */
+  readonly secrets?: readonly Uint8Array[] | undefined;
   readonly attachFile?: AttachFile | undefined;
   /** Those of the first thread. */
   readonly counters?: Float64Array | undefined;
@@ -36,11 +38,12 @@ export class WritableDisk {
   readonly chain: OpenChain;
   readonly disk: Disk;
 
-  constructor(path: string, { policy, format, attachFile, counters }: DiskOptions = {}) {
+  constructor(path: string, { policy, format, secrets, attachFile, counters }: DiskOptions = {}) {
     this.chain = openChain(path, {
       format,
       backingPolicy: "any",
       forceShare: false,
+      secrets,
       writing: { policy: { ...USUAL_POLICY, ...policy }, threads: 2 },
     });
     try {

@@ -8,7 +8,7 @@ import {
   parseFormatName,
   probeFormat,
   readLayout,
-  requireReadableLayout,
+  unlockImage,
 } from "../../../src/formats/formats.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { QED_FEATURE_NEED_CHECK, qedBytes } from "../../support/qed-builder.ts";
@@ -96,26 +96,20 @@ describe("the state of an image", () => {
   });
 
   it.each([
-    [1, "AES"],
-    [2, "LUKS"],
-  ])("may be encrypted: method %i is %s, described but not read", (crypt_method, name) => {
-    const layout = readLayout(
-      "qcow2",
-      file("disk", qcow2Bytes({ header: { crypt_method } })),
-      NO_CACHE,
-    );
-    expect(() => requireReadableLayout(layout, "disk")).toThrow(
-      expect.objectContaining({
-        name: "UnsupportedError",
-        message: `disk: is encrypted (${name}), which is not supported yet`,
-      }),
+    [1, "EACCES", /^disk: is encrypted \(AES\): its passphrase is needed, --secret FILE/],
+    [2, "EINVAL", /^disk: is encrypted with LUKS, but does not say where the LUKS header is/],
+  ])("may be encrypted: method %i", (crypt_method, code, message) => {
+    const image = file("disk", qcow2Bytes({ header: { crypt_method } }));
+    const layout = readLayout("qcow2", image, NO_CACHE);
+    expect(() => unlockImage(layout, image, [])).toThrow(
+      expect.objectContaining({ code, message: expect.stringMatching(message) }),
     );
   });
 
   it("is readable for raw files and images that are not encrypted", () => {
     for (const format of ["raw", "qcow2"] as const) {
-      const layout = readLayout(format, file("disk", qcow2Bytes()), NO_CACHE);
-      expect(() => requireReadableLayout(layout, "disk")).not.toThrow();
+      const image = file("disk", qcow2Bytes());
+      expect(unlockImage(readLayout(format, image, NO_CACHE), image, [])).toBeUndefined();
     }
   });
 });

@@ -16,7 +16,11 @@ export function openQcow2(bytes: Uint8Array, dataFile?: Uint8Array): Qcow2Image 
   const storage = new MemoryStorage("disk.qcow2", bytes);
   const dataStorage = dataFile === undefined ? undefined : new MemoryStorage("disk.data", dataFile);
   const layout = readQcow2Layout(storage, { tableCacheMax: TABLE_CACHE_SIZE, keepsL1: true });
-  return new Qcow2Image(layout, { storage, dataStorage }, { clusterCache: new ClusterCache() });
+  return new Qcow2Image(
+    layout,
+    { cipher: undefined, storage, dataStorage },
+    { clusterCache: new ClusterCache() },
+  );
 }
 
 export function openQed(bytes: Uint8Array): QedImage {

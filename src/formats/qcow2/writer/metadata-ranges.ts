@@ -15,7 +15,7 @@ export function qcow2MetadataMap(memory: SharedArrayBuffer): MetadataMap {
 
 /** The header and the tables that the header names, where they are now. */
 export function metadataRanges(
-  { clusterSize }: Qcow2Layout,
+  { clusterSize, extensions }: Qcow2Layout,
   state: SharedState,
   snapshots: SharedSnapshotTable,
 ): MetadataRange[] {
@@ -34,6 +34,10 @@ export function metadataRanges(
       state.get(NUMBER.refcountTableClusters) * clusterSize,
     ),
   ];
+  const { cryptoHeader } = extensions;
+  if (cryptoHeader !== undefined) {
+    ranges.push(range("the LUKS header", cryptoHeader.offset, cryptoHeader.length));
+  }
   if (snapshots.count > 0) {
     ranges.push(range("the snapshot table", snapshots.offset, snapshots.size));
   }

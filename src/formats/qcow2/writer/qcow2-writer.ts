@@ -19,6 +19,7 @@ import {
   type ZeroProgress,
   type ZeroSpace,
 } from "../../writer.ts";
+import { isEncryptedQcow2 } from "../encryption.ts";
 import { AUTOCLEAR } from "../features.ts";
 import { Qcow2SnapshotWriter } from "../snapshots/snapshot-writer.ts";
 import { BitmapEditor } from "./bitmap-editor.ts";
@@ -80,7 +81,9 @@ export class Qcow2Writer implements FormatWriter {
     // As QEMU: who writes to the data file alone need not ask whether a table refers to it.
     this.growthOccupation = layout.dataFile?.raw === true ? "metadata" : undefined;
     this.snapshots = new Qcow2SnapshotWriter(context);
-    this.compressed = this.#hasDataFile ? undefined : new CompressedWriter(context, this.#cursor);
+    // Streams would be there to read for everybody; QEMU's tools do not write them to such images, too.
+    const cannotCompress = this.#hasDataFile || isEncryptedQcow2(layout);
+    this.compressed = cannotCompress ? undefined : new CompressedWriter(context, this.#cursor);
   }
 
   begin(change: Change): void {

@@ -31,6 +31,8 @@ describe("layOut", () => {
       refcountBlocks: 1,
       l1Offset: 0x30000,
       l1Entries: 2,
+      luksOffset: 0,
+      luksBytes: 0,
       l2Offset: 0x40000,
       l2Tables: 0,
       dataOffset: 0x40000,

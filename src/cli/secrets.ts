@@ -1,0 +1,78 @@
+/**
+ * Passphrases of encrypted images: from files, standard input or the environment, but never from the
+ * command line, which everybody on the machine can read.
+ */
+
+import fs from "node:fs";
+import { Option } from "commander";
+import { UsageError } from "../errors.ts";
+import { nodeErrorName } from "../syscalls/errno-names.ts";
+
+/** The passphrase itself, where no option says anything. */
+export const SECRET_VARIABLE = "TSIMGFS_SECRET";
+/** Our limit, bytes: of what LUKS derives its keys from, more is of no use. */
+const SECRET_MAX = 65536;
+const STANDARD_INPUT = "-";
+const STDIN = 0;
+const NEWLINE = 0x0a;
+
+/** What `--secret` becomes: the files are read with the command line. */
+export interface SecretOptions {
+  readonly secret?: readonly Buffer[];
+}
+
+export function secretOption(): Option {
+  return new Option(
+    "--secret <file>",
+    `the passphrase of encrypted images is all that is in this file, or a line on standard input (-); may be repeated; default: ${SECRET_VARIABLE} in the environment`,
+  ).argParser((file: string, all: readonly Buffer[] = []) => [...all, readSecret(file)]);
+}
+
+/** What the options, or the environment, give. */
+export function secretsOf({ secret }: SecretOptions): readonly Buffer[] {
+  if (secret !== undefined) return secret;
+  const text = process.env[SECRET_VARIABLE];
+  return text === undefined || text === "" ? [] : [Buffer.from(text)];
+}
+
+/** All that needs them is open: they are not left in memory. */
+export function forgetSecrets(secrets: readonly Uint8Array[]): void {
+  for (const secret of secrets) secret.fill(0);
+}
+
+/**
+ * Read a passphrase. Every byte of a file counts, as for QEMU and cryptsetup; a line on standard input ends
+ * with a newline that does not.
+ *
+ * @throws {UsageError} it cannot be read, is empty, or too long
+ */
+export function readSecret(file: string): Buffer {
+  const isInput = file === STANDARD_INPUT;
+  const name = isInput ? "standard input" : file;
+  const bytes = readBytes(isInput ? STDIN : file, name);
+  const endsLine = isInput && bytes.at(-1) === NEWLINE;
+  const secret = endsLine ? bytes.subarray(0, -1) : bytes;
+  if (secret.length === 0) throw new UsageError(name, "the passphrase is empty");
+  if (secret.length > SECRET_MAX) {
+    throw new UsageError(name, `the passphrase is longer than ${SECRET_MAX} bytes`);
+  }
+  return secret;
+}
+
+/** One byte more than the limit, at the most: it may be a device without an end. */
+function readBytes(source: string | number, name: string): Buffer {
+  const buffer = Buffer.alloc(SECRET_MAX + 2);
+  let fd: number | undefined;
+  try {
+    fd = typeof source === "number" ? source : fs.openSync(source, "r");
+    let length = 0;
+    for (let count = 1; count > 0 && length < buffer.length; length += count) {
+      count = fs.readSync(fd, buffer, length, buffer.length - length, null);
+    }
+    return buffer.subarray(0, length);
+  } catch (cause) {
+    throw new UsageError(name, `the passphrase cannot be read: ${nodeErrorName(cause)}`, { cause });
+  } finally {
+    if (fd !== undefined && fd !== source) fs.closeSync(fd);
+  }
+}

@@ -1,0 +1,104 @@
+/** How a qcow2 image is encrypted, and the key that a passphrase gives. Source: FORMATS 1.15. */
+
+import { FormatError, TsimgfsError } from "../../errors.ts";
+import type { Storage } from "../../storage/storage.ts";
+import type { JsonValue } from "../driver.ts";
+import { type CipherSuite, suiteOf } from "../encryption/cipher-suite.ts";
+import { type ImageKey, shareKey } from "../encryption/image-key.ts";
+import { findVolumeKey, readLuksHeader, refusePassphrase } from "../encryption/key-slots.ts";
+import type { LuksPlace } from "../encryption/luks-header.ts";
+import { CRYPT_METHOD } from "./header.ts";
+import type { Qcow2Layout } from "./layout.ts";
+
+/** The legacy method: the key is the start of the passphrase itself. */
+const LEGACY_AES: CipherSuite = {
+  keyBytes: 16,
+  mode: "cbc",
+  ivGenerator: "plain64",
+  ivHash: undefined,
+};
+
+export function isEncryptedQcow2({ header }: Pick<Qcow2Layout, "header">): boolean {
+  return header.crypt_method !== CRYPT_METHOD.none;
+}
+
+/**
+ * Where the LUKS header is.
+ *
+ * @throws {FormatError} nowhere
+ */
+export function luksPlaceOf(layout: Pick<Qcow2Layout, "extensions">, path: string): LuksPlace {
+  const { cryptoHeader } = layout.extensions;
+  if (cryptoHeader === undefined) {
+    throw new FormatError(
+      path,
+      "is encrypted with LUKS, but does not say where the LUKS header is",
+    );
+  }
+  return { path, ...cryptoHeader };
+}
+
+/**
+ * The key of an image.
+ *
+ * @param secrets passphrases: LUKS takes the first one that opens a key slot, the legacy method the first
+ * @returns undefined: it is not encrypted
+ * @throws {TsimgfsError} EACCES: none of them, or there is none; EINVAL, ENOTSUP: the LUKS header
+ */
+export function unlockQcow2(
+  layout: Qcow2Layout,
+  storage: Storage,
+  secrets: readonly Uint8Array[],
+): ImageKey | undefined {
+  if (!isEncryptedQcow2(layout)) return undefined;
+  const { path } = storage;
+  const isLuks = layout.header.crypt_method === CRYPT_METHOD.luks;
+  // Whether we have the cipher comes first: no passphrase helps if not.
+  const place = isLuks ? luksPlaceOf(layout, path) : undefined;
+  const luks = place && readLuksHeader(storage, place);
+  const suite = luks === undefined ? LEGACY_AES : suiteOf(luks.cipher, path);
+  const [first] = secrets;
+  if (first === undefined) {
+    const reason = `is encrypted (${isLuks ? "LUKS" : "AES"}): its passphrase is needed, --secret FILE or TSIMGFS_SECRET`;
+    throw new TsimgfsError("EACCES", path, reason);
+  }
+  if (place === undefined || luks === undefined) return shareKey(suite, "guest", legacyKey(first));
+  for (const secret of secrets) {
+    const found = findVolumeKey(storage, place, luks, secret);
+    if (found !== undefined) return shareKey(suite, "host", found.key);
+  }
+  return refusePassphrase(path, secrets);
+}
+
+function legacyKey(passphrase: Uint8Array): Uint8Array {
+  const key = new Uint8Array(LEGACY_AES.keyBytes);
+  key.set(passphrase.subarray(0, key.length));
+  return key;
+}
+
+/**
+ * What `info` says of the encryption, in the names of qemu-img.
+ *
+ * @throws {FormatError} the LUKS header cannot be right
+ */
+export function describeEncryption(layout: Qcow2Layout, storage: Storage): JsonValue {
+  if (layout.header.crypt_method !== CRYPT_METHOD.luks) return { format: "aes" };
+  const luks = readLuksHeader(storage, luksPlaceOf(layout, storage.path));
+  const { cipher, mode, ivGenerator, ivHash } = luks.cipher;
+  return {
+    "ivgen-alg": ivGenerator,
+    "hash-alg": luks.hash,
+    "cipher-alg": cipher,
+    uuid: luks.uuid,
+    ...(ivGenerator === "essiv" && ivHash !== undefined ? { "ivgen-hash-alg": ivHash } : {}),
+    format: "luks",
+    "cipher-mode": mode,
+    slots: luks.slots.map(({ isActive, iterations, keyMaterialOffset, stripes }) => ({
+      active: isActive,
+      ...(isActive ? { iters: iterations, stripes } : {}),
+      "key-offset": keyMaterialOffset,
+    })),
+    "payload-offset": luks.payloadOffset,
+    "master-key-iters": luks.keyIterations,
+  };
+}
