@@ -82,7 +82,7 @@ describe.each(KINDS)("tsimgfs bitmap on an image with $name", (kind) => {
         ...(backing === undefined ? {} : { backing: { file: backing, format: "raw" } }),
       });
       await copyFile(image, copy);
-      for (let step = 0; step < byScale(15, 200); step++) {
+      for (let step = 0; step < byScale(9, 200); step++) {
         if (step % 6 === 5) await writeBoth(random, image, copy);
         await changeBoth(randomArgs(random), image, copy, step);
       }

@@ -66,7 +66,7 @@ describe.each(KINDS)("persistent bitmaps of an image with $name clusters", ({ na
       await createImage(image, "qcow2", { size, options });
       await addBitmaps(image);
       await copyFile(image, copy);
-      for (let session = 0; session < byScale(3, 20); session++) {
+      for (let session = 0; session < byScale(1, 20); session++) {
         const commands = randomCommands(random, size, 6);
         await ours(image, commands);
         await qemuIo(copy, "qcow2", commands);

@@ -52,7 +52,8 @@ describe.each(STREAM_TOPS)("tsimgfs rebase of $name", (top) => {
       await makeRelative(chain, "other.raw");
       const original = join(directory, "original");
       await cp(chain.image, original);
-      const names = [...chain.below, "other.qcow2", "other.qed", "other.raw"];
+      const all = [...chain.below, "other.qcow2", "other.qed", "other.raw"];
+      const names = byScale(top === V3 ? all : ["low.qed", "other.qcow2"], all);
       for (const name of names) {
         await cp(original, chain.image);
         await tsimgfs(["rebase", "-f", top.format, "-b", name, "-F", formatOf(name), chain.image]);

@@ -25,7 +25,7 @@ import { SparseFile } from "../support/recording-sparse-file.ts";
 import type { RecordingLog } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
-const STATES = byScale(40, 600);
+const STATES = byScale(16, 600);
 const KIB = 1024;
 
 const RECIPE: ImageRecipe = {

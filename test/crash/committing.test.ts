@@ -28,7 +28,7 @@ import { SparseFile } from "../support/recording-sparse-file.ts";
 import { type RecordingLog, RecordingStorage } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
-const STATES = byScale(15, 400);
+const STATES = byScale(6, 400);
 
 /** Commits the image in a directory. Returns its file and that of the base before, and what was done to them. */
 function recordCommit(

@@ -29,7 +29,7 @@ import { SparseFile } from "../support/recording-sparse-file.ts";
 import { type RecordingLog, RecordingStorage } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
-const STATES = byScale(15, 400);
+const STATES = byScale(6, 400);
 const NEW_NAME = "new-backing.raw";
 
 /** Makes a raw file with most of what the old backing file has, and some that differs. */
