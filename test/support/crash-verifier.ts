@@ -38,14 +38,14 @@ rm -f disks
 for directory; do rm -f "$directory/disk"; done
 if [ "$format" != raw ]; then
   for directory; do
-    (cd "$directory"; qemu-img check -q $options "$before${IMAGE_NAME}$after" >check 2>&1; echo $? >check.status)
+    (cd "$directory"; qemu-img check -q $options "$before"${IMAGE_NAME}"$after" >check 2>&1; echo $? >check.status)
   done &
 fi
 if [ "$together" = yes ]; then
   for directory; do set -- "$@" "$before$directory/${IMAGE_NAME}$after"; shift; done
   qemu-img convert $options -O raw "$@" disks
 else
-  for directory; do (cd "$directory"; qemu-img convert $options -O raw "$before${IMAGE_NAME}$after" disk); done
+  for directory; do (cd "$directory"; qemu-img convert $options -O raw "$before"${IMAGE_NAME}"$after" disk); done
 fi
 wait
 `;
