@@ -1,12 +1,23 @@
 /** The images of the model test: those of the crash tests, and larger ones. */
 
-import { type ImageRecipe, RECIPES } from "../support/crash-recipes.ts";
+import { type ImageRecipe, LUKS, RECIPES } from "../support/crash-recipes.ts";
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
 
 export const MODEL_RECIPES: readonly ImageRecipe[] = [
   ...RECIPES,
+  {
+    name: "extended L2 16k LUKS with a snapshot",
+    group: "special",
+    format: "qcow2",
+    virtualSize: MIB,
+    clusterSize: 16384,
+    options: { extended_l2: "on" },
+    encryption: LUKS,
+    content: "some",
+    snapshots: 1,
+  },
   {
     name: "2M clusters over qcow2",
     group: "plain",

@@ -46,7 +46,7 @@ const CLUSTERS_512 = { virtualSize: 512 * KIB, clusterSize: 512 } as const;
  */
 const QED_4K = { virtualSize: 9 * MIB, clusterSize: 4 * KIB, options: { table_size: 2 } } as const;
 
-const LUKS = ["encrypt.format=luks", "encrypt.iter-time=0"] as const;
+export const LUKS = ["encrypt.format=luks", "encrypt.iter-time=0"] as const;
 const LEGACY_AES = ["encrypt.format=aes"] as const;
 
 export const RECIPES: readonly ImageRecipe[] = [
@@ -240,17 +240,6 @@ export const RECIPES: readonly ImageRecipe[] = [
     encryption: LUKS,
     backing: { format: "qcow2", size: MIB },
     content: "some",
-  },
-  {
-    name: "extended L2 16k LUKS with a snapshot",
-    group: "special",
-    format: "qcow2",
-    virtualSize: MIB,
-    clusterSize: 16 * KIB,
-    options: { extended_l2: "on" },
-    encryption: LUKS,
-    content: "some",
-    snapshots: 1,
   },
   {
     name: "4k AES, resized",
