@@ -4,15 +4,17 @@ import { describe, expect, it } from "vitest";
 import type { Disk } from "../../../src/block/disk.ts";
 import type { Discard } from "../../../src/block/write-policy.ts";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
-import { COUNTER } from "../../../src/threads/counters.ts";
+import { COUNTER, COUNTERS } from "../../../src/threads/counters.ts";
 import { readBitmaps } from "../../support/bitmap-reader.ts";
 import { createImage } from "../../support/qemu.ts";
 import { Random } from "../../support/random.ts";
 import { run } from "../../support/run.ts";
 import { byScale } from "../../support/scale.ts";
+import { bundleWorker, runWorker } from "../bundled-worker.ts";
 import { expectBytes } from "../expect-bytes.ts";
 import { type Call, FaultyFiles, type Read } from "./faulty-storage.ts";
 import { OVERLAY_KINDS, type OverlayKind, putOverlay, spoilBacking } from "./overlays.ts";
+import type { ResizingWorkerData } from "./resizing-worker.ts";
 import { type DiskFiles, readDisk, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 const CLUSTER = 4096;
@@ -235,28 +237,32 @@ describe("two threads with one disk", () => {
   );
 
   it("may shorten the disk between a read and its copy", async () => {
+    const script = await bundleWorker(new URL("./resizing-worker.ts", import.meta.url));
     await withDiskFiles(async (files) => {
       // Zeros past the end of the backing file keep nobody from cutting them off.
       const backing = "D".repeat(clusters.length - 3);
       const content = putOverlay(files, PLAIN, { clusters, backing });
-      const counters = new Float64Array(16);
-      files.use(
-        PLAIN.file,
-        (one) => {
-          const target = NativeBuffer.allocate(4 * CLUSTER);
-          expect(one.disk.readFirst(content.length - 4 * CLUSTER, 4 * CLUSTER, target, 0)).toBe(
-            true,
-          );
-          const other = one.asOtherThread();
-          other.resize(content.length - 2 * CLUSTER - 512);
-          one.disk.storeFetched();
-          expect(counters[COUNTER.copyOnReadFailed]).toBe(0);
-          expectBytes(one.read(), content.subarray(0, content.length - 2 * CLUSTER - 512));
-          other.resize(content.length);
-          expectBytes(one.read(), content);
-        },
-        { policy: { growable: true }, counters },
-      );
+      const counters = new Float64Array(COUNTERS.length);
+      const one = files.open(PLAIN.file, { policy: { growable: true }, counters });
+      try {
+        const target = NativeBuffer.allocate(4 * CLUSTER);
+        expect(one.disk.readFirst(content.length - 4 * CLUSTER, 4 * CLUSTER, target, 0)).toBe(true);
+        const size = content.length - 2 * CLUSTER - 512;
+        const started = new SharedArrayBuffer(4);
+        const data: ResizingWorkerData = { chain: one.chain, slot: 1, size, started };
+        const resized = runWorker(script, data);
+        // It has cut the disk off soon after that, and waits for the copy; or else it finds it stored.
+        do await new Promise((resolve) => setTimeout(resolve, 50));
+        while (Atomics.load(new Int32Array(started), 0) === 0);
+        one.disk.storeFetched();
+        await resized;
+        expect(counters[COUNTER.copyOnReadFailed]).toBe(0);
+        expectBytes(one.read(), content.subarray(0, size));
+        one.disk.resize(content.length);
+        expectBytes(one.read(), content);
+      } finally {
+        one.close();
+      }
       await files.expectClean(PLAIN.file);
     });
   });
