@@ -1,6 +1,6 @@
 // Programs that start with what V8 made of their text when they were built: a third of the time until a mount is ready
-// was spent on compiling. NAME.js becomes a loader of NAME.bundle.js and NAME.cache; the latter is used if it is of the
-// same V8 with the same flags, and else does no harm.
+// was spent on compiling. NAME.js becomes a loader of NAME.bundle.js and NAME.ARCHITECTURE.cache; the latter is used if it
+// is of the same V8 with the same flags, and else does no harm. V8 does not look whether it is of the same architecture.
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,20 +12,21 @@ function loader(name, recording) {
   const record = `
 process.once("exit", () => {
   fs.writeFileSync(\`\${base}.new\`, script.createCachedData());
-  fs.renameSync(\`\${base}.new\`, \`\${base}.cache\`);
+  fs.renameSync(\`\${base}.new\`, cache);
 });`;
   return `#!/usr/bin/env node
 "use strict";
 const fs = require("node:fs");
 const { Script } = require("node:vm");
 const base = require("node:path").join(__dirname, ${JSON.stringify(name)});
+const cache = \`\${base}.\${process.arch}.cache\`;
 const filename = \`\${base}.bundle.js\`;
 const parameters = "exports, require, module, __filename, __dirname";
 // ASCII: one byte a character, which is faster to read.
 const source = \`(function (\${parameters}) {\${fs.readFileSync(filename, "latin1")}\\n})\`;
 let cachedData;
 try {
-  cachedData = fs.readFileSync(\`\${base}.cache\`);
+  cachedData = fs.readFileSync(cache);
 } catch {}
 const script = new Script(source, { filename, cachedData });${recording ? record : ""}
 script.runInThisContext()(exports, require, module, __filename, __dirname);
@@ -57,7 +58,7 @@ export async function addCodeCaches(directory, programs, args) {
   if (status !== 0) throw new Error(`${programs[0]} failed: ${stderr}`);
   const end = Date.now() + RECORDING_MS;
   for (const program of programs) {
-    while (!existsSync(path(program, ".cache"))) {
+    while (!existsSync(path(program, `.${process.arch}.cache`))) {
       if (Date.now() > end) throw new Error(`${program} made no code cache`);
       await sleep(10);
     }

@@ -1,11 +1,9 @@
 /** Disks of images that this process opens itself, with the options that most commands have. */
 
-import { attachDisk } from "../block/attach-disk.ts";
-import type { Disk } from "../block/disk.ts";
-import { closeChain, type OpenChain, openChain, type WriteOptions } from "../block/open-chain.ts";
+import { closeChain, openChain, type WriteOptions } from "../block/open-chain.ts";
+import { OpenDisk } from "../block/open-disk.ts";
 import type { BackingPolicy } from "../block/referenced-file.ts";
 import type { WritePolicy } from "../block/write-policy.ts";
-import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../formats/driver.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import { printMessage } from "./print.ts";
@@ -31,25 +29,8 @@ export const PLAIN_WRITING: WritePolicy = {
   growable: false,
 };
 
-/** Files that are open, and the disk that they are. */
-export interface OfflineDisk {
-  readonly path: string;
-  readonly chain: OpenChain;
-  readonly disk: Disk;
-  /**
-   * End writing, if it was opened for that: what was written is durable. The disk is not used any more; the
-   * files stay open, and locked. A second time nothing happens.
-   *
-   * @throws {TsimgfsError} what was written may not be durable
-   */
-  endWriting(): void;
-  /**
-   * As `endWriting`, and close the files.
-   *
-   * @throws {TsimgfsError} what was written may not be durable; the files are closed all the same
-   */
-  close(): void;
-}
+/** The disk of an image that a command has opened. */
+export type OfflineDisk = OpenDisk;
 
 /**
  * Open an image with all below it, for this thread alone, and print the warnings about it.
@@ -77,37 +58,6 @@ export function openOffline(
   } catch (error) {
     closeChain(chain);
     throw error;
-  }
-}
-
-class OpenDisk implements OfflineDisk {
-  readonly path: string;
-  readonly chain: OpenChain;
-  readonly disk: Disk;
-  #isUsed = true;
-  #isOpen = true;
-
-  constructor(path: string, chain: OpenChain) {
-    this.path = path;
-    this.chain = chain;
-    const resources = { clusterCache: new ClusterCache() };
-    this.disk = attachDisk(chain, resources, { slot: 0, requestMaintenance: undefined });
-  }
-
-  endWriting(): void {
-    if (!this.#isUsed) return;
-    this.#isUsed = false;
-    this.disk.close();
-  }
-
-  close(): void {
-    if (!this.#isOpen) return;
-    this.#isOpen = false;
-    try {
-      this.endWriting();
-    } finally {
-      closeChain(this.chain);
-    }
   }
 }
 
