@@ -22,6 +22,8 @@ export interface OpenImageOptions {
   readonly readOnly?: boolean | undefined;
   /** Default: any for root and for one's own images, else same-directory. */
   readonly backingPolicy?: BackingPolicy | undefined;
+  /** Passphrases of encrypted images: of each, one must be among them. They may be wiped afterwards. */
+  readonly secrets?: readonly Uint8Array[] | undefined;
 }
 
 /** What a run of the disk is, in the words of qemu-img map. */

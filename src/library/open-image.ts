@@ -30,15 +30,16 @@ const WRITING: WritePolicy = {
 /**
  * Open an image with its data file and its backing files, and lock them as QEMU does.
  *
- * @throws {TsimgfsError} EAGAIN: somebody else uses it; ENOENT, EACCES, …: a file cannot be opened; EINVAL,
+ * @throws {TsimgfsError} EAGAIN: somebody else uses it; ENOENT, EACCES, …: a file cannot be opened, or
+ *   no passphrase opens it; EINVAL,
  *   ENOTSUP: it is no valid image, or has a feature that is not known. Nothing is left open
  */
 export function openImage(path: string, options: OpenImageOptions = {}): Image {
-  const { format, backingPolicy, readOnly = true } = options;
+  const { format, backingPolicy, secrets, readOnly = true } = options;
   requireOneOf(path, "format", format, FORMAT_NAMES);
   requireOneOf(path, "backingPolicy", backingPolicy, BACKING_POLICIES);
   const writing = readOnly ? undefined : { policy: WRITING, threads: 1 };
-  const chain = openChain(path, { format, backingPolicy, forceShare: false, writing });
+  const chain = openChain(path, { format, backingPolicy, secrets, forceShare: false, writing });
   try {
     return new DiskImage(new OpenDisk(path, chain));
   } catch (error) {

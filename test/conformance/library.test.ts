@@ -6,6 +6,11 @@ import { beforeEach, describe, expect, it } from "vitest";
 import type { Image, OpenImageOptions } from "../../src/library/image.ts";
 import { openImage, TsimgfsError } from "../../src/library/main.ts";
 import { type MapEntry, parseMap } from "../support/disk-map.ts";
+import {
+  createEncryptedImage,
+  encryptedArguments,
+  PASSPHRASE,
+} from "../support/encrypted-image.ts";
 import { qcow2Bytes } from "../support/qcow2-builder.ts";
 import { convertToRaw, createImage, type ImageFormat, imageMap, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
@@ -139,6 +144,29 @@ describe.each(FORMATS)("writing %s", (format) => {
     });
     expect(model.compare(await bytesByQemu(path, format))).toBe(0);
     if (format !== "raw") await run("qemu-img", ["check", "-q", "-f", format, path]);
+  });
+});
+
+describe("an encrypted image", () => {
+  it("is read and written with its passphrase, and not opened without", async () => {
+    const path = join(directory, "encrypted.qcow2");
+    const encryption = ["encrypt.format=aes", "encrypt.key-secret=key"];
+    await createEncryptedImage(path, encryption, "1M");
+    const io = ["-c", "write -P 4 0 64k", ...encryptedArguments(path)];
+    await run("qemu-io", io);
+    expect(codeOf(() => openImage(path))).toBe("EACCES");
+    const secret = Buffer.from(PASSPHRASE);
+    const bytes = withImage(path, { readOnly: false, secrets: [secret] }, (opened) => {
+      secret.fill(0);
+      opened.write(new Uint8Array(600).fill(6), 65000);
+      return opened.read(new Uint8Array(65600), 0);
+    });
+    expect(bytes).toEqual(new Uint8Array(65600).fill(4, 0, 65000).fill(6, 65000));
+    const { stdout } = await run("qemu-io", [
+      ...["-c", "read -P 4 0 65000", "-c", "read -P 6 65000 600"],
+      ...encryptedArguments(path),
+    ]);
+    expect(stdout).not.toMatch(/verification failed/);
   });
 });
 

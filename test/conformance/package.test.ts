@@ -35,7 +35,7 @@ const CONSUMER = `
 import { type Errno, type Image, type ImageStats, openImage, TsimgfsError } from "tsimgfs";
 
 export function look(path: string): ImageStats {
-  using image: Image = openImage(path, { format: "qcow2", readOnly: false, backingPolicy: "none" });
+  using image: Image = openImage(path, { format: "qcow2", readOnly: false, backingPolicy: "none", secrets: [] });
   const sector: Uint8Array = image.read(new Uint8Array(512), 0);
   image.write(sector, image.virtualSize - 512);
   image.writeZeroes(0, image.clusterSize);
