@@ -127,12 +127,12 @@ export class AmendJob {
   }
 
   #plan(file: LocalFile): PlannedAmendment {
-    const { path, amendment, size } = this.#request;
+    const { path, amendment, size, open } = this.#request;
     if (size !== undefined && size % SECTOR_SIZE !== 0) {
       const reason = `the new size must be a multiple of ${SECTOR_SIZE}, and ${size} is not`;
       throw new UsageError(path, reason);
     }
-    const planned = planQcow2Amendment(file, amendment);
+    const planned = planQcow2Amendment(file, amendment, open.secrets ?? []);
     if (planned.losesBitmaps) {
       this.#request.warn(`${path}: warning: its persistent bitmaps are lost with compat=0.10`);
     }

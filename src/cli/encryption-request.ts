@@ -78,10 +78,7 @@ function requestedCiphers(path: string, list: CreateOptions): Omit<LuksWanted, "
   const ivGenerator = list.word("encrypt.ivgen-alg", IV_GENERATORS) ?? DEFAULT.ivGenerator;
   const ivHash = list.word("encrypt.ivgen-hash-alg", HASHES) ?? DEFAULT.hash;
   const hash = list.word("encrypt.hash-alg", HASHES) ?? DEFAULT.hash;
-  const iterTimeMs = list.number("encrypt.iter-time") ?? DEFAULT.iterTimeMs;
-  if (iterTimeMs > ITER_TIME_MAX_MS) {
-    throw new UsageError(path, `encrypt.iter-time ${iterTimeMs} is above ${ITER_TIME_MAX_MS}`);
-  }
+  const iterTimeMs = requestedIterTimeMs(path, list.number("encrypt.iter-time"));
   const isEssiv = ivGenerator === "essiv";
   if (isEssiv && !Object.values(AES_KEY_BYTES).some((size) => size === hashSize(ivHash))) {
     const reason = `essiv needs the key of a cipher: ${ivHash} has ${hashSize(ivHash)} bytes, not 16, 24 or 32`;
@@ -90,4 +87,17 @@ function requestedCiphers(path: string, list: CreateOptions): Omit<LuksWanted, "
   const keyBytes = AES_KEY_BYTES[cipher] * keysOf(mode);
   const suite = { keyBytes, mode, ivGenerator, ivHash: isEssiv ? ivHash : undefined };
   return { suite, hash, iterTimeMs };
+}
+
+/**
+ * Processor time that a try of a passphrase is to take, ms.
+ *
+ * @param path what the message names
+ * @param stated undefined: the default
+ * @throws {UsageError} it is too long
+ */
+export function requestedIterTimeMs(path: string, stated: number | undefined): number {
+  const iterTimeMs = stated ?? DEFAULT.iterTimeMs;
+  if (iterTimeMs <= ITER_TIME_MAX_MS) return iterTimeMs;
+  throw new UsageError(path, `encrypt.iter-time ${iterTimeMs} is above ${ITER_TIME_MAX_MS}`);
 }

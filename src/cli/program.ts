@@ -5,6 +5,7 @@ import { Command, CommanderError } from "commander";
 import { PendingDaemon } from "../daemon/launch.ts";
 import { printable } from "../errors.ts";
 import { printMessage } from "./print.ts";
+import { forgetSecrets } from "./secrets.ts";
 
 type Define = (command: Command) => void;
 
@@ -164,6 +165,15 @@ function reasonOf(error: unknown, chosen: string | undefined): string {
   return printable(error.message);
 }
 
+/** Run the command that was chosen; the passphrases that it has read are not left in memory. */
+async function parse(program: Command, words: readonly string[]): Promise<void> {
+  try {
+    await program.parseAsync(words, { from: "user" });
+  } finally {
+    forgetSecrets();
+  }
+}
+
 /**
  * Run a command line, and set the exit status.
  *
@@ -179,7 +189,7 @@ export async function runProgram(
     if (argv.length === 0) program.outputHelp();
     else {
       const words = argv.map((word) => (OPTIONAL_VALUES.includes(word) ? `${word}=` : word));
-      await program.parseAsync(sizeApart(words), { from: "user" });
+      await parse(program, sizeApart(words));
     }
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);

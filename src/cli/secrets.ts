@@ -28,16 +28,27 @@ export function secretOption(): Option {
   ).argParser((file: string, all: readonly Buffer[] = []) => [...all, readSecret(file)]);
 }
 
+/** All that were read and are still in memory. */
+const held: Buffer[] = [];
+
 /** What the options, or the environment, give. */
 export function secretsOf({ secret }: SecretOptions): readonly Buffer[] {
   if (secret !== undefined) return secret;
   const text = process.env[SECRET_VARIABLE];
-  return text === undefined || text === "" ? [] : [Buffer.from(text)];
+  return text === undefined || text === "" ? [] : [hold(Buffer.from(text))];
 }
 
-/** All that needs them is open: they are not left in memory. */
-export function forgetSecrets(secrets: readonly Uint8Array[]): void {
-  for (const secret of secrets) secret.fill(0);
+/**
+ * Overwrite all passphrases that were read. Commands that work for long call it when all that needs them is
+ * open; when a command ends, it is called in any case.
+ */
+export function forgetSecrets(): void {
+  for (const secret of held.splice(0)) secret.fill(0);
+}
+
+function hold(secret: Buffer): Buffer {
+  held.push(secret);
+  return secret;
 }
 
 /**
@@ -61,7 +72,7 @@ export function readSecret(file: string): Buffer {
 
 /** One byte more than the limit, at the most: it may be a device without an end. */
 function readBytes(source: string | number, name: string): Buffer {
-  const buffer = Buffer.alloc(SECRET_MAX + 2);
+  const buffer = hold(Buffer.alloc(SECRET_MAX + 2));
   let fd: number | undefined;
   try {
     fd = typeof source === "number" ? source : fs.openSync(source, "r");

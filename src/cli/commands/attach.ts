@@ -29,7 +29,7 @@ import {
   outputOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { STOP_SIGNALS, type StopSignal, signalStatus } from "../stop-signals.ts";
 
@@ -184,6 +184,7 @@ async function mountImage(
     logFile: undefined,
   };
   const warnings = await new PendingDaemon().launch(config, secretsOf(options));
+  forgetSecrets();
   warnings.forEach(printMessage);
 }
 

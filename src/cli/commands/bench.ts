@@ -17,7 +17,7 @@ import {
   sizeOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { type SecretOptions, secretOption } from "../secrets.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
 interface BenchOptions extends SecretOptions {
@@ -92,6 +92,7 @@ async function bench(path: string, options: BenchOptions): Promise<void> {
     throw new UsageError("-s", `${bufferSize} is not a size in 1..${INT_MAX}`);
   }
   const image = openOffline(path, options, write ? { policy: PLAIN_WRITING } : undefined);
+  forgetSecrets();
   try {
     const run = new BenchRun(image.disk, path, options);
     if (!quiet) print(announcement(options, run.stepSize));

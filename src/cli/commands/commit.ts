@@ -62,16 +62,15 @@ export function defineCommit(command: Command): void {
 async function commit(image: string, options: CommitOptions): Promise<void> {
   const { format, backingPolicy, base: path } = options;
   const isKept = options.drop === true || path !== undefined;
-  const secrets = secretsOf(options);
   const chain = openChain(image, {
     format,
     backingPolicy,
     forceShare: false,
-    secrets,
+    secrets: secretsOf(options),
     writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1 },
     base: { path, writing: { policy: BASE_POLICY, threads: 1 } },
   });
-  forgetSecrets(secrets);
+  forgetSecrets();
   try {
     chain.warnings.forEach(printMessage);
     const signal = await new CommitRun(image, chain, options).run();

@@ -15,7 +15,7 @@ import {
   oneOf,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { type SecretOptions, secretOption } from "../secrets.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
 /** Exit codes, as qemu-img compare has them. */
@@ -66,6 +66,7 @@ async function compare(first: string, second: string, options: CompareOptions): 
   try {
     disks.push(openOffline(first, options));
     disks.push(openOffline(second, { ...options, format: options.secondFormat }));
+    forgetSecrets();
     await compareDisks(disks, options);
   } catch (error) {
     if (!(error instanceof TsimgfsError)) throw error;

@@ -190,7 +190,7 @@ class Conversion {
 
   async run(): Promise<void> {
     const target = this.#open();
-    forgetSecrets(this.#options.secret ?? []);
+    forgetSecrets();
     let signal: StopSignal | undefined;
     try {
       this.#requireRoom(target);

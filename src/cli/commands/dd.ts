@@ -15,7 +15,7 @@ import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
 import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
 import { printMessage } from "../print.ts";
-import { type SecretOptions, secretOption } from "../secrets.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
 interface DdOptions extends SecretOptions {
@@ -63,6 +63,7 @@ async function copyPart(words: readonly string[], options: DdOptions): Promise<v
     throw new UsageError("dd", "needs if=IMAGE and of=TARGET");
   }
   const source = openOffline(input, options);
+  forgetSecrets();
   try {
     const { skip, size } = partOf(operands, source);
     await copyTo(output, source, { skip, size }, options);

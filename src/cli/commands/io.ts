@@ -110,7 +110,7 @@ function openDisk(image: string, options: IoOptions): { io: IoContext; close: ()
   }
   const policy = { copyOnRead, detectZeroes, discard, growable: true };
   const opened = openOffline(image, options, readOnly ? undefined : { policy });
-  forgetSecrets(options.secret ?? []);
+  forgetSecrets();
   const close = (): void => {
     try {
       opened.close();

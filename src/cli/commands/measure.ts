@@ -32,7 +32,7 @@ import {
   outputOption,
 } from "../options.ts";
 import { print } from "../print.ts";
-import { type SecretOptions, secretOption } from "../secrets.ts";
+import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 
 interface MeasureOptions extends SecretOptions {
   readonly format?: FormatName;
@@ -112,6 +112,7 @@ function measure(image: string | undefined, options: MeasureOptions): void {
 
 function measureSource(image: string, list: CreateOptions, options: MeasureOptions): Measured {
   const opened = openOffline(image, options);
+  forgetSecrets();
   try {
     const top = opened.disk.chain.image;
     const { snapshot } = options;

@@ -26,7 +26,7 @@ import {
   rateOption,
 } from "../options.ts";
 import { printMessage } from "../print.ts";
-import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 
 const THREADS_DEFAULT = 4;
 
@@ -194,6 +194,7 @@ async function mount(
     return;
   }
   const warnings = await daemon.launch(config, secrets);
+  forgetSecrets();
   warnings.forEach(printMessage);
   // The daemon must not keep this process, nor this process wait for it.
   process.exit(0);

@@ -122,7 +122,7 @@ class RebaseRun implements LongWork {
     try {
       this.#refuse();
       this.#below = backing && this.#openBelow(backing);
-      forgetSecrets(options.secret ?? []);
+      forgetSecrets();
       const resources = { clusterCache: new ClusterCache() };
       this.#job = new RebaseJob(
         this.#source.disk,

@@ -87,7 +87,7 @@ function resize(image: string, size: string, options: ResizeCommandOptions): voi
 function resizeOffline(image: string, options: ResizeCommandOptions, request: ResizeRequest): void {
   const policy = { ...PLAIN_WRITING, growable: true };
   const offline = open(image, options, { policy });
-  forgetSecrets(options.secret ?? []);
+  forgetSecrets();
   try {
     resizeDisk(offline.disk, request);
   } finally {

@@ -59,7 +59,7 @@ export function defineStream(command: Command): void {
 
 async function stream(image: string, options: StreamCommandOptions): Promise<void> {
   const source = open(image, options);
-  forgetSecrets(options.secret ?? []);
+  forgetSecrets();
   try {
     const plan = planStream(source.chain.layers, options.base);
     if (plan.bottom === 1) tellOfNothing(image, plan, options.output);

@@ -63,9 +63,34 @@ export function findVolumeKey(
   return undefined;
 }
 
-function refuseMuchWork({ slots, keyIterations }: LuksHeader, path: string): void {
+/**
+ * The volume key that one of some passphrases opens.
+ *
+ * @throws {TsimgfsError} EACCES: none of them does, or there is none
+ * @throws {UnsupportedError} as `findVolumeKey`
+ */
+export function unlockVolumeKey(
+  storage: Storage,
+  place: LuksPlace,
+  header: LuksHeader,
+  secrets: readonly Uint8Array[],
+): Buffer {
+  refuseWithoutSecret(place.path, "LUKS", secrets);
+  for (const secret of secrets) {
+    const found = findVolumeKey(storage, place, header, secret);
+    if (found !== undefined) return found.key;
+  }
+  return refusePassphrase(place.path, secrets);
+}
+
+/** Iterations of PBKDF2 that trying a passphrase takes at the most. */
+export function iterationsOf({ slots, keyIterations }: LuksHeader): number {
   const active = slots.filter((slot) => slot.isActive);
-  const sum = active.reduce((all, { iterations }) => all + iterations + keyIterations, 0);
+  return active.reduce((all, { iterations }) => all + iterations + keyIterations, 0);
+}
+
+function refuseMuchWork(header: LuksHeader, path: string): void {
+  const sum = iterationsOf(header);
   if (sum <= ITERATIONS_MAX) return;
   const reason = `its key slots want ${sum} iterations of PBKDF2, our limit is ${ITERATIONS_MAX}`;
   throw new UnsupportedError(path, reason);
@@ -151,8 +176,19 @@ export function sealKey(
   return { slot, material };
 }
 
+/** @throws {TsimgfsError} EACCES: there is no passphrase to try */
+export function refuseWithoutSecret(
+  path: string,
+  method: "LUKS" | "AES",
+  secrets: readonly Uint8Array[],
+): void {
+  if (secrets.length > 0) return;
+  const reason = `is encrypted (${method}): its passphrase is needed, --secret FILE or TSIMGFS_SECRET`;
+  throw new TsimgfsError("EACCES", path, reason);
+}
+
 /** @throws {TsimgfsError} always */
-export function refusePassphrase(path: string, secrets: readonly Uint8Array[]): never {
+function refusePassphrase(path: string, secrets: readonly Uint8Array[]): never {
   const [first] = secrets;
   const endsLine = secrets.length === 1 && first?.at(-1) === 0x0a;
   const hint = endsLine ? "; it ends with a newline, which counts" : "";

@@ -63,7 +63,8 @@ export const KEY_SLOT = [
 ] as const satisfies readonly Field[];
 const SLOT_SALT = { start: 8, size: SALT_SIZE };
 const FIRST_SLOT = 208;
-const SLOT_SIZE = sizeOf(KEY_SLOT);
+/** Bytes. */
+export const SLOT_SIZE = sizeOf(KEY_SLOT);
 const SLOT_ACTIVE = 0x00ac_71f3;
 const SLOT_INACTIVE = 0x0000_dead;
 
@@ -140,7 +141,7 @@ function parseSlots(
 ): KeySlot[] {
   const slots: KeySlot[] = [];
   for (let index = 0; index < KEY_SLOTS; index++) {
-    const at = FIRST_SLOT + index * SLOT_SIZE;
+    const at = slotOffset(index);
     const slot: Decoded<typeof KEY_SLOT> = decode(KEY_SLOT, bytes, "be", at);
     const what = `key slot ${index}`;
     if (slot.active !== SLOT_ACTIVE && slot.active !== SLOT_INACTIVE) {
@@ -225,9 +226,14 @@ export function encodeLuksHeader(
   return bytes;
 }
 
+/** Where a key slot is, from the start of the header, bytes. */
+export function slotOffset(index: number): number {
+  return FIRST_SLOT + index * SLOT_SIZE;
+}
+
 /** Put a slot into a header. */
 export function encodeSlot(header: Uint8Array, index: number, slot: KeySlot): void {
-  const at = FIRST_SLOT + index * SLOT_SIZE;
+  const at = slotOffset(index);
   encode(
     KEY_SLOT,
     {

@@ -1,11 +1,11 @@
 /** How a qcow2 image is encrypted, and the key that a passphrase gives. Source: FORMATS 1.15. */
 
-import { FormatError, TsimgfsError } from "../../errors.ts";
+import { FormatError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import type { JsonValue } from "../driver.ts";
 import { type CipherSuite, suiteOf } from "../encryption/cipher-suite.ts";
 import { type ImageKey, shareKey } from "../encryption/image-key.ts";
-import { findVolumeKey, readLuksHeader, refusePassphrase } from "../encryption/key-slots.ts";
+import { readLuksHeader, refuseWithoutSecret, unlockVolumeKey } from "../encryption/key-slots.ts";
 import type { LuksPlace } from "../encryption/luks-header.ts";
 import { CRYPT_METHOD } from "./header.ts";
 import type { Qcow2Layout } from "./layout.ts";
@@ -57,17 +57,12 @@ export function unlockQcow2(
   const place = isLuks ? luksPlaceOf(layout, path) : undefined;
   const luks = place && readLuksHeader(storage, place);
   const suite = luks === undefined ? LEGACY_AES : suiteOf(luks.cipher, path);
-  const [first] = secrets;
-  if (first === undefined) {
-    const reason = `is encrypted (${isLuks ? "LUKS" : "AES"}): its passphrase is needed, --secret FILE or TSIMGFS_SECRET`;
-    throw new TsimgfsError("EACCES", path, reason);
+  if (place !== undefined && luks !== undefined) {
+    return shareKey(suite, "host", unlockVolumeKey(storage, place, luks, secrets));
   }
-  if (place === undefined || luks === undefined) return shareKey(suite, "guest", legacyKey(first));
-  for (const secret of secrets) {
-    const found = findVolumeKey(storage, place, luks, secret);
-    if (found !== undefined) return shareKey(suite, "host", found.key);
-  }
-  return refusePassphrase(path, secrets);
+  refuseWithoutSecret(path, "AES", secrets);
+  const [first = new Uint8Array(0)] = secrets;
+  return shareKey(suite, "guest", legacyKey(first));
 }
 
 function legacyKey(passphrase: Uint8Array): Uint8Array {

@@ -2,11 +2,19 @@
 
 import { type Errno, TsimgfsError, UsageError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
+import type { BackingReference } from "../../driver.ts";
+import {
+  planSlotChange,
+  type SlotChange,
+  type SlotChanger,
+} from "../../encryption/slot-changes.ts";
 import { setQcow2BackingFile } from "../backing-name.ts";
+import { luksPlaceOf } from "../encryption.ts";
 import { AUTOCLEAR } from "../features.ts";
-import { REFCOUNT_ORDER_MAX } from "../header.ts";
-import { readQcow2Layout } from "../layout.ts";
+import { CRYPT_METHOD, REFCOUNT_ORDER_MAX } from "../header.ts";
+import { type Qcow2Layout, readQcow2Layout } from "../layout.ts";
 import { HeaderWriter } from "../writer/header-writer.ts";
+import { analyseIntact } from "./intact-analysis.ts";
 import { changeRefcountWidth, checkRefcountWidth } from "./refcount-width.ts";
 import { checkDowngrade, downgradeToVersion2, upgradeToVersion3 } from "./version.ts";
 
@@ -20,6 +28,7 @@ export interface Qcow2Amendment {
   /** Empty: none any more. */
   readonly backingFile: string | undefined;
   readonly backingFormat: string | undefined;
+  readonly keySlots: SlotChange | undefined;
 }
 
 /** What an amendment comes to for one image. */
@@ -40,12 +49,14 @@ const V2_REFCOUNT_BITS = 16;
 /**
  * Check what is wanted, and plan it. Nothing is changed.
  *
+ * @param secrets passphrases, for changes of key slots
  * @throws {UsageError} the image cannot have it
  * @throws {CorruptionError | UnsupportedError | StorageError}
  */
 export function planQcow2Amendment(
   storage: WritableStorage,
   wanted: Qcow2Amendment,
+  secrets: readonly Uint8Array[],
 ): PlannedAmendment {
   const layout = readQcow2Layout(storage, { tableCacheMax: 0, keepsL1: false });
   const { header, dataFile } = layout;
@@ -53,6 +64,8 @@ export function planQcow2Amendment(
   checkWidths(storage.path, wanted, { version, refcountBits: layout.refcountBits });
   checkDataFile(storage.path, wanted, dataFile?.raw);
   const steps: ((storage: WritableStorage) => void)[] = [];
+  const { keySlots } = wanted;
+  if (keySlots !== undefined) steps.push(planKeySlots(storage, layout, keySlots, secrets));
   let keepsBacking = layout.backingFile !== undefined;
   if (version > header.version) steps.push(upgradeToVersion3);
   const { refcountBits, lazyRefcounts, dataFileRaw } = wanted;
@@ -62,12 +75,7 @@ export function planQcow2Amendment(
   }
   if (dataFileRaw === false && dataFile?.raw === true) steps.push(clearRawDataFile);
   if (wanted.backingFile !== undefined || wanted.backingFormat !== undefined) {
-    const name = wanted.backingFile ?? layout.backingFile?.name ?? "";
-    const format = wanted.backingFormat ?? layout.backingFile?.format;
-    if (name === "" && wanted.backingFormat !== undefined) {
-      throw new UsageError(storage.path, "has no backing file whose format could be stated");
-    }
-    const backing = name === "" ? undefined : { name, format };
+    const backing = amendedBacking(storage.path, wanted, layout.backingFile);
     steps.push((file) => setQcow2BackingFile(file, backing));
     keepsBacking = backing !== undefined;
   }
@@ -82,6 +90,32 @@ export function planQcow2Amendment(
     keepsBacking,
     losesBitmaps: isDowngrade && layout.extensions.bitmaps !== undefined,
   };
+}
+
+function amendedBacking(
+  path: string,
+  wanted: Qcow2Amendment,
+  current: BackingReference | undefined,
+): BackingReference | undefined {
+  const name = wanted.backingFile ?? current?.name ?? "";
+  if (name !== "") return { name, format: wanted.backingFormat ?? current?.format };
+  if (wanted.backingFormat === undefined) return undefined;
+  throw new UsageError(path, "has no backing file whose format could be stated");
+}
+
+function planKeySlots(
+  storage: WritableStorage,
+  layout: Qcow2Layout,
+  change: SlotChange,
+  secrets: readonly Uint8Array[],
+): SlotChanger {
+  if (layout.header.crypt_method !== CRYPT_METHOD.luks) {
+    const reason = "encrypt options cannot be amended: it is not encrypted with LUKS";
+    throw new UsageError(storage.path, reason);
+  }
+  // Nothing else may lie where key material goes.
+  analyseIntact(storage);
+  return planSlotChange(storage, luksPlaceOf(layout, storage.path), change, secrets);
 }
 
 function checkWidths(
