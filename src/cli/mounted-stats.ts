@@ -9,6 +9,8 @@ import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import { DEVICE_SUFFIX } from "../tree/names.ts";
 
 const STATS_SUFFIX = ".stats.json";
+/** Bytes that are read at once. */
+const READ_SIZE = 65536;
 
 /** The statistics of one device, as its mount has them. */
 export type MountedStats = Readonly<Record<string, unknown>>;
@@ -72,7 +74,7 @@ function requireAlive(mountpoint: string, path: string): void {
 function readStats(file: string, path: string): MountedStats {
   let text: string;
   try {
-    text = fs.readFileSync(file, "utf8");
+    text = readToEnd(file);
   } catch (cause) {
     throw failed(path, cause);
   }
@@ -81,6 +83,22 @@ function readStats(file: string, path: string): MountedStats {
     throw new TsimgfsError("EIO", file, "has no statistics");
   }
   return Object.fromEntries(Object.entries(stats));
+}
+
+/** All that there is: the size that the file has may be that of the text of somebody who opened it after us. */
+function readToEnd(file: string): string {
+  const fd = fs.openSync(file, "r");
+  try {
+    const pieces: Buffer[] = [];
+    for (;;) {
+      const piece = Buffer.allocUnsafe(READ_SIZE);
+      const count = fs.readSync(fd, piece);
+      if (count === 0) return Buffer.concat(pieces).toString("utf8");
+      pieces.push(piece.subarray(0, count));
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
 }
 
 const REASONS: Readonly<Partial<Record<string, string>>> = {

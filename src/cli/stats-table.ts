@@ -1,11 +1,11 @@
 /** Allocation statistics for people: aligned columns, and a bar for each class of bytes. */
 
 import { printable } from "../errors.ts";
+import { ioTable } from "./io-table.ts";
+import { asRecord, type JsonFields, numberIn, recordIn } from "./json-fields.ts";
 import { sizeText } from "./size-text.ts";
 
 const BAR_WIDTH = 20;
-
-type Fields = Readonly<Record<string, unknown>>;
 
 interface Row {
   readonly name: string;
@@ -38,7 +38,7 @@ const GUEST_CLASSES = ["data", "zero", "compressed", "unallocated"] as const;
  *
  * @param stats fields as the JSON of the statistics has them
  */
-export function statsTable(stats: Fields): string {
+export function statsTable(stats: JsonFields): string {
   const size = numberIn(stats, "virtual-size");
   const head = [
     `image: ${printable(String(stats["filename"]))}`,
@@ -64,10 +64,11 @@ export function statsTable(stats: Fields): string {
     const row = { name: "for new clusters", bytes: reserved, whole: undefined };
     sections.push({ title: "reserved", rows: [row] });
   }
-  return `${head.join("\n")}\n${renderSections(sections)}`;
+  const io = recordIn(stats, "io");
+  return `${head.join("\n")}\n${renderSections(sections)}${io === undefined ? "" : ioTable(io)}`;
 }
 
-function fileSection(title: string, fields: Fields | undefined): Section {
+function fileSection(title: string, fields: JsonFields | undefined): Section {
   if (fields === undefined) return { title, rows: "not known" };
   if (fields["error"] !== undefined) return { title, rows: String(fields["error"]) };
   const fileSize = numberIn(fields, "file-size");
@@ -79,7 +80,7 @@ function fileSection(title: string, fields: Fields | undefined): Section {
   return { title: `${title}: ${sizeText(fileSize)} (${fileSize} bytes)`, rows };
 }
 
-function guestSection(fields: Fields | undefined): Section {
+function guestSection(fields: JsonFields | undefined): Section {
   const title = "disk, as this image has it";
   if (fields === undefined) return { title, rows: "not known" };
   if (fields["error"] !== undefined) return { title, rows: String(fields["error"]) };
@@ -88,7 +89,7 @@ function guestSection(fields: Fields | undefined): Section {
   return { title, rows };
 }
 
-function layersSection(stats: Fields, whole: number): Section[] {
+function layersSection(stats: JsonFields, whole: number): Section[] {
   const { layers } = stats;
   if (!Array.isArray(layers)) return [];
   const rows: Row[] = layers.map((layer: unknown) => {
@@ -140,19 +141,4 @@ function barText({ bytes, whole }: Row): string {
   if (whole === undefined || bytes === 0) return "";
   const filled = bytes >= whole ? BAR_WIDTH : Math.floor((bytes / whole) * BAR_WIDTH);
   return filled === 0 ? "." : "#".repeat(filled);
-}
-
-function asRecord(value: unknown): Fields | undefined {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
-  return Object.fromEntries(Object.entries(value));
-}
-
-function recordIn(fields: Fields, name: string): Fields | undefined {
-  return asRecord(fields[name]);
-}
-
-/** 0 if it is missing: an older daemon may not have it. */
-function numberIn(fields: Fields, name: string): number {
-  const value = fields[name];
-  return typeof value === "number" ? value : 0;
 }

@@ -17,9 +17,14 @@ const BLOCK_SIZE = 4096;
 /** Makes the text: all of it, or what costs nothing, without what is counted in the image's tables. */
 export type Render = (what: "all" | "cheap") => string;
 
-/** Words shared by all threads for one such file: bytes of the text that was opened last, or 0. */
+/*
+ * Words shared by all threads for one such file, of the text that was opened last: its bytes, and when it was
+ * opened, seconds since 1970. Both 0: there was none.
+ */
 const LAST_SIZE = 0;
-export const RENDERED_FILE_WORDS = 1;
+const LAST_OPENED = 1;
+export const RENDERED_FILE_WORDS = 2;
+const MS_PER_SECOND = 1000;
 
 export class RenderedFile implements FileNode {
   readonly kind = "file";
@@ -36,18 +41,18 @@ export class RenderedFile implements FileNode {
   }
 
   attributes(): NodeAttributes {
-    // The size is that of the text that was opened last. Whoever only lists the directory does not make
-    // us look at all of an image: before the first opening, he sees the size of what costs nothing.
+    // Of the text that was opened last: who opens it and then asks gets what he will read, and what does not
+    // change while he reads; tar insists on that.
     const lastSize = Atomics.load(this.#shared, LAST_SIZE);
-    const size = lastSize > 0 ? lastSize : Buffer.byteLength(this.#render("cheap"));
+    const lastOpened = Atomics.load(this.#shared, LAST_OPENED) >>> 0;
     return {
       nodeid: this.nodeid,
       isDirectory: false,
       isWritable: false,
-      size,
+      size: lastSize > 0 ? lastSize : this.#sizeBeforeOpening(),
       blocks: 0,
       blockSize: BLOCK_SIZE,
-      modifiedAt: Date.now() / 1000,
+      modifiedAt: lastOpened > 0 ? lastOpened : Date.now() / MS_PER_SECOND,
       links: 1,
       validSeconds: 0,
     };
@@ -70,6 +75,7 @@ export class RenderedFile implements FileNode {
     const handle = memfdCreate("tsimgfs", MFD_CLOEXEC);
     if (handle < 0) throw failed("memfd_create");
     fs.writeSync(handle, text);
+    Atomics.store(this.#shared, LAST_OPENED, Math.floor(Date.now() / MS_PER_SECOND));
     Atomics.store(this.#shared, LAST_SIZE, text.length);
     return { handle, directIo: true, keepCache: false };
   }
@@ -110,6 +116,15 @@ export class RenderedFile implements FileNode {
     const size = Atomics.load(this.#shared, LAST_SIZE);
     if (offset >= size) return -1;
     return what === "data" ? offset : size;
+  }
+
+  /**
+   * Whoever only lists the directory does not make us look at all of an image. More than the text will have, in
+   * whole blocks, as sysfs says of its files: who believes in it loses nothing.
+   */
+  #sizeBeforeOpening(): number {
+    const cheap = Buffer.byteLength(this.#render("cheap"));
+    return Math.ceil((cheap * 2) / BLOCK_SIZE + 1) * BLOCK_SIZE;
   }
 }
 

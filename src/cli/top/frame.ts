@@ -2,6 +2,7 @@
 
 import { basename } from "node:path";
 import { printable } from "../../errors.ts";
+import { latencyText } from "../latency-text.ts";
 import { sizeText } from "../size-text.ts";
 import type { OperationRates } from "./rates.ts";
 import type { DeviceActivity, MountActivity } from "./sampler.ts";
@@ -35,8 +36,8 @@ const operation =
   };
 const perSecond = (rates: OperationRates): string => countText(rates["requests-per-second"]);
 const bytes = (rates: OperationRates): string => sizeText(Math.round(rates["bytes-per-second"]));
-const p50 = (rates: OperationRates): string => timeText(rates["latency-us"].p50);
-const p99 = (rates: OperationRates): string => timeText(rates["latency-us"].p99);
+const p50 = (rates: OperationRates): string => latencyText(rates["latency-us"].p50);
+const p99 = (rates: OperationRates): string => latencyText(rates["latency-us"].p99);
 
 /** Columns right of the name, a second unless they say otherwise; on narrow terminals the last ones are cut off. */
 // biome-ignore format: a table reads in columns
@@ -156,10 +157,4 @@ function plural(count: number, word: string): string {
 function countText(value: number): string {
   if (value >= 10_000) return `${(value / 1000).toFixed(1)}k`;
   return value < 10 ? value.toFixed(1) : value.toFixed(0);
-}
-
-/** `850us`, `1.5ms`, `2.1s`. */
-function timeText(us: number): string {
-  if (us < 1000) return `${us.toFixed(us < 10 ? 1 : 0)}us`;
-  return us < 1e6 ? `${(us / 1000).toFixed(1)}ms` : `${(us / 1e6).toFixed(1)}s`;
 }

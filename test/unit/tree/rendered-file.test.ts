@@ -1,6 +1,6 @@
 /** NAME.stats.json: one text per open, the same for all threads, and what it says. */
 
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
 import type { FileNode } from "../../../src/tree/node.ts";
 import { RENDERED_FILE_WORDS, RenderedFile } from "../../../src/tree/rendered-file.ts";
@@ -63,10 +63,26 @@ describe("RenderedFile", () => {
       asked.push(what);
       return what;
     });
-    expect(node.attributes().size).toBe("cheap".length);
+    // Whole blocks, more than it will be: who reads as much loses nothing.
+    expect(node.attributes().size).toBe(8192);
     node.release(node.open().handle);
     expect(node.attributes().size).toBe("all".length);
     expect(asked).toEqual(["cheap", "all"]);
+  });
+
+  it("was modified when it was opened last, not whenever somebody asks", () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    try {
+      const node = new RenderedFile(17, memory(), () => "one");
+      for (const seconds of [3_000_000_000, 3_000_000_100]) {
+        vi.setSystemTime(seconds * 1000 + 250);
+        node.release(node.open().handle);
+        vi.setSystemTime(seconds * 1000 + 60_000);
+        expect(node.attributes().modifiedAt).toBe(seconds);
+      }
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it("can be read by a thread that did not open it, from any offset", () => {
