@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectedAllocation } from "../support/allocation-oracle.ts";
 import { asArray, asRecord, booleanIn, numberIn } from "../support/json.ts";
+import { withLoop } from "../support/loop.ts";
 import { buildQcow2 } from "../support/qcow2-builder.ts";
 import { buildQed } from "../support/qed-builder.ts";
 import { createImage, imageMap, qemuIo } from "../support/qemu.ts";
@@ -177,6 +178,28 @@ describe("the image file, against a computation of its own", () => {
     truncateSync(path, 3 * MiB + 1);
     const stats = await expectExact(path, "raw");
     expect(asRecord(stats["guest"])).toMatchObject({ compressed: 0, unallocated: 0 });
+  });
+
+  it("on a block device all is data: nobody can ask it for holes", async () => {
+    const path = place("device.img");
+    await createImage(path, "qcow2", { size: SIZE });
+    await qemuIo(path, "qcow2", ["write -P 1 1M 1M"]);
+    const used = statSync(path).size;
+    truncateSync(path, 8 * MiB);
+    await withLoop(path, [], async (device) => {
+      const { stdout } = await tsimgfs(["stats", "--output", "json", device]);
+      const info = infoOf(asRecord(JSON.parse(stdout)));
+      expect(info).toEqual({
+        "file-size": 8 * MiB,
+        "used-data": used,
+        "used-zero": 0,
+        "used-discarded": 0,
+        "used-overrun": 0,
+        "unused-data": 8 * MiB - used,
+        "unused-zero": 0,
+        "unused-discarded": 0,
+      });
+    });
   });
 
   it("random work on random images", async () => {

@@ -36,6 +36,13 @@ function expectWhole(stats: Fields): void {
   expect(served + numberIn(stats, "no-layer")).toBe(stats["virtual-size"]);
 }
 
+/** Random writes of all sizes, by two jobs, for a few seconds however fast the machine is. */
+function fioArgs(device: string): string[] {
+  const job = ["--rw=randwrite", "--bsrange=4k-64k", "--ioengine=psync", "--size=64m"];
+  const jobs = ["--numjobs=2", "--offset_increment=64m", "--rate=24m"];
+  return ["--name=stats", `--filename=${device}`, ...job, ...jobs];
+}
+
 let directory: string;
 
 beforeAll(async () => {
@@ -98,6 +105,29 @@ describe("NAME.stats.json", () => {
     await run("qemu-img", ["check", "-q", "-f", format, path]);
   });
 
+  it("adds up in each reading while fio writes", async () => {
+    const path = join(directory, "fio.qcow2");
+    const options = { cluster_size: 4096 };
+    await createImage(path, "qcow2", { size: 128 * MiB, options });
+    await mounted([path], {}, async (mount) => {
+      const fio = spawn("fio", fioArgs(mount.device(path)), { stdio: "ignore", cwd: directory });
+      const ended = new Promise<number | null>((resolve) => fio.on("exit", resolve));
+      const lengths = new Set<unknown>();
+      do {
+        const stats = await statsOf(mount.stats(path));
+        expectWhole(stats);
+        lengths.add(asRecord(stats["alloc-info"])["file-size"]);
+      } while (fio.exitCode === null);
+      expect(await ended).toBe(0);
+      // It was looked at while the file grew.
+      expect(lengths.size).toBeGreaterThan(2);
+      const { requests } = asRecord(
+        asRecord(asRecord(asRecord(await statsOf(mount.stats(path)))["io"])["operations"])["write"],
+      );
+      expect(requests).toBeGreaterThan(100);
+    });
+  });
+
   it("has the reason in place of what cannot be counted, and the device can be read", async () => {
     const path = join(directory, "damaged.qcow2");
     buildQcow2({ virtualSize: MiB }).setRefcountTable(0, 0x2_0200n).write(path);
@@ -111,6 +141,10 @@ describe("NAME.stats.json", () => {
     });
   });
 });
+
+/** Two writes of 1 MiB, and titles and numbers that end below each other. */
+const OPERATIONS =
+  /^ {2}operation {2}requests +bytes {2}errors +mean +p50 +p99 +max\n {2}read .*\n {2}write +\d+ +2 MiB +0(?: +\d\S*s){4}$/m;
 
 describe("tsimgfs stats of a mount", () => {
   it("shows what its statistics files say: of all devices, or of one", async () => {
@@ -135,6 +169,8 @@ describe("tsimgfs stats of a mount", () => {
       }
       const { stdout } = await tsimgfs(["stats", mount.mountPoint]);
       expect(stdout.match(/^image: .*$/gm)).toEqual(paths.map((path) => `image: ${path}`));
+      expect(stdout).toMatch(OPERATIONS);
+      expect(stdout).toMatch(/^ {2}opens +1$/m);
       expect(stdout).toMatch(/^reserved\n {2}for new clusters +\S+ [KM]iB +\d+$/m);
       expect(await statsOf(mount.stats(two))).toMatchObject({ guest: { data: 0 } });
       await expectRefusal(

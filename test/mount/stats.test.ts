@@ -1,7 +1,7 @@
 // The statistics file: valid JSON through cat, cp and jq, of a size that is stable while it is open.
 
 import { readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { STATS_FIELDS, statsFieldsText } from "../../src/tree/stats-fields.ts";
 import { asRecord } from "../support/json.ts";
@@ -84,6 +84,29 @@ describe("NAME.stats.json", () => {
         const [byStat, byRead] = stdout.trim().split(/\s+/).map(Number);
         expect(byStat).toBeGreaterThan(0);
         expect(byRead).toBe(byStat);
+      }
+    });
+  });
+
+  it("is whole for who asks for its size before it was ever opened, and in an archive", async () => {
+    await mounted([sample.path], {}, async (mount) => {
+      const files = [mount.stats(sample.path), join(mount.mountPoint, "metrics")];
+      for (const file of files) {
+        // As many bytes as the size says, which is of before the first opening.
+        const { stdout } = await run("sh", ["-c", 'head -c "$(stat -c %s "$0")" "$0"', file]);
+        expect(stdout).toMatch(/(?:\n\}|# EOF)\n$/);
+        const { stdout: count } = await run("sh", ["-c", 'wc -c < "$0"; cat "$0" | wc -c', file]);
+        const [byWc, byCat] = count.trim().split(/\s+/).map(Number);
+        // Each opening has a text of its own, whose numbers may have got a digit more.
+        expect(Math.abs(Number(byWc) - Number(byCat))).toBeLessThan(100);
+      }
+      const archive = join(directory, "stats.tar");
+      const names = files.map((file) => basename(file));
+      // With a failure if a file changes while it is read.
+      await run("tar", ["-cf", archive, "-C", mount.mountPoint, ...names]);
+      for (const name of names) {
+        const { stdout } = await run("tar", ["-xOf", archive, name]);
+        expect(stdout).toMatch(/(?:\n\}|# EOF)\n$/);
       }
     });
   });

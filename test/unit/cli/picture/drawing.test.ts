@@ -34,6 +34,27 @@ function areaOf(cellClass: CellClass): number {
   return cells === 0 ? 0 : (cells + 1) * CELL * CELL;
 }
 
+/** One element with its contents, as the grammar of XML 1.0 has them: no prolog, comments or sections. */
+const XML_TOKEN =
+  /<([a-z]+)((?: [A-Za-z-]+="(?:[^"<&]|&(?:amp|lt|gt|quot);)*")*)(\/?)>|<\/([a-z]+)>|(?:[^<>&]|&(?:amp|lt|gt|quot);)+/guy;
+
+/** Expects well-formed XML: each token, elements that end in the order of their starts, each attribute once. */
+function expectXml(text: string): void {
+  const open: string[] = [];
+  let end = 0;
+  for (const [token, start, attributes, empty, close] of text.matchAll(XML_TOKEN)) {
+    end += token.length;
+    if (start !== undefined) {
+      const names = [...(attributes ?? "").matchAll(/ ([A-Za-z-]+)="/g)].map(([, name]) => name);
+      expect(new Set(names).size).toBe(names.length);
+      if (empty !== "/") open.push(start);
+    } else if (close !== undefined) expect(open.pop()).toBe(close);
+    else expect(open.length > 0 || token.trim() === "").toBe(true);
+  }
+  expect(text.slice(end, end + 40)).toBe("");
+  expect(open).toEqual([]);
+}
+
 describe("sharesOf", () => {
   it("fills the cell, and lets nothing vanish", () => {
     const random = new Random("shares");
@@ -84,10 +105,10 @@ describe("SVG", () => {
     const title = "a&lt;b&gt;&amp;&quot;c'\\x01\ufffd\ufffd\u{1f600}.qcow2";
     expect(text).toContain(`<title>${title}</title>`);
     expect(text).toContain(`class="ink title">${title}</text>`);
-    const tags = text.replace(/<style>.*<\/style>/, "").match(/<[^>]*>/g) ?? [];
-    const open = tags.filter((tag) => !tag.endsWith("/>") && !tag.startsWith("</"));
-    expect(open.length).toBe(tags.filter((tag) => tag.startsWith("</")).length);
-    expect(text.replace(/<[^>]*>/g, "")).not.toMatch(/[<>]|&(?!amp;|lt;|gt;|quot;)/);
+    expectXml(text);
+    expect(() => expectXml(text.replace("</title>", "</desc>"))).toThrow();
+    expect(() => expectXml(text.replace('" height', " height"))).toThrow();
+    expect(() => expectXml(text.replace("&lt;", "&"))).toThrow();
   });
 
   it("says the sums, and how often the order breaks", () => {
