@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { TsimgfsError } from "../../src/errors.ts";
+import { qemuCheck } from "../support/check-oracle.ts";
 import { mutate } from "../support/hostile-mutator.ts";
 import { sampledRanges } from "../support/hostile-ranges.ts";
 import {
@@ -91,7 +92,15 @@ describe("copy-on-read into an overlay with random damage", () => {
         try {
           toleratingErrors(() => files.use(file, readTwice));
         } catch (error) {
-          throw new Error(`${changes.join(", ")}: ${String(error)}`, { cause: error });
+          // Where data lies on tables, it changes when they do.
+          files.put(`damaged-${file}`, bytes);
+          const { counts } = await qemuCheck(
+            files.path(`damaged-${file}`),
+            name === "QED" ? "qed" : "qcow2",
+          );
+          const isWrong = error instanceof Error && error.name === "AssertionError";
+          const isTorn = isWrong && (counts?.corruptions ?? 0) > 0;
+          if (!isTorn) throw new Error(`${changes.join(", ")}: ${String(error)}`, { cause: error });
         }
         expect(files.bytes("base.raw").equals(base), "the backing file").toBe(true);
       });
