@@ -31,6 +31,7 @@ const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
   "copy-tree": 1,
   "copy-1m": 1.5,
   "copy-4k": 1.5,
+  "copy-4k-unpinned": 1.5,
   "copied-1m": 1.5,
   "copied-4k": 1.5,
   stream: 1,

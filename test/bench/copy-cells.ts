@@ -17,6 +17,7 @@ import { CLUSTER_OPTION, CLUSTER_SIZE } from "./write-images.ts";
 export const COPY_CELL_NAMES = [
   "copy-1m",
   "copy-4k",
+  "copy-4k-unpinned",
   "copied-1m",
   "copied-4k",
   "stream",
@@ -48,6 +49,13 @@ export const COPY_CELLS: Readonly<Record<CopyCellName, WriteCell>> = {
     outcome: "any",
     measure: (target) =>
       onOneCpu(target, async (prefix) => (await randomReads(target, prefix)).iops / 1000),
+  },
+  "copy-4k-unpinned": {
+    ...OF_OVERLAYS,
+    title: "first read, 4k random, O_DIRECT, QD1, unpinned, copy-on-read",
+    unit: "k/s",
+    outcome: "any",
+    measure: async (target) => (await randomReads(target, [])).iops / 1000,
   },
   "copied-1m": {
     ...OF_OVERLAYS,
