@@ -2,6 +2,7 @@
 
 import fs from "node:fs";
 import { decodeTask, type Readiness } from "./config.ts";
+import { closeInherited } from "./inherited-files.ts";
 import { createStartMemory, letEnd, startIoThread } from "./io-thread-start.ts";
 
 const STDIN = 0;
@@ -14,11 +15,12 @@ function report(readiness: Readiness): void {
 }
 
 async function main(): Promise<void> {
+  closeInherited();
   // A thread starts by itself, while this one loads what it needs.
   const start = createStartMemory();
   const worker = startIoThread({ thread: 0, start });
   const { runDaemon } = await import("./run.ts");
-  const { closeInherited, detachInput } = await import("./standard-streams.ts");
+  const { detachInput } = await import("./standard-streams.ts");
   const task = fs.readFileSync(STDIN);
   // The command line was wrong, or asked for help.
   if (task.length === 0) {
@@ -26,7 +28,6 @@ async function main(): Promise<void> {
     return;
   }
   detachInput();
-  closeInherited();
   const { config, secrets } = decodeTask(task);
   process.title = `tsimgfs mount ${[...config.images, config.mountpoint].join(" ")}`;
   let isReady = false;

@@ -14,29 +14,6 @@ export function detachInput(): void {
   replace(STDIN, fs.openSync("/dev/null", "r"));
 }
 
-/** The highest of the descriptors that the daemon is given on purpose: its report. */
-const LAST_GIVEN = 3;
-const O_CLOEXEC = 0o2000000;
-
-/**
- * Close the descriptors that this process has from whoever started it, such as locks and pipes of a
- * shell. Node and what it loads open theirs to be closed on exec: by that they are told apart.
- */
-export function closeInherited(): void {
-  for (const name of fs.readdirSync("/proc/self/fd")) {
-    const fd = Number(name);
-    if (fd <= LAST_GIVEN) continue;
-    try {
-      const info = fs.readFileSync(`/proc/self/fdinfo/${name}`, "utf8");
-      const flags = /^flags:\s*([0-7]+)$/m.exec(info)?.[1];
-      if (flags === undefined) continue;
-      if ((Number.parseInt(flags, 8) & O_CLOEXEC) === 0) fs.closeSync(fd);
-    } catch {
-      // The descriptor of the listing itself.
-    }
-  }
-}
-
 /**
  * Append what is written to standard error, by all threads, to a file.
  *
