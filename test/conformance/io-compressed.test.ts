@@ -179,9 +179,10 @@ interface Work {
 /** One thing to do: a compressed cluster, a write, zeros or a discard, near the others. */
 function randomWork(random: Random, clusterSize: number): Work {
   const pattern = random.below(256);
-  const cluster = random.below(40) * clusterSize;
-  const offset = random.below(40 * clusterSize);
-  const length = random.between(1, 3 * clusterSize);
+  const clusters = Math.min(40, Math.floor(SIZE / clusterSize));
+  const cluster = random.below(clusters) * clusterSize;
+  const offset = random.below(clusters * clusterSize);
+  const length = random.between(1, Math.min(3 * clusterSize, SIZE - offset));
   switch (random.below(6)) {
     case 0:
       return {
