@@ -39,6 +39,8 @@ export class CopyWork implements LongWork {
   readonly total: number;
   readonly #copier: DiskCopier;
   readonly #limit: RateLimit;
+  /** Where there is a limit, no step is more than a piece. */
+  readonly #stepMs: number;
   readonly #others: Promise<void>[];
   #failure: unknown;
   #stepDone = 0;
@@ -46,6 +48,7 @@ export class CopyWork implements LongWork {
   constructor(shared: SharedCopy, { threads, rate, quiet }: CopyWorkOptions) {
     this.total = shared.size;
     this.#limit = new RateLimit(rate);
+    this.#stepMs = rate === undefined ? STEP_MS : 0;
     this.#others = Array.from({ length: threads - 1 }, (_, index) => {
       return this.#startOther(runCopyThread({ shared, slot: index + 1, quiet }));
     });
@@ -58,9 +61,9 @@ export class CopyWork implements LongWork {
   }
 
   async step(): Promise<boolean> {
-    const end = performance.now() + STEP_MS;
+    const end = performance.now() + this.#stepMs;
     const before = this.done;
-    let goesOn = true;
+    let goesOn = this.#copier.step();
     while (goesOn && performance.now() < end) goesOn = this.#copier.step();
     this.#stepDone = this.done - before;
     if (goesOn) return false;
