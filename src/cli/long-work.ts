@@ -6,7 +6,7 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { RateMeter } from "../block/copy-rate.ts";
 import { ProgressBar } from "./progress-bar.ts";
-import { STOP_SIGNALS, type StopSignal } from "./stop-signals.ts";
+import { heardSignal, hearStopSignals, type StopSignal } from "./stop-signals.ts";
 
 /** What is done becomes durable at least so often, ms: the rest may be lost if we are killed. */
 const FLUSH_INTERVAL_MS = 5000;
@@ -66,7 +66,6 @@ class LongRun {
   readonly #meter: RateMeter;
   #flushedAt = performance.now();
   #toldAt = performance.now();
-  #signal: StopSignal | undefined;
 
   constructor(work: LongWork, display: LongWorkDisplay) {
     this.#work = work;
@@ -76,18 +75,14 @@ class LongRun {
   }
 
   async run(): Promise<StopSignal | undefined> {
-    for (const signal of STOP_SIGNALS) {
-      process.on(signal, () => {
-        this.#signal ??= signal;
-      });
-    }
+    hearStopSignals();
     let isDone = false;
     try {
-      while (!isDone && this.#signal === undefined) isDone = await this.#step();
+      while (!isDone && heardSignal() === undefined) isDone = await this.#step();
     } finally {
       this.#bar.clear();
     }
-    return isDone ? undefined : this.#signal;
+    return isDone ? undefined : heardSignal();
   }
 
   async #step(): Promise<boolean> {
@@ -102,7 +97,7 @@ class LongRun {
     const wakeAt = end + (this.#work.pauseAfter?.(start, end) ?? 0);
     // Signals are heard of in between.
     await nextTurn();
-    while (performance.now() < wakeAt && this.#signal === undefined) {
+    while (performance.now() < wakeAt && heardSignal() === undefined) {
       await sleep(Math.min(SLEEP_MAX_MS, wakeAt - performance.now()));
     }
     return isDone;

@@ -12,3 +12,25 @@ const SIGNAL_STATUS = 128;
 export function signalStatus(signal: StopSignal): number {
   return SIGNAL_STATUS + constants.signals[signal];
 }
+
+let heard: StopSignal | undefined;
+let isHearing = false;
+
+/**
+ * From now on such a signal does not end the process: who works asks for it. For commands that leave something
+ * behind if they just end.
+ */
+export function hearStopSignals(): void {
+  if (isHearing) return;
+  isHearing = true;
+  for (const signal of STOP_SIGNALS) {
+    process.on(signal, () => {
+      heard ??= signal;
+    });
+  }
+}
+
+/** The first signal that came since `hearStopSignals`. */
+export function heardSignal(): StopSignal | undefined {
+  return heard;
+}

@@ -18,7 +18,7 @@ import { backingPolicyOption, formatOption, rateOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
-import { type StopSignal, signalStatus } from "../stop-signals.ts";
+import { hearStopSignals, type StopSignal, signalStatus } from "../stop-signals.ts";
 
 interface CommitOptions extends SecretOptions {
   readonly format?: FormatName;
@@ -62,6 +62,7 @@ export function defineCommit(command: Command): void {
 async function commit(image: string, options: CommitOptions): Promise<void> {
   const { format, backingPolicy, base: path } = options;
   const isKept = options.drop === true || path !== undefined;
+  hearStopSignals();
   const chain = openChain(image, {
     format,
     backingPolicy,

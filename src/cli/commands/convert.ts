@@ -33,7 +33,7 @@ import {
 import { print, printMessage } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
-import { type StopSignal, signalStatus } from "../stop-signals.ts";
+import { hearStopSignals, type StopSignal, signalStatus } from "../stop-signals.ts";
 
 interface ConvertOptions extends SecretOptions {
   readonly format?: FormatName;
@@ -189,6 +189,7 @@ class Conversion {
   }
 
   async run(): Promise<void> {
+    hearStopSignals();
     const target = this.#open();
     forgetSecrets();
     let signal: StopSignal | undefined;
