@@ -1,6 +1,6 @@
 // tsimgfs commit beside qemu-img commit: images of all kinds, into each image below, and runs that are stopped.
 
-import { cp, rm, stat } from "node:fs/promises";
+import { cp, open, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { withProgram } from "../support/foreground.ts";
@@ -158,6 +158,11 @@ describe("tsimgfs commit", () => {
   it("stops on a signal, and the same command does the rest", async () => {
     await withScratch("commit", async (directory) => {
       const chain = await makeStreamChain(directory, V3, 40 * MIB);
+      // More than one step, whatever else there is.
+      await qemuIo(chain.image, "qcow2", ["write -q -P 7 0 12M"]);
+      const expected = await open(chain.expected, "r+");
+      await expected.write(Buffer.alloc(12 * MIB, 7), 0, 12 * MIB, 0);
+      await expected.close();
       const base = chain.pathBelow(3);
       const before = (await stat(base)).mtimeMs;
       const args = [MAIN, "commit", "-r", "1M", "-b", base, chain.image];
