@@ -39,9 +39,12 @@ const DISKS: readonly HugeDisk[] = [
 
 const WINDOW_SIZE = 1024 * 1024;
 
-/** Windows to write to: the first and the last bytes of the disk and some places between. */
+/** Windows to write to, apart from each other: the first and the last bytes of the disk and some places between. */
 function windowOffsets(random: Random, size: number): number[] {
-  const places = Array.from({ length: 6 }, () => random.below(size / 512 - 4096) * 512);
+  const part = Math.floor(size / 512 / 6);
+  const places = Array.from({ length: 6 }, (_, index) => {
+    return (part * index + 4096 + random.below(part - 8192)) * 512;
+  });
   return [0, size - WINDOW_SIZE, ...places];
 }
 
