@@ -59,40 +59,54 @@ export class SectorCipher {
    * @param first number of the first sector
    */
   encrypt(buffer: NativeBuffer, start: number, length: number, first: number): void {
-    const { mode } = this.#suite;
-    const words = this.#wordsOf(buffer);
-    for (let done = 0; done < length; done += BATCH_SIZE) {
-      const bytes = Math.min(length - done, BATCH_SIZE);
-      const sectors = bytes / CRYPT_SECTOR_SIZE;
-      const at = (start + done) / WORD_SIZE;
-      this.#prepare(first + done / CRYPT_SECTOR_SIZE, sectors);
-      if (mode === "cbc") this.#encryptChains(words, at, sectors);
-      else if (mode === "ctr") this.#addCounters(words, at, sectors);
-      else {
-        if (mode === "xts") addTweaks(words, at, sectors, this.#blockWords, this.#maskWords);
-        this.#aes.encrypt(buffer, start + done, bytes);
-        if (mode === "xts") addMasks(words, at, bytes / WORD_SIZE, this.#maskWords);
-      }
-    }
+    this.#crypt(buffer, start, length, first, true);
   }
 
   /** As `encrypt`, the other way. */
   decrypt(buffer: NativeBuffer, start: number, length: number, first: number): void {
-    const { mode } = this.#suite;
+    this.#crypt(buffer, start, length, first, false);
+  }
+
+  /** Batch by batch: what a mode needs for each sector is made for all of a batch. */
+  #crypt(
+    buffer: NativeBuffer,
+    start: number,
+    length: number,
+    first: number,
+    encrypts: boolean,
+  ): void {
     const words = this.#wordsOf(buffer);
     for (let done = 0; done < length; done += BATCH_SIZE) {
       const bytes = Math.min(length - done, BATCH_SIZE);
-      const sectors = bytes / CRYPT_SECTOR_SIZE;
-      const at = (start + done) / WORD_SIZE;
-      this.#prepare(first + done / CRYPT_SECTOR_SIZE, sectors);
-      if (mode === "ctr") this.#addCounters(words, at, sectors);
-      else {
-        if (mode === "xts") addTweaks(words, at, sectors, this.#blockWords, this.#maskWords);
-        else if (mode === "cbc") this.#keepChains(words, at, sectors);
-        this.#aes.decrypt(buffer, start + done, bytes);
-        if (mode !== "ecb") addMasks(words, at, bytes / WORD_SIZE, this.#maskWords);
-      }
+      this.#prepare(first + done / CRYPT_SECTOR_SIZE, bytes / CRYPT_SECTOR_SIZE);
+      if (this.#suite.mode === "ctr") {
+        this.#addCounters(words, (start + done) / WORD_SIZE, bytes / CRYPT_SECTOR_SIZE);
+      } else if (encrypts) this.#encryptBatch(buffer, words, start + done, bytes);
+      else this.#decryptBatch(buffer, words, start + done, bytes);
     }
+  }
+
+  #encryptBatch(buffer: NativeBuffer, words: Int32Array, start: number, bytes: number): void {
+    const { mode } = this.#suite;
+    const at = start / WORD_SIZE;
+    const sectors = bytes / CRYPT_SECTOR_SIZE;
+    if (mode === "cbc") {
+      this.#encryptChains(words, at, sectors);
+      return;
+    }
+    if (mode === "xts") addTweaks(words, at, sectors, this.#blockWords, this.#maskWords);
+    this.#aes.encrypt(buffer, start, bytes);
+    if (mode === "xts") addMasks(words, at, bytes / WORD_SIZE, this.#maskWords);
+  }
+
+  #decryptBatch(buffer: NativeBuffer, words: Int32Array, start: number, bytes: number): void {
+    const { mode } = this.#suite;
+    const at = start / WORD_SIZE;
+    const sectors = bytes / CRYPT_SECTOR_SIZE;
+    if (mode === "xts") addTweaks(words, at, sectors, this.#blockWords, this.#maskWords);
+    else if (mode === "cbc") this.#keepChains(words, at, sectors);
+    this.#aes.decrypt(buffer, start, bytes);
+    if (mode !== "ecb") addMasks(words, at, bytes / WORD_SIZE, this.#maskWords);
   }
 
   #wordsOf(buffer: NativeBuffer): Int32Array {

@@ -181,7 +181,7 @@ export class ClusterAllocator {
     this.flush();
     if (this.#state.isSet(WORD.dirty)) {
       this.giveBack();
-      if (this.#state.isSet(WORD.shrunk)) this.#dropEmptyBlocks();
+      this.#dropEmptyBlocks();
       this.#cutTail();
       this.marks.sync();
     }
@@ -229,22 +229,29 @@ export class ClusterAllocator {
     if (runs.length > 0) this.#changes.lower(runs);
   }
 
-  /** Refcount blocks that count nothing but themselves would keep the file long. */
+  /**
+   * Refcount blocks that count nothing but themselves would keep the file long: those that a reservation
+   * needed where nothing came to be after all, and those of what was cut off.
+   */
   #dropEmptyBlocks(): void {
     this.#upkeep.exclusively(() => {
-      const blocks = this.refcounts.unlinkEmptyBlocks();
+      const blocks = this.refcounts.unlinkEmptyBlocks(this.#state.isSet(WORD.shrunk));
       if (blocks.length === 0) return;
+      // A table that still refers to a block must find it as it was.
       this.marks.sync();
-      for (const cluster of blocks) this.#context.metadata.remove(cluster);
-      const isCounted = (cluster: number): boolean => this.refcounts.read(cluster) > 0;
-      this.#changes.lower(blocks.filter(isCounted).map((first) => ({ first, count: 1 })));
+      const counted: ClusterRun[] = [];
+      for (const cluster of blocks) {
+        this.#context.metadata.remove(cluster);
+        if (this.refcounts.read(cluster) > 0) counted.push({ first: cluster, count: 1 });
+        else this.#storage.zeroAt(cluster * this.#clusterSize, this.#clusterSize, "release");
+      }
+      this.#changes.lower(counted);
     });
   }
 
   /** Cut off what nobody uses at the end of the file; if the disk was not cut too, as far as it is a hole. */
   #cutTail(): void {
     if (!this.#storage.resizable) return;
-    this.#dropIdleBlocks();
     const length = this.#storage.currentLength();
     const end = (this.refcounts.lastUsed() + 1) * this.#clusterSize;
     if (end === 0 || end >= length) return;
@@ -252,16 +259,5 @@ export class ClusterAllocator {
     this.#storage.hostRun(end, run);
     const isHole = !run.isData && end + run.length >= length;
     if (isHole || this.#state.isSet(WORD.shrunk)) this.#storage.setLength(end);
-  }
-
-  /** Refcount blocks that a reservation needed, where nothing came to be after all. */
-  #dropIdleBlocks(): void {
-    const dropped = this.refcounts.dropIdleBlocks();
-    if (dropped.length === 0) return;
-    // A table that still refers to a block must find it as it was.
-    this.marks.sync();
-    for (const cluster of dropped) {
-      this.#storage.zeroAt(cluster * this.#clusterSize, this.#clusterSize, "release");
-    }
   }
 }

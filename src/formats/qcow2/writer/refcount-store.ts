@@ -222,24 +222,30 @@ export class RefcountStore {
   /**
    * Let the refcount table refer to no block any more that counts nothing, or only itself.
    *
+   * @param everywhere else only from the end of the table on, up to the first block that counts something
    * @returns the clusters of these blocks; some may be counted by another one, until the table is durable
    */
-  unlinkEmptyBlocks(): number[] {
+  unlinkEmptyBlocks(everywhere: boolean): number[] {
     const clusters: number[] = [];
     for (let block = this.tableEntries - 1; block > 0; block--) {
       const offset = this.blockOffset(block);
       if (offset === 0) continue;
-      const first = block * this.entriesPerBlock;
-      const end = first + this.entriesPerBlock;
-      const own = offset / this.#clusterSize;
-      const used = this.#seek(first, end, offset, false);
-      const isEmpty = used === end;
-      const countsItself = used === own && this.#seek(own + 1, end, offset, false) === end;
-      if (!isEmpty && !(countsItself && this.read(own) === 1)) continue;
-      this.linkBlock(block, 0);
-      clusters.push(own);
+      if (this.#isEmpty(block, offset)) {
+        this.linkBlock(block, 0);
+        clusters.push(offset / this.#clusterSize);
+      } else if (!everywhere) break;
     }
     return clusters;
+  }
+
+  /** Whether a block counts nothing, or its own cluster once. */
+  #isEmpty(block: number, offset: number): boolean {
+    const first = block * this.entriesPerBlock;
+    const end = first + this.entriesPerBlock;
+    const own = offset / this.#clusterSize;
+    const used = this.#seek(first, end, offset, false);
+    if (used === end) return true;
+    return used === own && this.#seek(own + 1, end, offset, false) === end && this.read(own) === 1;
   }
 
   /**
@@ -325,27 +331,6 @@ export class RefcountStore {
     }
     this.#storage.sync();
     return { first, blocks: { first: first + clusters, count: blocks } };
-  }
-
-  /**
-   * Let the refcount table refer to no block any more, from its end on, that counts nothing but itself.
-   *
-   * @returns the clusters of the blocks; when the table is durable, they are free
-   */
-  dropIdleBlocks(): number[] {
-    const dropped: number[] = [];
-    for (let block = this.tableEntries - 1; block > 0; block--) {
-      const offset = this.blockOffset(block);
-      if (offset === 0) continue;
-      const first = block * this.entriesPerBlock;
-      const end = first + this.entriesPerBlock;
-      const own = offset / this.#clusterSize;
-      if (this.#seek(first, end, offset, false) !== own) break;
-      if (own + 1 < end && this.#seek(own + 1, end, offset, false) !== end) break;
-      this.linkBlock(block, 0);
-      dropped.push(own);
-    }
-    return dropped;
   }
 
   /** The last cluster whose refcount is not 0, or -1. */
