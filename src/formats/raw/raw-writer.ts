@@ -65,22 +65,21 @@ export class RawWriter implements FormatWriter {
     // What cannot be, the host refuses.
   }
 
-  growTables(): void {
-    // There are none.
+  growTables(virtualSize: number): void {
+    // In one step: a crash amid the preallocation must leave no size that nobody asked for.
+    this.#storage.setLength(virtualSize);
   }
 
   setVirtualSize(virtualSize: number): void {
     this.#storage.setLength(virtualSize);
-    this.#lock.lockExclusive();
-    this.#lock.bumpGeneration();
-    this.#lock.unlockExclusive();
+    this.#tellThreads();
   }
 
   dropTail(virtualSize: number): void {
-    // What was preallocated in vain may have made the file longer.
-    if (this.#storage.resizable && this.#storage.currentLength() > virtualSize) {
-      this.#storage.setLength(virtualSize);
-    }
+    // What was preallocated in vain has made the file longer.
+    if (!this.#storage.resizable || this.#storage.currentLength() <= virtualSize) return;
+    this.#storage.setLength(virtualSize);
+    this.#tellThreads();
   }
 
   pretendSize(virtualSize: number | undefined): void {
@@ -110,6 +109,13 @@ export class RawWriter implements FormatWriter {
 
   close(): void {
     this.#storage.sync();
+  }
+
+  /** Let all threads look at the file's length. */
+  #tellThreads(): void {
+    this.#lock.lockExclusive();
+    this.#lock.bumpGeneration();
+    this.#lock.unlockExclusive();
   }
 
   refresh(generation: number): void {

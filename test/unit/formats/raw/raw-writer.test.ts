@@ -52,7 +52,6 @@ describe("RawWriter", () => {
     const { writer, log } = makeWriter();
     expect(writer.unit).toBe(1);
     writer.begin();
-    writer.growTables();
     writer.pretendSize(undefined);
     writer.maintain();
     expect(writer.hasFrees()).toBe(false);
@@ -65,6 +64,16 @@ describe("RawWriter", () => {
     ]) {
       expect(impossible).toThrow(/raw images are all in place/);
     }
+  });
+
+  it("grows the file in one step, and takes that back", () => {
+    const { writer, storage, lock } = makeWriter();
+    writer.growTables(20_480);
+    expect(storage.currentLength()).toBe(20_480);
+    const before = lock.generation;
+    writer.dropTail(DISK);
+    expect(storage.currentLength()).toBe(DISK);
+    expect(lock.generation).toBe(before + 1);
   });
 
   it("makes all durable when it is asked to, and at the end", () => {
