@@ -6,8 +6,9 @@ import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import type { WritableStorage } from "../storage/storage.ts";
 import { COUNTER, count } from "../threads/counters.ts";
 import { BackingChain } from "./backing-chain.ts";
-import { Disk, type DiskThread, type SharedWriting, type WritableFiles } from "./disk.ts";
+import { Disk } from "./disk.ts";
 import type { SharedLayer } from "./open-chain.ts";
+import type { DiskThread, SharedWriting, WritableFiles } from "./writing-parts.ts";
 
 /** How a file of an image becomes one that a thread uses; tests put others in its place. */
 export type AttachFile = (file: SharedFile) => WritableStorage;

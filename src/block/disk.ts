@@ -3,71 +3,27 @@
 import assert from "node:assert";
 import { UsageError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
-import { attachWriter, type FormatWriting } from "../formats/formats.ts";
-import type { BitmapEdit, FormatWriter, Occupation } from "../formats/writer.ts";
-import type { WritableStorage } from "../storage/storage.ts";
+import type { BitmapEdit, Occupation } from "../formats/writer.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
-import { AccessLock } from "../threads/access-lock.ts";
-import { BusyRanges } from "../threads/busy-ranges.ts";
-import { privateCounters } from "../threads/counters.ts";
-import { BackingChain } from "./backing-chain.ts";
+import type { BackingChain } from "./backing-chain.ts";
 import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
-import { CompressedWrites } from "./compressed-writes.ts";
-import { CopiedImage } from "./copied-image.ts";
-import { CopyOnRead } from "./copy-on-read.ts";
-import { DataWriter } from "./data-extents.ts";
+import type { CompressedWrites } from "./compressed-writes.ts";
+import type { CopyOnRead } from "./copy-on-read.ts";
 import { deallocate } from "./deallocate.ts";
 import type { GrowthPreallocation } from "./disk-resizer.ts";
-import { DiskWriter } from "./disk-writer.ts";
-import { PendingCopies } from "./pending-copies.ts";
-import { type ReadAccess, SnapshotAccess } from "./snapshot-access.ts";
-import { DiskSnapshots, type SnapshotAction } from "./snapshots.ts";
-import { TableChanges } from "./table-changes.ts";
-import type { WritePolicy } from "./write-policy.ts";
+import type { DiskWriter } from "./disk-writer.ts";
+import type { PendingCopies } from "./pending-copies.ts";
+import { SnapshotAccess } from "./snapshot-access.ts";
+import type { DiskSnapshots, SnapshotAction } from "./snapshots.ts";
+import {
+  assembleWriting,
+  type DiskAccess,
+  type DiskChanges,
+  type DiskThread,
+  type SharedWriting,
+  type WritableFiles,
+} from "./writing-parts.ts";
 import type { ZeroFlags } from "./zero-manner.ts";
-
-/** What all threads that use a writable disk share: plain data for structured clone. */
-export interface SharedWriting {
-  readonly lock: SharedArrayBuffer;
-  /** Of twice as many slots as threads. */
-  readonly busy: SharedArrayBuffer;
-  readonly chain: SharedArrayBuffer;
-  /** Of images with a backing file. */
-  readonly copies: SharedArrayBuffer | undefined;
-  readonly format: FormatWriting;
-  readonly policy: WritePolicy;
-  /** The first sector must not become that of an image of another format, nobody having stated this one. */
-  readonly guardsMagic: boolean;
-}
-
-/** What one thread brings along to write. */
-export interface DiskThread {
-  /** A number that no other thread uses: its place in the locks. */
-  readonly slot: number;
-  /** Asks another thread to call `maintain`; undefined: nobody else does. */
-  readonly requestMaintenance: (() => void) | undefined;
-  /** Its counters of the device; undefined: nobody asks for them. */
-  readonly counters?: Float64Array | undefined;
-}
-
-/** How a disk of an image that is written to is used: under its lock, and knowing what has changed. */
-interface DiskAccess {
-  readonly reading: ReadAccess;
-  readonly lock: AccessLock;
-  readonly changes: TableChanges;
-  readonly formatWriter: FormatWriter;
-}
-
-/** What changes a disk. */
-interface DiskChanges {
-  readonly writer: DiskWriter;
-  readonly snapshots: DiskSnapshots;
-  readonly compressed: CompressedWrites;
-  readonly copies: PendingCopies | undefined;
-  readonly copier: CopyOnRead | undefined;
-  /** Reads copy too. */
-  readonly copyOnRead: boolean;
-}
 
 export class Disk {
   readonly chain: BackingChain;
@@ -99,48 +55,13 @@ export class Disk {
 
   /** A disk that this thread and others write to. */
   static writable(
-    [image, ...below]: readonly [FormatImage, ...FormatImage[]],
+    images: readonly [FormatImage, ...FormatImage[]],
     files: WritableFiles,
     shared: SharedWriting,
     thread: DiskThread,
   ): Disk {
-    const lock = new AccessLock(shared.lock, thread.slot);
-    const dataStorage = files.dataStorage ?? files.storage;
-    const { requestMaintenance } = thread;
-    const writer = attachWriter(shared.format, image, {
-      storage: files.storage,
-      dataStorage,
-      lock,
-      punches: shared.policy.discard === "unmap",
-      requestMaintenance,
-    });
-    const copies = shared.copies && new PendingCopies(shared.copies);
-    const top = copies === undefined ? image : new CopiedImage(image, copies);
-    const chain = new BackingChain([top, ...below], shared.chain);
-    const { slot } = thread;
-    const changing = new BusyRanges(shared.busy, 2 * slot);
-    const copying = new BusyRanges(shared.busy, 2 * slot + 1);
-    const changes = new TableChanges({ chain, writer, lock, changing, copying, copies });
-    const data = new DataWriter(image, dataStorage);
-    const common = { chain, writer, data, changes };
-    const { policy, guardsMagic } = shared;
-    const counters = thread.counters ?? privateCounters();
-    const writing = { ...common, resizing: lock.resizing, policy, guardsMagic, counters };
-    const diskWriter = new DiskWriter(writing);
-    const copier =
-      copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });
-    const { copyOnRead, detectZeroes } = policy;
-    const compressed = new CompressedWrites({ ...common, dataStorage, diskWriter, detectZeroes });
-    const snapshots = new DiskSnapshots(image, writer, changes);
-    const access = { reading: changes, lock, changes, formatWriter: writer };
-    return new Disk(chain, access, {
-      writer: diskWriter,
-      snapshots,
-      compressed,
-      copies,
-      copier,
-      copyOnRead,
-    });
+    const { chain, access, changes } = assembleWriting(images, files, shared, thread);
+    return new Disk(chain, access, changes);
   }
 
   /**
@@ -398,9 +319,11 @@ export class Disk {
     const access = this.#access;
     if (access === undefined) return this.virtualSize;
     access.reading.lockShared();
-    const size = this.virtualSize;
-    access.reading.unlockShared();
-    return size;
+    try {
+      return this.virtualSize;
+    } finally {
+      access.reading.unlockShared();
+    }
   }
 
   /**
@@ -445,10 +368,4 @@ export class Disk {
     this.#copier?.store();
     return this.#writer;
   }
-}
-
-/** The files of the image itself, open for writing. */
-export interface WritableFiles {
-  readonly storage: WritableStorage;
-  readonly dataStorage: WritableStorage | undefined;
 }

@@ -24,7 +24,6 @@ import { LocalFile, type OpenMode, type SharedFile } from "../storage/local-file
 import { createAccessLock } from "../threads/access-lock.ts";
 import { createBusyRanges } from "../threads/busy-ranges.ts";
 import { createChainState } from "./backing-chain.ts";
-import type { SharedWriting } from "./disk.ts";
 import { createPendingCopies } from "./pending-copies.ts";
 import {
   type BackingPolicy,
@@ -33,6 +32,7 @@ import {
   resolveReference,
 } from "./referenced-file.ts";
 import type { WritePolicy } from "./write-policy.ts";
+import type { SharedWriting } from "./writing-parts.ts";
 
 /** Our limit on the depth of backing chains, images. */
 export const CHAIN_DEPTH_MAX = 64;

@@ -1,7 +1,7 @@
 /** What a mount consists of, as plain data: each I/O thread makes its own tree from it. */
 
-import type { SharedWriting } from "../block/disk.ts";
 import type { SharedLayer } from "../block/open-chain.ts";
+import type { SharedWriting } from "../block/writing-parts.ts";
 import { RENDERED_FILE_WORDS } from "./rendered-file.ts";
 
 /** One image of a mount: plain data for all threads. */

@@ -8,8 +8,9 @@ import type { ThreadResources } from "../../formats/driver.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { isZero } from "../../syscalls/zeros.ts";
 import { attachDisk } from "../attach-disk.ts";
-import type { Disk, SharedWriting } from "../disk.ts";
+import type { Disk } from "../disk.ts";
 import type { SharedLayer } from "../open-chain.ts";
+import type { SharedWriting } from "../writing-parts.ts";
 import { CopyCursor, CopyPiece } from "./copy-cursor.ts";
 import { type SharedSource, SOURCE, SourceDisks } from "./source-disks.ts";
 
