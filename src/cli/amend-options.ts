@@ -10,7 +10,7 @@ const OPTIONS = [
   ["backing_file",     "str",  "File name of a base image; empty: none any more"],
   ["backing_fmt",      "str",  "Image format of the base image"],
   ["compat",           "str",  "Compatibility level (v2 [0.10] or v3 [1.1])"],
-  ["data_file",        "str",  "File name of an external data file"],
+  ["data_file",        "str",  "Another file name for the external data file that the image has"],
   ["data_file_raw",    "bool (on/off)", "The external data file must stay valid as a raw image"],
   ["encrypt.iter-time",  "num", "Time to spend in PBKDF in milliseconds"],
   ["encrypt.keyslot",    "num", "Select a single keyslot to modify explicitly"],

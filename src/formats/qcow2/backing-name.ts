@@ -4,8 +4,8 @@ import { UsageError } from "../../errors.ts";
 import type { WritableStorage } from "../../storage/storage.ts";
 import type { BackingReference } from "../driver.ts";
 import { AUTOCLEAR } from "./features.ts";
-import { readFirstCluster } from "./first-cluster.ts";
-import { BACKING_FILE_SIZE_MAX, readBackingName } from "./header.ts";
+import { backingReferenceOf, readFirstCluster } from "./first-cluster.ts";
+import { BACKING_FILE_SIZE_MAX } from "./header.ts";
 import { HeaderArea } from "./header-area.ts";
 import { BACKING_FORMAT_MAX } from "./header-extensions.ts";
 import { rewriteHeader } from "./header-rewrite.ts";
@@ -25,14 +25,10 @@ export function setQcow2BackingFile(
   backing: BackingReference | undefined,
 ): void {
   const { path } = storage;
-  const { header, extensions, bytes } = readFirstCluster(storage);
-  const name = readBackingName(header, bytes, path) || undefined;
-  if (
-    name === backing?.name &&
-    (name === undefined || extensions.backingFormat === backing?.format)
-  ) {
-    return;
-  }
+  const firstCluster = readFirstCluster(storage);
+  const { header, bytes } = firstCluster;
+  const current = backingReferenceOf(firstCluster, path);
+  if (current?.name === backing?.name && current?.format === backing?.format) return;
   checkBacking(backing, path);
   if (backing !== undefined && (header.autoclear_features & AUTOCLEAR.rawExternalData) !== 0n) {
     const reason = "its data file alone is the disk (data_file_raw): it cannot have a backing file";

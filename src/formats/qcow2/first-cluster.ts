@@ -3,8 +3,15 @@
 import { UnsupportedError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import type { BackingReference } from "../driver.ts";
 import { AUTOCLEAR, FEATURE_KIND, INCOMPATIBLE_KNOWN, namesOfBits } from "./features.ts";
-import { CRYPT_METHOD, checkHeaderStart, type Header, readHeader } from "./header.ts";
+import {
+  CRYPT_METHOD,
+  checkHeaderStart,
+  type Header,
+  readBackingName,
+  readHeader,
+} from "./header.ts";
 import { type HeaderExtensions, readHeaderExtensions } from "./header-extensions.ts";
 
 /** Bytes of the file that hold any header. */
@@ -49,4 +56,18 @@ export function readFirstCluster(storage: Storage): FirstCluster {
     throw new UnsupportedError(path, reason);
   }
   return { header, extensions, clusterSize, bytes: cluster.bytes };
+}
+
+/**
+ * The backing file as it is stored; an empty name is none.
+ *
+ * @param path of the image, for messages
+ * @throws {FormatError} the name is too long
+ */
+export function backingReferenceOf(
+  { header, extensions, bytes }: FirstCluster,
+  path: string,
+): BackingReference | undefined {
+  const name = readBackingName(header, bytes, path);
+  return name ? { name, format: extensions.backingFormat } : undefined;
 }

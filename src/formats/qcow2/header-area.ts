@@ -1,6 +1,6 @@
 /**
  * The first cluster in its parts: header, extensions, end marker, the backing file's name, and what nobody
- * uses; and the same parts put together around another backing file, or other bitmaps.
+ * uses; and the same parts put together around another backing file, another data file, or other bitmaps.
  */
 
 import { decode, encode, sizeOf } from "../../binary/struct.ts";
@@ -38,12 +38,16 @@ export interface HeaderChange {
   readonly backing: BackingReference | undefined;
   /** Default: as it is. */
   readonly bitmaps?: { readonly extension: BitmapsExtension | undefined };
+  /** Name of the external data file. Default: as it is. */
+  readonly dataFile?: string;
 }
 
 /** The extensions that a change does not take over. */
-function replacedBy({ bitmaps }: HeaderChange): readonly number[] {
-  const always = [EXTENSION_TYPE.backingFormat, FILLER_TYPE];
-  return bitmaps === undefined ? always : [...always, EXTENSION_TYPE.bitmaps];
+function replacedBy({ bitmaps, dataFile }: HeaderChange): readonly number[] {
+  const replaced: number[] = [EXTENSION_TYPE.backingFormat, FILLER_TYPE];
+  if (bitmaps !== undefined) replaced.push(EXTENSION_TYPE.bitmaps);
+  if (dataFile !== undefined) replaced.push(EXTENSION_TYPE.dataFile);
+  return replaced;
 }
 
 /** What is behind the fields of version 2 while no newer feature is used. */
@@ -134,6 +138,7 @@ export class HeaderArea {
       start < (this.extensions[index]?.start ?? 0);
     const parts = [
       encodeBitmaps(change),
+      encodeDataFile(change),
       ...others.filter(isBefore).map((part) => this.#bytesOf(part)),
       encodeFormat(change),
       ...others.filter((part) => !isBefore(part)).map((part) => this.#bytesOf(part)),
@@ -142,21 +147,27 @@ export class HeaderArea {
   }
 
   /**
-   * As `changed`, but all other extensions are behind a filler: of what is before that, only the first
-   * sector is another one.
+   * As `changed`, but all other extensions are behind a filler, and so are those of the change if they do not
+   * fit before it: of what is before its end, only the first sector is another one.
    *
    * @param skip where the filler ends
    * @returns undefined if there is no room
    */
   detour(change: HeaderChange, skip: number): HeaderArea | undefined {
-    const first = Buffer.concat([encodeBitmaps(change), encodeFormat(change)]);
+    if (skip > this.bytes.length) return undefined;
+    const ours = Buffer.concat([
+      encodeBitmaps(change),
+      encodeDataFile(change),
+      encodeFormat(change),
+    ]);
+    const isShort = this.header.header_length + ours.length + EXTENSION_HEADER <= SECTOR_SIZE;
+    const [first, behind] = isShort ? [ours, Buffer.alloc(0)] : [Buffer.alloc(0), ours];
     const data = this.header.header_length + first.length + EXTENSION_HEADER;
-    if (data > SECTOR_SIZE || skip > this.bytes.length) return undefined;
     const filler = Buffer.from(this.bytes.subarray(data - EXTENSION_HEADER, skip));
     encode(EXTENSION, { type: FILLER_TYPE, length: skip - data }, filler, "be");
     const replaced = replacedBy(change);
     const others = this.extensions.filter(({ type }) => !replaced.includes(type));
-    const parts = [first, filler, ...others.map((part) => this.#bytesOf(part))];
+    const parts = [first, filler, behind, ...others.map((part) => this.#bytesOf(part))];
     return this.#assemble(parts, change, 0);
   }
 
@@ -225,6 +236,11 @@ export class HeaderArea {
 function encodeBitmaps({ bitmaps }: HeaderChange): Buffer {
   if (bitmaps?.extension === undefined) return Buffer.alloc(0);
   return encodeExtension("bitmaps", encodeBitmapsExtension(bitmaps.extension));
+}
+
+function encodeDataFile({ dataFile }: HeaderChange): Buffer {
+  if (dataFile === undefined) return Buffer.alloc(0);
+  return encodeExtension("dataFile", Buffer.from(dataFile));
 }
 
 function encodeFormat({ backing }: HeaderChange): Buffer {

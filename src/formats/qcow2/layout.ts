@@ -7,8 +7,8 @@ import { createTableCache, type SharedTableCache } from "../../threads/table-cac
 import type { BackingReference, DataFileReference } from "../driver.ts";
 import { readBitmapDirectory } from "./bitmap-directory.ts";
 import { AUTOCLEAR, INCOMPATIBLE } from "./features.ts";
-import { readFirstCluster } from "./first-cluster.ts";
-import { checkHeader, type Geometry, type Header, QCOW2_MAGIC, readBackingName } from "./header.ts";
+import { backingReferenceOf, readFirstCluster } from "./first-cluster.ts";
+import { checkHeader, type Geometry, type Header, QCOW2_MAGIC } from "./header.ts";
 import type { HeaderExtensions } from "./header-extensions.ts";
 import { indexSnapshotTable, type SnapshotTableIndex } from "./snapshot-table.ts";
 
@@ -50,21 +50,18 @@ export function readQcow2Layout(
   { tableCacheMax, keepsL1 }: { tableCacheMax: number; keepsL1: boolean },
 ): Qcow2Layout {
   const path = storage.path;
-  const { header, extensions, clusterSize, bytes } = readFirstCluster(storage);
+  const firstCluster = readFirstCluster(storage);
+  const { header, extensions, clusterSize } = firstCluster;
   const geometry = checkHeader(header, clusterSize, path);
   // As QEMU, an image with a damaged directory is refused; who wants the bitmaps reads them again.
   if (extensions.bitmaps !== undefined) readBitmapDirectory(extensions.bitmaps, storage);
-  const backingName = readBackingName(header, bytes, path);
   const l1Entries = Math.ceil(geometry.virtualSize / (geometry.clusterSize * geometry.l2Entries));
   return {
     ...geometry,
     format: "qcow2",
     header,
     extensions,
-    backingFile:
-      backingName === undefined || backingName === ""
-        ? undefined
-        : { name: backingName, format: extensions.backingFormat },
+    backingFile: backingReferenceOf(firstCluster, path),
     dataFile: readDataFileReference(header, extensions, path),
     snapshotTable: indexSnapshotTable({ header, virtualSize: geometry.virtualSize }, storage),
     l1Entries,

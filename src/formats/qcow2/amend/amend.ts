@@ -9,6 +9,7 @@ import {
   type SlotChanger,
 } from "../../encryption/slot-changes.ts";
 import { setQcow2BackingFile } from "../backing-name.ts";
+import { checkDataFileName, setDataFileName } from "../data-file-name.ts";
 import { luksPlaceOf } from "../encryption.ts";
 import { AUTOCLEAR } from "../features.ts";
 import { CRYPT_METHOD, REFCOUNT_ORDER_MAX } from "../header.ts";
@@ -24,6 +25,7 @@ export interface Qcow2Amendment {
   readonly refcountBits: number | undefined;
   readonly lazyRefcounts: boolean | undefined;
   readonly dataFileRaw: boolean | undefined;
+  /** Another name for the data file that it has. */
   readonly dataFile: string | undefined;
   /** Empty: none any more. */
   readonly backingFile: string | undefined;
@@ -68,11 +70,12 @@ export function planQcow2Amendment(
   if (keySlots !== undefined) steps.push(planKeySlots(storage, layout, keySlots, secrets));
   let keepsBacking = layout.backingFile !== undefined;
   if (version > header.version) steps.push(upgradeToVersion3);
-  const { refcountBits, lazyRefcounts, dataFileRaw } = wanted;
+  const { refcountBits, lazyRefcounts, dataFileRaw, dataFile: dataFileName } = wanted;
   if (refcountBits !== undefined && refcountBits !== layout.refcountBits) {
     checkRefcountWidth(storage, refcountBits);
     steps.push((file) => changeRefcountWidth(file, refcountBits));
   }
+  if (dataFileName !== undefined) steps.push((file) => setDataFileName(file, dataFileName));
   if (dataFileRaw === false && dataFile?.raw === true) steps.push(clearRawDataFile);
   if (wanted.backingFile !== undefined || wanted.backingFormat !== undefined) {
     const backing = amendedBacking(storage.path, wanted, layout.backingFile);
@@ -145,11 +148,11 @@ function checkWidths(
 /** @param isRaw undefined: there is no data file */
 function checkDataFile(path: string, wanted: Qcow2Amendment, isRaw: boolean | undefined): void {
   if (wanted.dataFile !== undefined) {
-    const reason =
-      isRaw === undefined
-        ? "data_file can only be set for images that use an external data file"
-        : "data_file is not changed here";
-    throw new UsageError(path, reason);
+    if (isRaw === undefined) {
+      const reason = "data_file can only be set for images that use an external data file";
+      throw new UsageError(path, reason);
+    }
+    checkDataFileName(path, wanted.dataFile);
   }
   if (wanted.dataFileRaw === true && isRaw !== true) {
     throw new UsageError(path, "data_file_raw cannot be set on existing images");

@@ -16,8 +16,7 @@ import {
   isUsable,
   NAME_SIZE_MAX,
 } from "../bitmap-directory.ts";
-import { readFirstCluster } from "../first-cluster.ts";
-import { readBackingName } from "../header.ts";
+import { backingReferenceOf, readFirstCluster } from "../first-cluster.ts";
 import { HeaderArea } from "../header-area.ts";
 import { BITMAPS_MAX, type BitmapsExtension } from "../header-extensions.ts";
 import { rewriteHeader } from "../header-rewrite.ts";
@@ -237,9 +236,9 @@ export class BitmapEditor {
 
   #switchDirectory(extension: BitmapsExtension | undefined): void {
     const { storage } = this.#context;
-    const { header, extensions, bytes } = readFirstCluster(storage);
-    const name = readBackingName(header, bytes, storage.path) || undefined;
-    const backing = name === undefined ? undefined : { name, format: extensions.backingFormat };
+    const firstCluster = readFirstCluster(storage);
+    const { header, bytes } = firstCluster;
+    const backing = backingReferenceOf(firstCluster, storage.path);
     const change = { backing, bitmaps: { extension } };
     rewriteHeader(storage, new HeaderArea(header, bytes), change, "a bitmap directory");
   }
