@@ -1,6 +1,6 @@
 /**
  * Every field of the statistics of a device: of NAME.stats.json, and of `tsimgfs stats --output json`. This is
- * where they are described; the command's help and STATISTICS.md come from here, and a test compares what
+ * where they are described; the command's help and native-notes/statistics.md come from here, and a test compares what
  * there is.
  */
 

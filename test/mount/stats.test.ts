@@ -124,7 +124,7 @@ describe("NAME.stats.json", () => {
     });
   });
 
-  it("has the fields that the command's help and STATISTICS.md describe, and no others", async () => {
+  it("has the fields that the command's help and native-notes/statistics.md describe, and no others", async () => {
     const data = join(directory, "fields.data");
     const path = join(directory, "fields.qcow2");
     await createImage(path, "qcow2", { size: 1024 * 1024, options: { data_file: data } });
@@ -146,7 +146,7 @@ describe("NAME.stats.json", () => {
     // What stands in place of numbers that cannot be counted is not there.
     const expected = described.filter((name) => !name.endsWith(".error"));
     expect([...found].sort()).toEqual(expected.sort());
-    const document = await readFile(join(REPOSITORY, "STATISTICS.md"), "utf8");
+    const document = await readFile(join(REPOSITORY, "native-notes/statistics.md"), "utf8");
     expect(document).toContain(statsFieldsText());
   });
 
