@@ -12,6 +12,7 @@ import {
   planQcow2Amendment,
   type Qcow2Amendment,
 } from "../formats/qcow2/amend/amend.ts";
+import { expandSnapshotZeros } from "../formats/qcow2/amend/snapshot-zeros.ts";
 import { lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
 import { attachDisk } from "./attach-disk.ts";
@@ -54,7 +55,7 @@ export class AmendJob {
     this.#work = this.#run();
   }
 
-  /** Bytes of the disk that are done, of all that there are. */
+  /** Bytes of a disk that are done in this pass, of all that there are: those of snapshots are a pass of their own. */
   get done(): number {
     return this.#done;
   }
@@ -96,7 +97,10 @@ export class AmendJob {
       this.#withDisk((disk) => this.#resize(disk, size));
     }
     if (planned.downgrade === undefined) return;
-    if (planned.keepsBacking) yield* this.#expandZeroClusters();
+    if (planned.keepsBacking) {
+      yield* this.#expandSnapshots();
+      yield* this.#expandZeroClusters();
+    }
     yield;
     const last = this.#openFile();
     try {
@@ -145,6 +149,20 @@ export class AmendJob {
     this.#total = disk.currentSize();
   }
 
+  /** Zeros of snapshots, and of the disk as far as it shares their tables. */
+  *#expandSnapshots(): Generator<void, void, void> {
+    const file = this.#openFile();
+    try {
+      for (const { done, total } of expandSnapshotZeros(file)) {
+        this.#done = done;
+        this.#total = total;
+        yield;
+      }
+    } finally {
+      file.close();
+    }
+  }
+
   /** Zeros that hide a backing file become data, in sparse places. */
   *#expandZeroClusters(): Generator<void, void, void> {
     const chain = this.#openChain();
@@ -153,6 +171,7 @@ export class AmendJob {
       try {
         const extent = new Extent();
         const { image } = disk.chain;
+        this.#done = 0;
         this.#total = disk.virtualSize;
         for (let stop = STEP_MAX; this.#done < this.#total; this.#done += extent.length) {
           image.mapExtent(this.#done, Math.min(this.#total - this.#done, STEP_MAX), extent);

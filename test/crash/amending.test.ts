@@ -6,6 +6,7 @@
 import { mkdirSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { changeRefcountWidth } from "../../src/formats/qcow2/amend/refcount-width.ts";
+import { expandSnapshotZeros } from "../../src/formats/qcow2/amend/snapshot-zeros.ts";
 import { downgradeToVersion2, upgradeToVersion3 } from "../../src/formats/qcow2/amend/version.ts";
 import {
   contentOf,
@@ -29,14 +30,26 @@ const MIB = 2 ** 20;
 
 const V3 = { format: "qcow2", group: "special", virtualSize: 2 * MIB, clusterSize: 4096 } as const;
 const V2 = { compat: "0.10" } as const;
+const OVERLAY = {
+  ...V3,
+  backing: { format: "raw", size: MIB },
+  content: "some",
+  snapshots: 2,
+} as const;
 
 type Amend = (storage: RecordingStorage) => void;
+
+function expandSnapshots(storage: RecordingStorage): void {
+  expect(Array.from(expandSnapshotZeros(storage)).length).toBeGreaterThan(0);
+}
 
 const CASES: readonly (readonly [string, Omit<ImageRecipe, "name">, Amend])[] = [
   ["upgrade", { ...V3, options: V2, content: "some" }, upgradeToVersion3],
   ["upgrade with snapshots", { ...V3, options: V2, snapshots: 2 }, upgradeToVersion3],
   ["downgrade", { ...V3, content: "some" }, downgradeToVersion2],
   ["downgrade with a snapshot", { ...V3, content: "some", snapshots: 1 }, downgradeToVersion2],
+  ["zeros of snapshots", OVERLAY, expandSnapshots],
+  ["zeros of snapshots, 512-byte clusters", { ...OVERLAY, clusterSize: 512 }, expandSnapshots],
   ["narrower refcounts", { ...V3, content: "some" }, (file) => changeRefcountWidth(file, 1)],
   ["wider refcounts", { ...V3, snapshots: 2 }, (file) => changeRefcountWidth(file, 64)],
   [

@@ -15,12 +15,13 @@ import { NewSnapshotTable } from "../check/rewrite-snapshots.ts";
 import { updateRefcounts } from "../check/update-refcounts.ts";
 import { INCOMPATIBLE } from "../features.ts";
 import { readFirstCluster } from "../first-cluster.ts";
+import { CRYPT_METHOD } from "../header.ts";
 import { HeaderArea } from "../header-area.ts";
 import { readQcow2Layout } from "../layout.ts";
 import { readSnapshotTable } from "../snapshot-table.ts";
 import { HeaderWriter } from "../writer/header-writer.ts";
 import { analyseIntact } from "./intact-analysis.ts";
-import { hasZeroClusters, unallocateZeroClusters } from "./zero-clusters.ts";
+import { tablesWithZeros, unallocateZeroClusters } from "./zero-clusters.ts";
 
 const LAYOUT_OPTIONS = { tableCacheMax: 0, keepsL1: false } as const;
 
@@ -76,9 +77,10 @@ export function checkDowngrade(storage: WritableStorage): void {
   }
   requireRoom(storage, 2);
   const analysis = analyseIntact(storage);
-  if (layout.backingFile === undefined || header.nb_snapshots === 0) return;
-  if (!hasZeroClusters(analysis, storage, "snapshots")) return;
-  const reason = "has zero clusters in snapshots, over a backing file: they cannot be downgraded";
+  if (layout.backingFile === undefined || header.crypt_method === CRYPT_METHOD.none) return;
+  if (tablesWithZeros(analysis, storage, "snapshots").length === 0) return;
+  const reason =
+    "is encrypted, and its snapshots have zero clusters over a backing file, which compat=0.10 has not: delete them first (tsimgfs snapshot -d)";
   throw new UnsupportedError(path, reason);
 }
 
@@ -98,7 +100,7 @@ export function downgradeToVersion2(storage: WritableStorage): void {
     storage.sync();
     unallocateZeroClusters(analysis, storage);
     storage.sync();
-  } else if (hasZeroClusters(analysis, storage, "any")) {
+  } else if (tablesWithZeros(analysis, storage, "any").length > 0) {
     throw new UnsupportedError(storage.path, "has zero clusters that could not be expanded");
   }
   switchVersion(storage, 2);

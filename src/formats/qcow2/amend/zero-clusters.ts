@@ -7,20 +7,19 @@ import { L2E_COMPRESSED_HI, L2E_ZERO_LO } from "../table-entry.ts";
 
 const ENTRY_SIZE = 8;
 
-/** Whether a table has zero clusters that a snapshot refers to (`snapshots`), or any tree (`any`). */
-export function hasZeroClusters(
+/** The L2 tables that have zero clusters: those that a snapshot refers to (`snapshots`), or of all trees (`any`). */
+export function tablesWithZeros(
   analysis: Analysis,
   storage: WritableStorage,
   where: "snapshots" | "any",
-): boolean {
+): readonly number[] {
   const { image, l2Tables } = analysis.references;
   const table = NativeBuffer.allocate(image.layout.clusterSize);
-  return l2Tables.inOrder().some((offset) => {
+  return Array.from(l2Tables.inOrder()).filter((offset) => {
     const isMeant = where === "any" || l2Tables.totalAt(offset) > l2Tables.activeAt(offset);
     if (!isMeant) return false;
     storage.readAt(table, 0, table.length, offset);
-    for (let at = 0; at < table.length; at += ENTRY_SIZE) if (isZero(table.view, at)) return true;
-    return false;
+    return countZeroEntries(table.view) > 0;
   });
 }
 
@@ -29,20 +28,29 @@ export function hasZeroClusters(
  * have any, are leaked then.
  */
 export function unallocateZeroClusters(analysis: Analysis, storage: WritableStorage): void {
-  const { image, l2Tables } = analysis.references;
+  const { image } = analysis.references;
   const table = NativeBuffer.allocate(image.layout.clusterSize);
   const { view } = table;
-  for (const offset of l2Tables.inOrder()) {
+  for (const offset of tablesWithZeros(analysis, storage, "any")) {
     storage.readAt(table, 0, table.length, offset);
-    let isChanged = false;
-    for (let at = 0; at < table.length; at += ENTRY_SIZE) {
-      if (!isZero(view, at)) continue;
+    forEachZeroEntry(view, (at) => {
       view.setUint32(at, 0);
       view.setUint32(at + 4, 0);
-      isChanged = true;
-    }
-    if (isChanged) storage.writeAt(table, 0, table.length, offset);
+    });
+    storage.writeAt(table, 0, table.length, offset);
   }
+}
+
+/** How many entries of a table are zero clusters. */
+export function countZeroEntries(table: DataView): number {
+  let count = 0;
+  forEachZeroEntry(table, () => count++);
+  return count;
+}
+
+/** Visit the entries of a table that are zero clusters, in their order; they may be changed. */
+export function forEachZeroEntry(table: DataView, visit: (at: number) => void): void {
+  for (let at = 0; at < table.byteLength; at += ENTRY_SIZE) if (isZero(table, at)) visit(at);
 }
 
 /** Of standard entries: there are no others where this is asked. */
