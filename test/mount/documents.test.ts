@@ -2,8 +2,8 @@
 // here is listed below, each with the reason, and with what is looked at instead.
 
 import { existsSync } from "node:fs";
-import { readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, readFile, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseOptions } from "../bench/options.ts";
 import { makeClone, runShown } from "../support/document-world.ts";
@@ -13,6 +13,7 @@ import { REPOSITORY } from "../support/repository.ts";
 import { run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
 import { outputPattern, type ShownCommand, shownSections } from "../support/shell-blocks.ts";
+import { expectShownOptions } from "../support/shown-options.ts";
 
 const DOCUMENTS = await Promise.all(
   ["README.md", "CONTRIBUTING.md"].map(async (name) => ({
@@ -133,10 +134,54 @@ describe.skipIf(!IS_ROOT)("the commands of a document (need root)", () => {
   });
 });
 
-describe("README", () => {
-  it("has the command of all tests on a line of its own, and how to start", async () => {
+describe("what documents name", () => {
+  it("README has the command of all tests on a line of its own, and how to start", async () => {
     const readme = await readFile(join(REPOSITORY, "README.md"), "utf8");
     expect(readme).toMatch(/^sh mount-scripts\/test\.sh$/m);
     expect(readme).toMatch(/^sh mount-scripts\/quickstart\.sh$/m);
   });
+
+  it("commands and options are those that there are", async () => {
+    for (const path of await documentPaths()) {
+      await expectShownOptions(path, await readFile(join(REPOSITORY, path), "utf8"));
+    }
+  });
+
+  it("links lead to files, and to headings", async () => {
+    const broken: string[] = [];
+    for (const path of await documentPaths()) broken.push(...(await brokenLinks(path)));
+    expect(broken).toEqual([]);
+  });
 });
+
+/** Links of a document to files and headings that are not there. */
+async function brokenLinks(path: string): Promise<string[]> {
+  const markdown = await readFile(join(REPOSITORY, path), "utf8");
+  const broken: string[] = [];
+  for (const [, target = ""] of markdown.matchAll(/\]\(([^)\s]+)\)/g)) {
+    const [file = "", heading] = target.split("#");
+    const linked = file === "" ? path : join(dirname(path), file);
+    const isThere =
+      existsSync(join(REPOSITORY, linked)) &&
+      (heading === undefined || (await headingsOf(linked)).includes(heading));
+    if (!isThere && !/^https?:/.test(target)) broken.push(`${path}: ${target}`);
+  }
+  return broken;
+}
+
+async function documentPaths(): Promise<string[]> {
+  const notes = await readdir(join(REPOSITORY, "native-notes"));
+  const names = notes.filter((name) => name.endsWith(".md")).map((name) => `native-notes/${name}`);
+  return ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ...names];
+}
+
+/** The headings of a document, as a link spells them. */
+async function headingsOf(path: string): Promise<string[]> {
+  const markdown = await readFile(join(REPOSITORY, path), "utf8");
+  return [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) =>
+    heading
+      .toLowerCase()
+      .replace(/[^\w\s-]/g, "")
+      .replaceAll(" ", "-"),
+  );
+}

@@ -31,6 +31,9 @@ cp vm.qcow2 base.qcow2
 const RUN = `
 set -eu
 cd "$WORLD"
+# The copies of others' mounts go, in here: they would keep daemons alive that others wait for.
+[ "$(findmnt --noheadings --output PROPAGATION /)" = private ]
+umount --internal-only --lazy --all --types fuse.tsimgfs || :
 own() { # own DIRECTORY NAME: instead of it, links to all that it has; what is put there stays here
   real=$(readlink -f "$1")
   mkdir "$WORLD/.$2" "$WORLD/.$2.real"
@@ -49,7 +52,7 @@ mkdir /mnt/images /mnt/root
 # Loop devices are the machine's: those on files of mounts in here go with them.
 detach_loops() {
   mine=" $(awk '/ - fuse\\.tsimgfs /{ printf "%s ", $3 }' /proc/self/mountinfo)"
-  losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN | while read -r device file_system; do
+  losetup --list --noheadings --output NAME,BACK-MAJ:MIN | while read -r device file_system; do
     case $mine in *" $file_system "*) umount -q "$device" || :; losetup --detach "$device" ;; esac
   done
 }
