@@ -1,6 +1,9 @@
 /** Tables for terminals. */
 
-/** One line for each row, its cells below each other; the first row is as long as any. */
+/**
+ * @param table rows of cells; the first row has as many as any
+ * @returns a line for each row, in columns
+ */
 export function alignColumns(table: readonly (readonly string[])[]): string {
   const widths = (table[0] ?? []).map((_, column) =>
     Math.max(...table.map((row) => row[column]?.length ?? 0)),

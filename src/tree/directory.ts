@@ -2,7 +2,7 @@
 
 import type { Capacity, DirectoryEntry, DirectoryNode, NodeAttributes, TreeNode } from "./node.ts";
 
-const BLOCK_SIZE = 4096;
+export const DIRECTORY_BLOCK_SIZE = 4096;
 const ATTRIBUTES_VALID_SECONDS = 60;
 
 /** What a directory is, apart from its entries. */
@@ -26,6 +26,25 @@ export interface DirectoryContent {
   version?(): number;
 }
 
+/** What stat(2) tells of a directory; arguments as the fields of NodeAttributes. */
+export function directoryAttributes(
+  nodeid: number,
+  modifiedAt: number,
+  validSeconds: number,
+): NodeAttributes {
+  return {
+    nodeid,
+    isDirectory: true,
+    isWritable: false,
+    size: 0,
+    blocks: 0,
+    blockSize: DIRECTORY_BLOCK_SIZE,
+    modifiedAt,
+    links: 2,
+    validSeconds,
+  };
+}
+
 export class Directory implements DirectoryNode {
   readonly kind = "directory";
   readonly isFixed: boolean;
@@ -46,24 +65,15 @@ export class Directory implements DirectoryNode {
   }
 
   attributes(): NodeAttributes {
-    return {
-      nodeid: this.nodeid,
-      isDirectory: true,
-      isWritable: false,
-      size: 0,
-      blocks: 0,
-      blockSize: BLOCK_SIZE,
-      modifiedAt: this.#properties.modifiedAt,
-      links: 2,
-      validSeconds: this.isFixed ? ATTRIBUTES_VALID_SECONDS : 0,
-    };
+    const validSeconds = this.isFixed ? ATTRIBUTES_VALID_SECONDS : 0;
+    return directoryAttributes(this.nodeid, this.#properties.modifiedAt, validSeconds);
   }
 
   capacity(): Capacity {
     let size = 0;
     for (let index = 0; ; index++) {
       const entry = this.entryAt(index);
-      if (entry === undefined) return { blockSize: BLOCK_SIZE, size };
+      if (entry === undefined) return { blockSize: DIRECTORY_BLOCK_SIZE, size };
       if (entry.node.kind === "file") size += entry.node.capacity().size;
     }
   }

@@ -4,10 +4,10 @@
  */
 
 import type { PartitionEntry, PartitionTable } from "../block/partitions/partition-entry.ts";
+import { DIRECTORY_BLOCK_SIZE, directoryAttributes } from "./directory.ts";
 import { DEVICE_SUFFIX } from "./names.ts";
 import type { Capacity, DirectoryEntry, DirectoryNode, NodeAttributes, TreeNode } from "./node.ts";
 
-const BLOCK_SIZE = 4096;
 const NOT_FROM_CACHE_SECONDS = 0;
 
 export interface PartitionDirectoryProperties {
@@ -34,21 +34,12 @@ export class PartitionDirectory implements DirectoryNode {
   }
 
   attributes(): NodeAttributes {
-    return {
-      nodeid: this.nodeid,
-      isDirectory: true,
-      isWritable: false,
-      size: 0,
-      blocks: 0,
-      blockSize: BLOCK_SIZE,
-      modifiedAt: this.#properties.modifiedAt(),
-      links: 2,
-      validSeconds: NOT_FROM_CACHE_SECONDS,
-    };
+    const { modifiedAt } = this.#properties;
+    return directoryAttributes(this.nodeid, modifiedAt(), NOT_FROM_CACHE_SECONDS);
   }
 
   capacity(): Capacity {
-    return { blockSize: BLOCK_SIZE, size: 0 };
+    return { blockSize: DIRECTORY_BLOCK_SIZE, size: 0 };
   }
 
   xattrs(): ReadonlyMap<string, string> {

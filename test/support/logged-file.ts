@@ -1,21 +1,18 @@
 /** A local file that several threads write to, each of whose changes is noted in a log that they share. */
 
 import { LocalFile, type SharedFile } from "../../src/storage/local-file.ts";
-import type { HostRun, WritableStorage } from "../../src/storage/storage.ts";
+import type { WritableStorage } from "../../src/storage/storage.ts";
 import type { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
 import type { Random } from "./random.ts";
 import type { SharedLog } from "./shared-log.ts";
+import { WrappedFile } from "./wrapped-file.ts";
 
 /** A call waits this long at the most, milliseconds, for others to get in between. */
 const PAUSE_MAX_MS = 2;
 /** One of so many changes waits; each sync does. */
 const PAUSE_EVERY = 6;
 
-class LoggedFile implements WritableStorage {
-  readonly path: string;
-  readonly length: number;
-  readonly resizable: boolean;
-  readonly #file: LocalFile;
+class LoggedFile extends WrappedFile {
   readonly #log: SharedLog;
   readonly #number: number;
   readonly #random: Random;
@@ -26,39 +23,16 @@ class LoggedFile implements WritableStorage {
    * @param random of this thread: how long calls take
    */
   constructor(file: SharedFile, log: SharedLog, number: number, random: Random) {
-    this.#file = new LocalFile(file);
-    this.path = file.path;
-    this.length = file.length;
-    this.resizable = file.resizable;
+    super(file);
     this.#log = log;
     this.#number = number;
     this.#random = random;
   }
 
-  readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
-    this.#file.readAt(target, start, length, offset);
-  }
-
-  allocatedSize(): number {
-    return this.#file.allocatedSize();
-  }
-
-  hostRun(offset: number, out: HostRun): void {
-    this.#file.hostRun(offset, out);
-  }
-
-  isHole(offset: number, length: number): boolean {
-    return this.#file.isHole(offset, length);
-  }
-
-  currentLength(): number {
-    return this.#file.currentLength();
-  }
-
   writeAt(source: NativeBuffer, start: number, length: number, offset: number): void {
     this.#mayPause();
     this.#log.perform(() => {
-      this.#file.writeAt(source, start, length, offset);
+      this.file.writeAt(source, start, length, offset);
       const data = source.bytes.slice(start, start + length);
       return { kind: "write", file: this.#number, offset, data };
     });
@@ -67,9 +41,9 @@ class LoggedFile implements WritableStorage {
   zeroAt(offset: number, length: number, space: "release" | "keep"): void {
     this.#mayPause();
     this.#log.perform(() => {
-      const count = Math.min(length, this.#file.currentLength() - offset);
+      const count = Math.min(length, this.file.currentLength() - offset);
       if (count <= 0) return undefined;
-      this.#file.zeroAt(offset, count, space);
+      this.file.zeroAt(offset, count, space);
       return { kind: "zero", file: this.#number, offset, length: count };
     });
   }
@@ -81,7 +55,7 @@ class LoggedFile implements WritableStorage {
   setLength(length: number): void {
     this.#mayPause();
     this.#log.perform(() => {
-      this.#file.setLength(length);
+      this.file.setLength(length);
       return { kind: "length", file: this.#number, length };
     });
   }

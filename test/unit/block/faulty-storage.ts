@@ -2,9 +2,9 @@
 
 import type { AttachFile } from "../../../src/block/attach-disk.ts";
 import { type Errno, StorageError } from "../../../src/errors.ts";
-import { LocalFile, type SharedFile } from "../../../src/storage/local-file.ts";
-import type { HostRun, WritableStorage } from "../../../src/storage/storage.ts";
+import type { SharedFile } from "../../../src/storage/local-file.ts";
 import type { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+import { WrappedFile } from "../../support/wrapped-file.ts";
 
 /** What a host writes as a whole or not at all, bytes. */
 const SECTOR_SIZE = 512;
@@ -41,7 +41,7 @@ export class FaultyFiles {
     this.faults = faults;
   }
 
-  readonly attach: AttachFile = (file) => new FaultyStorage(file, this);
+  readonly attach: AttachFile = (file) => new FaultyFile(file, this);
 
   /** Notes a call and decides about it. */
   decide(call: Call): Outcome {
@@ -55,68 +55,45 @@ export class FaultyFiles {
   }
 }
 
-class FaultyStorage implements WritableStorage {
-  readonly path: string;
-  readonly length: number;
-  readonly resizable: boolean;
-  readonly #file: LocalFile;
+class FaultyFile extends WrappedFile {
   readonly #files: FaultyFiles;
 
   constructor(file: SharedFile, files: FaultyFiles) {
-    this.#file = new LocalFile(file);
-    this.path = file.path;
-    this.length = file.length;
-    this.resizable = file.resizable;
+    super(file);
     this.#files = files;
   }
 
-  readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
+  override readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
     const outcome = this.#files.decideRead({ path: this.path, offset, length });
     if (outcome !== "works") {
       throw new StorageError(outcome.code, this.path, `read failed: ${outcome.code}`, { offset });
     }
-    this.#file.readAt(target, start, length, offset);
-  }
-
-  allocatedSize(): number {
-    return this.#file.allocatedSize();
-  }
-
-  hostRun(offset: number, out: HostRun): void {
-    this.#file.hostRun(offset, out);
-  }
-
-  isHole(offset: number, length: number): boolean {
-    return this.#file.isHole(offset, length);
-  }
-
-  currentLength(): number {
-    return this.#file.currentLength();
+    this.file.readAt(target, start, length, offset);
   }
 
   writeAt(source: NativeBuffer, start: number, length: number, offset: number): void {
     this.#call("write", offset, length, (count) => {
-      this.#file.writeAt(source, start, count, offset);
+      this.file.writeAt(source, start, count, offset);
     });
   }
 
   zeroAt(offset: number, length: number, space: "release" | "keep"): void {
-    this.#call("zero", offset, length, (count) => this.#file.zeroAt(offset, count, space));
+    this.#call("zero", offset, length, (count) => this.file.zeroAt(offset, count, space));
   }
 
   preallocate(offset: number, length: number): void {
-    this.#call("preallocate", offset, length, (count) => this.#file.preallocate(offset, count));
+    this.#call("preallocate", offset, length, (count) => this.file.preallocate(offset, count));
   }
 
   setLength(length: number): void {
     // A length changes as a whole or not at all.
     this.#call("length", 0, length, (count) => {
-      if (count === length) this.#file.setLength(length);
+      if (count === length) this.file.setLength(length);
     });
   }
 
   sync(): void {
-    this.#call("sync", 0, 0, () => this.#file.sync());
+    this.#call("sync", 0, 0, () => this.file.sync());
   }
 
   #call(kind: Call["kind"], offset: number, length: number, make: (length: number) => void): void {
