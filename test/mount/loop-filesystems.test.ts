@@ -3,6 +3,7 @@
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, it } from "vitest";
+import { FILE_SYSTEMS, LOOP_KINDS } from "../support/file-systems.ts";
 import { expectSameTree, makeFileTree } from "../support/file-tree.ts";
 import { withFileSystem, withLoop } from "../support/loop.ts";
 import { mounted } from "../support/mounted.ts";
@@ -16,49 +17,10 @@ const MIB = 2 ** 20;
 /** Where the file system starts in the disk: a first partition begins here. */
 const PARTITION_OFFSET = MIB;
 
-interface FileSystem {
-  readonly name: string;
-  /** Smallest size that mkfs takes, and some room. */
-  readonly size: number;
-  readonly mkfs: readonly string[];
-  readonly mountOptions: string;
-  /** A check of the file system that writes nothing. */
-  readonly fsck: readonly string[];
-}
-
-const FILE_SYSTEMS: readonly FileSystem[] = [
-  {
-    name: "ext4",
-    size: 64 * MIB,
-    mkfs: ["mkfs.ext4", "-q", "-F"],
-    mountOptions: "ro",
-    fsck: ["fsck.ext4", "-f", "-n"],
-  },
-  {
-    name: "xfs",
-    size: 320 * MIB,
-    mkfs: ["mkfs.xfs", "-q", "-f"],
-    mountOptions: "ro,norecovery",
-    fsck: ["xfs_repair", "-n"],
-  },
-  {
-    name: "btrfs",
-    size: 160 * MIB,
-    mkfs: ["mkfs.btrfs", "-q", "-f"],
-    mountOptions: "ro",
-    fsck: ["btrfs", "check", "--readonly"],
-  },
-];
-
-const LOOP_KINDS = [
-  { how: "buffered", losetup: [] },
-  { how: "direct I/O", losetup: ["--direct-io=on"] },
-] as const;
-
 describe.skipIf(!IS_ROOT).each(FILE_SYSTEMS)(
   "a loop device with $name (needs root)",
   (fileSystem) => {
-    const { name, size, mkfs, mountOptions, fsck } = fileSystem;
+    const { name, size, mkfs, readOnly, fsck } = fileSystem;
     let directory = "";
     let tree = "";
     let images: { readonly plain: string; readonly compressed: string; readonly overlay: string };
@@ -92,7 +54,7 @@ describe.skipIf(!IS_ROOT).each(FILE_SYSTEMS)(
       await withLoop(device, ["--read-only", ...losetup], async (loop) => {
         const [program = "", ...args] = fsck;
         await run(program, [...args, loop]);
-        await withFileSystem(loop, ["-t", name, "-o", mountOptions], (mounted) =>
+        await withFileSystem(loop, ["-t", name, "-o", readOnly], (mounted) =>
           expectSameTree(mounted, tree),
         );
       });

@@ -3,6 +3,7 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { FILE_SYSTEMS, LOOP_KINDS } from "../support/file-systems.ts";
 import { expectSameTree, makeFileTree } from "../support/file-tree.ts";
 import { withFileSystem, withLoop } from "../support/loop.ts";
 import { mounted } from "../support/mounted.ts";
@@ -15,45 +16,6 @@ import { makeScratch } from "../support/scratch.ts";
 import { expectClean, fileUsage } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
-
-interface FileSystem {
-  readonly name: string;
-  readonly size: number;
-  readonly mkfs: readonly string[];
-  /** Mount options of a reader. */
-  readonly readOnly: string;
-  /** A check of the file system that writes nothing. */
-  readonly fsck: readonly string[];
-}
-
-const FILE_SYSTEMS: readonly FileSystem[] = [
-  {
-    name: "ext4",
-    size: 96 * MIB,
-    mkfs: ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"],
-    readOnly: "ro",
-    fsck: ["fsck.ext4", "-f", "-n"],
-  },
-  {
-    name: "xfs",
-    size: 320 * MIB,
-    mkfs: ["mkfs.xfs", "-q", "-f"],
-    readOnly: "ro,norecovery",
-    fsck: ["xfs_repair", "-n"],
-  },
-  {
-    name: "btrfs",
-    size: 160 * MIB,
-    mkfs: ["mkfs.btrfs", "-q", "-f"],
-    readOnly: "ro",
-    fsck: ["btrfs", "check", "--readonly"],
-  },
-];
-
-const LOOP_KINDS = [
-  { how: "buffered", losetup: [] },
-  { how: "direct I/O", losetup: ["--direct-io=on"] },
-] as const;
 
 const IMAGES = byScale(
   [{ image: "v3", options: {} }],

@@ -11,7 +11,7 @@ import { buildQcow2 } from "../../support/qcow2-builder.ts";
 import { Random } from "../../support/random.ts";
 import { byScale } from "../../support/scale.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { type Call, type Faults, FaultyFiles } from "./faulty-storage.ts";
+import { type Call, FAULT_WAYS, type Faults, FaultyFiles } from "./faulty-storage.ts";
 import { OVERLAY_KINDS, type OverlayKind, putOverlay, spoilBacking } from "./overlays.ts";
 import { type DiskFiles, readDisk, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
@@ -274,26 +274,6 @@ describe("copies that cannot be linked", () => {
   });
 });
 
-const WAYS: readonly { readonly name: string; readonly faults: (n: number) => Faults }[] = [
-  {
-    name: "once, without space",
-    faults: (n) => (_, index) => (index === n ? { code: "ENOSPC" } : "works"),
-  },
-  {
-    name: "once, half done",
-    faults: (n) => (_, index) => (index === n ? { code: "EIO", half: true } : "works"),
-  },
-  {
-    name: "from then on",
-    faults: (n) => (_, index) => (index >= n ? { code: "EIO" } : "works"),
-  },
-  {
-    name: "from then on, but for a sync, without space",
-    faults: (n) => (call, index) =>
-      index >= n && call.kind !== "sync" ? { code: "ENOSPC", half: true } : "works",
-  },
-];
-
 const FAILING_KINDS = ["clusters of 512 bytes", "v2", "sub-clusters", "a snapshot", "QED"];
 
 describe.each(FAILING_KINDS.map(kindOf))(
@@ -343,7 +323,7 @@ describe.each(FAILING_KINDS.map(kindOf))(
       return counters;
     }
 
-    it.each(WAYS)(
+    it.each(FAULT_WAYS)(
       "is read as it is when a call fails $name",
       async ({ faults }) => {
         await withDiskFiles(async (files) => {

@@ -10,7 +10,7 @@ import { byScale, LONG } from "../../support/scale.ts";
 import { DISK_KINDS, type DiskKind, GROWING_KINDS, putDisk } from "./disk-kinds.ts";
 import { FaultModel, type FaultStep } from "./fault-model.ts";
 import { fillingSteps, movingSteps, stepsFor } from "./fault-steps.ts";
-import { type Faults, FaultyFiles } from "./faulty-storage.ts";
+import { FAULT_WAYS, FaultyFiles } from "./faulty-storage.ts";
 import { type DiskFiles, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 interface Workload {
@@ -82,27 +82,6 @@ async function verify(files: DiskFiles, kind: DiskKind, model: FaultModel): Prom
   expect((await files.converted(file)).equals(shown), "as qemu-img reads it").toBe(true);
 }
 
-/** Which call fails, and in which way. */
-const WAYS: readonly { readonly name: string; readonly faults: (n: number) => Faults }[] = [
-  {
-    name: "once, without space",
-    faults: (n) => (_, index) => (index === n ? { code: "ENOSPC" } : "works"),
-  },
-  {
-    name: "once, half done",
-    faults: (n) => (_, index) => (index === n ? { code: "EIO", half: true } : "works"),
-  },
-  {
-    name: "from then on",
-    faults: (n) => (_, index) => (index >= n ? { code: "EIO" } : "works"),
-  },
-  {
-    name: "from then on, but for a sync, without space",
-    faults: (n) => (call, index) =>
-      index >= n && call.kind !== "sync" ? { code: "ENOSPC", half: true } : "works",
-  },
-];
-
 describe.each(WORKLOADS)("a disk with $kind.name on a failing storage", (workload) => {
   const { kind } = workload;
 
@@ -118,7 +97,7 @@ describe.each(WORKLOADS)("a disk with $kind.name on a failing storage", (workloa
     });
   });
 
-  it.each(WAYS)(
+  it.each(FAULT_WAYS)(
     "stays whole when a call fails $name",
     async ({ faults }) => {
       await withDiskFiles(async (files) => {

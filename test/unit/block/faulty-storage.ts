@@ -26,6 +26,30 @@ export type Outcome = "works" | { readonly code: Errno; readonly half?: boolean 
 /** Decides about a call, which is the `index`th of all. */
 export type Faults = (call: Call, index: number) => Outcome;
 
+/** Which call fails, and in which way. */
+export const FAULT_WAYS: readonly {
+  readonly name: string;
+  readonly faults: (n: number) => Faults;
+}[] = [
+  {
+    name: "once, without space",
+    faults: (n) => (_, index) => (index === n ? { code: "ENOSPC" } : "works"),
+  },
+  {
+    name: "once, half done",
+    faults: (n) => (_, index) => (index === n ? { code: "EIO", half: true } : "works"),
+  },
+  {
+    name: "from then on",
+    faults: (n) => (_, index) => (index >= n ? { code: "EIO" } : "works"),
+  },
+  {
+    name: "from then on, but for a sync, without space",
+    faults: (n) => (call, index) =>
+      index >= n && call.kind !== "sync" ? { code: "ENOSPC", half: true } : "works",
+  },
+];
+
 /** A call that only looks. */
 export type Read = Omit<Call, "kind">;
 
