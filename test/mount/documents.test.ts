@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseOptions } from "../bench/options.ts";
 import { makeClone, runShown } from "../support/document-world.ts";
+import { namesNotInSource } from "../support/named-source.ts";
 import { IS_ROOT } from "../support/ordinary-user.ts";
 import { PackageRegistry } from "../support/package-registry.ts";
 import { REPOSITORY } from "../support/repository.ts";
@@ -145,6 +146,11 @@ describe("what documents name", () => {
     for (const path of await documentPaths()) {
       await expectShownOptions(path, await readFile(join(REPOSITORY, path), "utf8"));
     }
+  });
+
+  it("files, folders and identifiers of CONTRIBUTING are those of the source", async () => {
+    const markdown = await readFile(join(REPOSITORY, "CONTRIBUTING.md"), "utf8");
+    expect(await namesNotInSource(markdown)).toEqual([]);
   });
 
   it("links lead to files, and to headings", async () => {
