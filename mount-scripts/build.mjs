@@ -1,5 +1,5 @@
-// Build dist/: one file per program (the command, its threads, the daemon, its I/O threads), and the library with its
-// types. CommonJS, and the command-line parser included: Node is ready 30 ms sooner than with modules of their own, and
+// Build dist/: one file per program (the command, its threads, the daemon, its I/O threads), the library with its types,
+// man pages and completions for shells. CommonJS, and the command-line parser included: Node is ready 30 ms sooner than with modules of their own, and
 // the library can be imported and required. A failed build leaves dist/ as it was.
 import { execFileSync } from "node:child_process";
 import { chmodSync, copyFileSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -13,6 +13,7 @@ await build({
   entryPoints: [
     "src/cli/main.ts",
     "src/cli/copy-thread.ts",
+    { in: "src/cli/documents/main.ts", out: "cli/documents" },
     "src/daemon/main.ts",
     "src/daemon/io-thread.ts",
     "src/library/main.ts",
@@ -32,6 +33,11 @@ await build({
 writeFileSync("build/dist/package.json", `${JSON.stringify({ type: "commonjs" })}\n`);
 // Where the programs look for their version.
 copyFileSync("package.json", "build/package.json");
+// Man pages and completions; what writes them is for nobody else.
+execFileSync(process.execPath, ["build/dist/cli/documents.js", "build/dist"], {
+  stdio: "inherit",
+});
+rmSync("build/dist/cli/documents.js");
 // What is asked for last is no mount, but by then all that a mount needs is loaded.
 await addCodeCaches(
   "build/dist",

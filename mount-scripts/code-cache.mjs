@@ -28,7 +28,9 @@ let cachedData;
 try {
   cachedData = fs.readFileSync(cache);
 } catch {}
-const script = new Script(source, { filename, cachedData });${recording ? record : ""}
+const script = new Script(source, { filename, cachedData });
+// --verbose tells.
+if (script.cachedDataRejected) globalThis[Symbol.for("tsimgfs.codeCache")] = "refused";${recording ? record : ""}
 script.runInThisContext()(exports, require, module, __filename, __dirname);
 `;
 }

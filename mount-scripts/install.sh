@@ -1,5 +1,6 @@
 #!/bin/sh
-# Puts the built program, the helpers of mount(8) and umount(8), and a systemd unit where they belong, or removes them.
+# Puts the built program, its man pages and completions, the helpers of mount(8) and umount(8), and a systemd unit where
+# they belong, or removes them.
 # usage: mount-scripts/install.sh [--system|--user] [--prefix DIR] [--uninstall]
 # --system (as root, the default then): below /usr/local, and /sbin/mount.fuse.tsimgfs. --user: below ~/.local.
 # DESTDIR in the environment is put before all places. What was installed is listed in PREFIX/lib/tsimgfs/installed.
@@ -30,7 +31,7 @@ while [ $# -gt 0 ]; do
     --prefix) [ $# -ge 2 ] || die "--prefix needs a directory"; PREFIX=$2; shift ;;
     --prefix=*) PREFIX=${1#*=} ;;
     --uninstall) UNINSTALL=1 ;;
-    -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;;
     *) die "unknown argument $1 (usage: install.sh [--system|--user] [--prefix DIR] [--uninstall])" ;;
   esac
   shift
@@ -127,6 +128,9 @@ NODE=$(node -p process.execPath)
 
 claim "$PREFIX/bin/tsimgfs"
 claim "$UNITS/tsimgfs@.service"
+claim "$PREFIX/share/bash-completion/completions/tsimgfs"
+claim "$PREFIX/share/zsh/site-functions/_tsimgfs"
+claim "$PREFIX/share/fish/vendor_completions.d/tsimgfs.fish"
 for helper in mount umount; do
   [ "$SCOPE" != system ] || claim "/sbin/$helper.fuse.tsimgfs"
 done
@@ -169,6 +173,14 @@ for package in $packages; do
     put "$ROOT/$package/${file#./}" "$LIB/$package/${file#./}"
   done
 done
+
+# Where man and the shells look, for a prefix such as /usr/local or ~/.local.
+for page in "$ROOT"/dist/man/*.1; do
+  put "$page" "$PREFIX/share/man/man1/${page##*/}"
+done
+put "$ROOT/dist/completions/tsimgfs.bash" "$PREFIX/share/bash-completion/completions/tsimgfs"
+put "$ROOT/dist/completions/_tsimgfs" "$PREFIX/share/zsh/site-functions/_tsimgfs"
+put "$ROOT/dist/completions/tsimgfs.fish" "$PREFIX/share/fish/vendor_completions.d/tsimgfs.fish"
 
 COMMAND=$(mktemp "${TMPDIR:-/tmp}/tsimgfs-install.XXXXXX")
 # A service has another PATH than you: the program is bound to this node.

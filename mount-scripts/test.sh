@@ -24,7 +24,8 @@ install_packages \
   mke2fs:e2fsprogs debugfs:e2fsprogs fuse2fs:fuse2fs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
   mcopy:mtools mkfs.vfat:dosfstools \
   losetup:mount mount:mount setpriv:util-linux taskset:util-linux fallocate:util-linux runuser:util-linux \
-  sfdisk:fdisk unshare:util-linux findmnt:util-linux systemd-analyze:systemd ps:procps cmp:diffutils
+  sfdisk:fdisk unshare:util-linux findmnt:util-linux systemd-analyze:systemd ps:procps cmp:diffutils \
+  bash:bash zsh:zsh fish:fish man:man-db groff:groff-base mandoc:mandoc
 
 # Half of the mount tests run as an ordinary user; minimal machines have /dev/fuse for root alone.
 if [ "$(id -u)" = 0 ] && [ -n "$(fuse_mode)" ] && [ "$(fuse_mode)" != 666 ]; then

@@ -27,6 +27,7 @@ import { fileIdentity } from "../storage/file-identity.ts";
 import { lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile } from "../storage/local-file.ts";
 import type { WritableStorage } from "../storage/storage.ts";
+import { createTrace } from "../trace.ts";
 import { attachChain } from "./attach-disk.ts";
 import { closeChain, openChain } from "./open-chain.ts";
 import {
@@ -198,6 +199,7 @@ function refuseSameFile(
  */
 export function createImage(plan: PlannedImage): void {
   const { path, dataFilePath, format, virtualSize } = plan;
+  createTrace("create")("%s: %s, %d bytes", path, format.name, virtualSize);
   const files = new OutputFiles();
   try {
     const dataStorage = dataFilePath === undefined ? undefined : files.open(dataFilePath);

@@ -23,6 +23,7 @@ import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
 import { LocalFile, type OpenMode, type SharedFile } from "../storage/local-file.ts";
 import { createAccessLock } from "../threads/access-lock.ts";
 import { createBusyRanges } from "../threads/busy-ranges.ts";
+import { createTrace } from "../trace.ts";
 import { createChainState } from "./backing-chain.ts";
 import { createPendingCopies } from "./pending-copies.ts";
 import {
@@ -203,6 +204,7 @@ class ChainOpener {
     let file = first;
     let format = firstFormat;
     for (;;) {
+      createTrace("open")("%s: %s, %s", file.path, format, this.#mode());
       const { layout, key } = this.#readLayout(file, format);
       const dataFile = this.#openDataFile(layout, file.path);
       this.#layers.push({ file: file.share(), dataFile: dataFile?.share(), layout, key });

@@ -7,7 +7,7 @@ import { hex, printable } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { runCopyThread } from "./copy-thread-start.ts";
 import type { LongWork } from "./long-work.ts";
-import { printMessage } from "./print.ts";
+import { printNote } from "./print.ts";
 
 /** A step of the main thread takes about so long, ms: signals are heard of, and the bar is drawn, in between. */
 const STEP_MS = 20;
@@ -22,7 +22,7 @@ export function tellUnreadable(quiet: boolean): TellUnreadable {
   return ({ path, offset, length, reason }) => {
     if (quiet) return;
     const what = `${path}: warning: ${length} bytes at ${hex(offset)} cannot be read`;
-    printMessage(printable(`${what}, and become zeros: ${reason}`));
+    printNote(printable(`${what}, and become zeros: ${reason}`));
   };
 }
 

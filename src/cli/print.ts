@@ -27,6 +27,23 @@ export function print(text: string): void {
   writeAll(STDOUT, text);
 }
 
+let isQuiet = false;
+
+/** From now on print results and errors only: no notes, no progress. */
+export function beQuiet(): void {
+  isQuiet = true;
+}
+
+/** Whether nothing is printed but results and errors. */
+export function quiet(): boolean {
+  return isQuiet;
+}
+
+/** Print to standard error what is worth knowing, and no failure: `tsimgfs: NOTE`. */
+export function printNote(note: string): void {
+  if (!isQuiet) printMessage(note);
+}
+
 /** Print one message to standard error: `tsimgfs: MESSAGE`. */
 export function printMessage(message: string): void {
   writeAll(STDERR, `tsimgfs: ${message}\n`);

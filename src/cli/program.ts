@@ -1,117 +1,16 @@
-/** The commands that there are; each loads what it needs when it is chosen. */
+/** The command line: the command that is chosen, what all have in common, and how a failure is told. */
 
 import { createRequire } from "node:module";
-import { Command, CommanderError } from "commander";
-import { PendingDaemon } from "../daemon/launch.ts";
+import { CommanderError, type Option } from "commander";
+import type { PendingDaemon } from "../daemon/launch.ts";
 import { printable } from "../errors.ts";
-import { printMessage } from "./print.ts";
+import { traceSteps } from "../trace.ts";
+import { COMMANDS } from "./command-table.ts";
+import { DocumentedCommand } from "./documented-command.ts";
+import { defineHelp } from "./help-topics.ts";
+import { beQuiet, printMessage } from "./print.ts";
 import { forgetSecrets } from "./secrets.ts";
-
-type Define = (command: Command) => void;
-
-const COMMANDS: Readonly<
-  Record<string, { summary: string; load: (daemon: PendingDaemon | undefined) => Promise<Define> }>
-> = {
-  mount: {
-    summary: "show images as flat raw devices",
-    load: async (daemon) => {
-      const { defineMount } = await import("./commands/mount.ts");
-      return (command) => defineMount(command, daemon ?? new PendingDaemon());
-    },
-  },
-  umount: {
-    summary: "end a mount",
-    load: async () => (await import("./commands/umount.ts")).defineUmount,
-  },
-  attach: {
-    summary: "make an image a block device",
-    load: async () => (await import("./commands/attach.ts")).defineAttach,
-  },
-  detach: {
-    summary: "end what attach has begun",
-    load: async () => (await import("./commands/detach.ts")).defineDetach,
-  },
-  list: {
-    summary: "show the active mounts",
-    load: async () => (await import("./commands/list.ts")).defineList,
-  },
-  info: {
-    summary: "show what an image is",
-    load: async () => (await import("./commands/info.ts")).defineInfo,
-  },
-  map: {
-    summary: "show where the bytes of a disk are",
-    load: async () => (await import("./commands/map.ts")).defineMap,
-  },
-  stats: {
-    summary: "show what the bytes of an image are for",
-    load: async () => (await import("./commands/stats.ts")).defineStats,
-  },
-  top: {
-    summary: "show what all mounts do right now",
-    load: async () => (await import("./commands/top.ts")).defineTop,
-  },
-  create: {
-    summary: "make a new image",
-    load: async () => (await import("./commands/create.ts")).defineCreate,
-  },
-  convert: {
-    summary: "copy a disk into an image of any format",
-    load: async () => (await import("./commands/convert.ts")).defineConvert,
-  },
-  compare: {
-    summary: "say whether two disks are equal",
-    load: async () => (await import("./commands/compare.ts")).defineCompare,
-  },
-  measure: {
-    summary: "say how large an image will be",
-    load: async () => (await import("./commands/measure.ts")).defineMeasure,
-  },
-  dd: {
-    summary: "copy a part of a disk into a new image",
-    load: async () => (await import("./commands/dd.ts")).defineDd,
-  },
-  bench: {
-    summary: "measure how fast an image is read or written",
-    load: async () => (await import("./commands/bench.ts")).defineBench,
-  },
-  io: {
-    summary: "read and write a disk by hand",
-    load: async () => (await import("./commands/io.ts")).defineIo,
-  },
-  snapshot: {
-    summary: "list, make, apply and delete internal snapshots",
-    load: async () => (await import("./commands/snapshot.ts")).defineSnapshot,
-  },
-  stream: {
-    summary: "copy what an image lacks from its backing files",
-    load: async () => (await import("./commands/stream.ts")).defineStream,
-  },
-  commit: {
-    summary: "copy what an image has into its backing file",
-    load: async () => (await import("./commands/commit.ts")).defineCommit,
-  },
-  rebase: {
-    summary: "give an image another backing file",
-    load: async () => (await import("./commands/rebase.ts")).defineRebase,
-  },
-  resize: {
-    summary: "change the size of an image's disk",
-    load: async () => (await import("./commands/resize.ts")).defineResize,
-  },
-  amend: {
-    summary: "change the properties of an image",
-    load: async () => (await import("./commands/amend.ts")).defineAmend,
-  },
-  bitmap: {
-    summary: "add, remove and change the dirty bitmaps of an image",
-    load: async () => (await import("./commands/bitmap.ts")).defineBitmap,
-  },
-  check: {
-    summary: "find damage in an image, and repair it",
-    load: async () => (await import("./commands/check.ts")).defineCheck,
-  },
-};
+import { tellCodeCache } from "./tell-code-cache.ts";
 
 function packageVersion(): string {
   const description: { version: string } = createRequire(import.meta.url)("../../package.json");
@@ -121,29 +20,82 @@ function packageVersion(): string {
 /** Options whose value may be left out have it after `=`: else they would take what follows, an image. */
 const OPTIONAL_VALUES: readonly string[] = ["--stream"];
 
-/** Errors and help go through us: one line, `tsimgfs: REASON`. */
-function configure(command: Command): Command {
-  return command.exitOverride().configureOutput({
-    writeErr: () => undefined,
-    outputError: () => undefined,
-  });
+interface CommonOptions {
+  readonly verbose?: boolean;
+  readonly quiet?: boolean;
 }
 
-async function buildProgram(
-  chosen: string | undefined,
+/** Errors and help go through us: one line, `tsimgfs: REASON`. */
+function configure(command: DocumentedCommand): DocumentedCommand {
+  return command
+    .helpOption("-h, --help", "show this help")
+    .configureHelp({ optionDescription: describeOption })
+    .exitOverride()
+    .configureOutput({
+      writeErr: () => undefined,
+      outputError: () => undefined,
+    });
+}
+
+/** Descriptions name the words that an option takes: commander need not list them again. */
+function describeOption(option: Option): string {
+  const { description, defaultValue, defaultValueDescription } = option;
+  const takesValue = option.required || option.optional;
+  if (!takesValue || defaultValue === undefined) return description;
+  return `${description} (default: ${defaultValueDescription ?? String(defaultValue)})`;
+}
+
+/** Options that every command has, and that may as well precede its name. */
+function addCommonOptions(command: DocumentedCommand): void {
+  command.option("-v, --verbose", "tell what is done, on standard error");
+  if (command.options.some(({ long }) => long === "--quiet")) return;
+  command.option("-q, --quiet", "print results and errors only");
+}
+
+function applyCommonOptions(command: DocumentedCommand): void {
+  const { verbose = false, quiet = false }: CommonOptions = command.optsWithGlobals();
+  if (verbose) {
+    traceSteps();
+    tellCodeCache();
+  }
+  if (!quiet) return;
+  beQuiet();
+  command.setOptionValue("quiet", true);
+}
+
+/**
+ * The program with its commands.
+ *
+ * @param isWanted which commands are defined, and not only named
+ * @param daemon a process that was started already, if mount is likely to need it
+ */
+export async function buildProgram(
+  isWanted: (name: string) => boolean,
   daemon: PendingDaemon | undefined,
-): Promise<Command> {
-  const program = configure(new Command("tsimgfs"))
+): Promise<DocumentedCommand> {
+  const program = configure(new DocumentedCommand("tsimgfs"))
     .description("Show qcow2, QED and raw disk images as flat raw devices.")
-    .version(packageVersion())
-    .addHelpText(
-      "after",
-      "\nExample:\n  tsimgfs mount vm.qcow2 /mnt/images\n  tsimgfs umount /mnt/images",
-    );
+    .version(packageVersion(), "-V, --version", "print the version")
+    .enablePositionalOptions()
+    .helpCommand(false)
+    .document({
+      examples: [
+        ["Show a disk", "tsimgfs mount vm.qcow2 /mnt/images"],
+        ["End that", "tsimgfs umount /mnt/images"],
+      ],
+      seeAlso: ["qemu-img(1)", "fusermount3(1)", "fuse(4)"],
+    });
+  addCommonOptions(program);
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
     const command = configure(program.command(name)).summary(summary);
-    if (name === chosen) (await load(daemon))(command);
+    if (!isWanted(name)) continue;
+    (await load(daemon))(command);
+    addCommonOptions(command);
+    command.hook("preAction", () => applyCommonOptions(command));
   }
+  const help = configure(program.command("help"));
+  defineHelp(help, program);
+  addCommonOptions(help);
   return program;
 }
 
@@ -166,7 +118,7 @@ function reasonOf(error: unknown, chosen: string | undefined): string {
 }
 
 /** Run the command that was chosen; the passphrases that it has read are not left in memory. */
-async function parse(program: Command, words: readonly string[]): Promise<void> {
+async function parse(program: DocumentedCommand, words: readonly string[]): Promise<void> {
   try {
     await program.parseAsync(words, { from: "user" });
   } finally {
@@ -185,7 +137,7 @@ export async function runProgram(
 ): Promise<void> {
   const chosen = argv.find((word) => !word.startsWith("-") && word !== "help");
   try {
-    const program = await buildProgram(chosen, daemon);
+    const program = await buildProgram((name) => name === chosen, daemon);
     if (argv.length === 0) program.outputHelp();
     else {
       const words = argv.map((word) => (OPTIONAL_VALUES.includes(word) ? `${word}=` : word));

@@ -1,6 +1,6 @@
 /** A line on the terminal that says how far a long command is, how fast it goes, and what is left. */
 
-import { print } from "./print.ts";
+import { print, quiet } from "./print.ts";
 import { sizeText } from "./size-text.ts";
 
 const BAR_WIDTH = 30;
@@ -40,7 +40,7 @@ export class ProgressBar {
   #drawnAt = Number.NEGATIVE_INFINITY;
 
   constructor(isWanted: boolean) {
-    this.#isShown = isWanted && process.stdout.isTTY;
+    this.#isShown = isWanted && !quiet() && process.stdout.isTTY;
   }
 
   draw(progress: Progress): void {

@@ -4,9 +4,9 @@
  */
 
 import fs from "node:fs";
-import { Option } from "commander";
 import { UsageError } from "../errors.ts";
 import { nodeErrorName } from "../syscalls/errno-names.ts";
+import { DocumentedOption } from "./documented-command.ts";
 
 /** The passphrase itself, where no option says anything. */
 export const SECRET_VARIABLE = "TSIMGFS_SECRET";
@@ -21,11 +21,17 @@ export interface SecretOptions {
   readonly secret?: readonly Buffer[];
 }
 
-export function secretOption(): Option {
-  return new Option(
+export function secretOption(): DocumentedOption {
+  const option = new DocumentedOption(
     "--secret <file>",
-    `the passphrase of encrypted images is all that is in this file, or a line on standard input (-); may be repeated; default: ${SECRET_VARIABLE} in the environment`,
-  ).argParser((file: string, all: readonly Buffer[] = []) => [...all, readSecret(file)]);
+    "file of an encrypted image's passphrase; -: standard input",
+  ).inManual(
+    `The passphrase of encrypted images is all that is in this file, or, for -, a line on standard input. It may be repeated, for images with different ones. Default: ${SECRET_VARIABLE} in the environment.`,
+  );
+  return option.argParser((file: string, all: readonly Buffer[] = []) => [
+    ...all,
+    readSecret(file),
+  ]);
 }
 
 /** All that were read and are still in memory. */

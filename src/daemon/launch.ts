@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { TsimgfsError } from "../errors.ts";
+import { createTrace } from "../trace.ts";
 import { type DaemonConfig, encodeTask, type Readiness } from "./config.ts";
 
 /**
@@ -60,6 +61,8 @@ export class PendingDaemon {
    * @throws {DaemonError | TsimgfsError} nothing is left
    */
   async launch(config: DaemonConfig, secrets: readonly Uint8Array[]): Promise<readonly string[]> {
+    const { images, mountpoint } = config;
+    createTrace("mount")("process %d opens %s", this.#child.pid, images.join(", "));
     const task = encodeTask(config, secrets);
     this.#child.stdin?.end(task, () => task.fill(0));
     const pipe = this.#child.stdio[REPORT_FD];
@@ -70,10 +73,11 @@ export class PendingDaemon {
     for await (const chunk of pipe) text += String(chunk);
     if (text === "") {
       const reason = `the background process ${await this.#ended}`;
-      throw new TsimgfsError("EIO", config.mountpoint, reason);
+      throw new TsimgfsError("EIO", mountpoint, reason);
     }
     const readiness: Readiness = JSON.parse(text);
     if (readiness.kind === "failed") throw new DaemonError(readiness.message);
+    createTrace("mount")("process %d serves %s", this.#child.pid, mountpoint);
     this.#child.unref();
     return readiness.warnings;
   }

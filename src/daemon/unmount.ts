@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError, UsageError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
 import { findMount, readMountTable } from "../fuse/mount-table.ts";
+import { createTrace } from "../trace.ts";
 import { canonicalPath, isStale } from "./mountpoint.ts";
 import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
 
@@ -31,7 +32,9 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
   }
   const pid = readDaemonPid(path);
   await unmountIdle(path, mountpoint);
-  if (pid !== undefined) await waitForEnd(pid, mountpoint, mount.device);
+  if (pid === undefined) return;
+  createTrace("umount")("%s: waiting until process %d has closed the images", path, pid);
+  await waitForEnd(pid, mountpoint, mount.device);
 }
 
 /**

@@ -10,6 +10,7 @@ import { TsimgfsError } from "../errors.ts";
 import { errnoName, nodeErrorCode } from "../syscalls/errno-names.ts";
 import { errno, recvmsg, socketpair } from "../syscalls/libc.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import { createTrace } from "../trace.ts";
 
 const PROGRAM = "fusermount3";
 const AF_UNIX = 1;
@@ -48,6 +49,7 @@ export function mountFuse(mountpoint: string, options: readonly string[]): numbe
   const ours = pair.view.getInt32(0, true);
   const theirs = pair.view.getInt32(4, true);
   try {
+    createTrace("run")("%s -o %s -- %s", PROGRAM, options.join(","), mountpoint);
     const result = spawnSync(PROGRAM, ["-o", options.join(","), "--", mountpoint], {
       stdio: ["ignore", "ignore", "pipe", theirs],
       env: { ...process.env, _FUSE_COMMFD: String(CHILD_FD) },
@@ -67,6 +69,7 @@ export function mountFuse(mountpoint: string, options: readonly string[]): numbe
  * @throws {TsimgfsError} EBUSY, or what fusermount3 said
  */
 export function unmountFuse(mountpoint: string, { lazy }: { lazy: boolean }): void {
+  createTrace("run")("%s -u%s -- %s", PROGRAM, lazy ? " -z" : "", mountpoint);
   const result = spawnSync(PROGRAM, ["-u", ...(lazy ? ["-z"] : []), "--", mountpoint], {
     stdio: ["ignore", "ignore", "pipe"],
     encoding: "utf8",

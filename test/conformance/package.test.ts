@@ -16,6 +16,8 @@ const PACKED = [
   /^dist\/[\w/-]+(\.bundle)?\.js$/,
   /^dist\/[\w/-]+\.\w+\.cache$/,
   /^dist\/(errors|library\/[\w-]+)\.d\.ts$/,
+  /^dist\/man\/tsimgfs(-\w+)?\.1$/,
+  /^dist\/completions\/(tsimgfs\.bash|tsimgfs\.fish|_tsimgfs)$/,
   /^mount-scripts\/u?mount\.tsimgfs$/,
 ];
 
@@ -135,6 +137,20 @@ describe("the package", () => {
     }
   });
 
+  it("has man pages, which npm installs where man finds them", async () => {
+    const description: { man: readonly string[] } = JSON.parse(
+      await readFile(join(REPOSITORY, "package.json"), "utf8"),
+    );
+    const pages = packed.filter((path) => path.startsWith("dist/man/"));
+    expect(description.man.map((path) => path.slice("./".length)).sort()).toEqual(pages.sort());
+    const env = { MANPATH: join(prefix, "share/man"), MANWIDTH: "80" };
+    const { stdout } = await run("man", ["-P", "cat", "tsimgfs-mount"], { env });
+    expect(stdout).toMatch(/^TSIMGFS-MOUNT\(1\)/);
+    expect((await run("man", ["-w", "tsimgfs-umount"], { env })).stdout).toMatch(
+      /tsimgfs-umount\.1$/m,
+    );
+  });
+
   it("runs with a code cache that is not of this Node, and without one", async () => {
     const cli = join(installed, "dist/cli");
     const cache = join(cli, `main.${process.arch}.cache`);
@@ -144,6 +160,9 @@ describe("the package", () => {
     const { stdout, stderr } = await command("--version");
     expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
     expect(stderr).toBe("");
+    expect((await command("-v", "list")).stderr).toMatch(
+      /^tsimgfs: start: the code cache is not of this Node .*; build anew$/m,
+    );
     await run("rm", [cache]);
     expect((await command("--version")).stdout).toBe(stdout);
   });

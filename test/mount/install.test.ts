@@ -60,6 +60,22 @@ describe("install.sh", () => {
     expect(files).not.toMatch(/\.test\.|lib\/tsimgfs\/src|\.cc$|esbuild|vitest|typescript/);
   });
 
+  it("installs man pages, and completions that the shells find by themselves", async () => {
+    await install("--user");
+    const env = { ...environment(), MANPATH: join(prefix, "share/man") };
+    expect((await run("man", ["-w", "tsimgfs", "mount"], { env })).stdout).toMatch(
+      /share\/man\/man1\/tsimgfs-mount\.1$/m,
+    );
+    const path = `${join(prefix, "bin")}:${process.env["PATH"]}`;
+    const share = { ...environment(), XDG_DATA_HOME: join(prefix, "share"), PATH: path };
+    const fish = ["-c", "complete -C'tsimgfs mou'"];
+    expect((await run("fish", fish, { env: share })).stdout).toMatch(/^mount\t/);
+    const bash = `. ${prefix}/share/bash-completion/completions/tsimgfs; complete -p tsimgfs`;
+    expect((await run("bash", ["-c", bash])).stdout).toBe("complete -F _tsimgfs tsimgfs\n");
+    const zsh = `fpath=(${prefix}/share/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -d ${home}/dump; print $_comps[tsimgfs]`;
+    expect((await run("zsh", ["-f", "-c", zsh], { env: environment() })).stdout).toBe("_tsimgfs\n");
+  });
+
   it("may be run again and again, and takes away exactly what it put there", async () => {
     await mkdir(join(prefix, "bin"), { recursive: true });
     await writeFile(join(prefix, "bin/other"), "");

@@ -3,6 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { TsimgfsError } from "../../errors.ts";
 import { nodeErrorCode } from "../../syscalls/errno-names.ts";
+import { createTrace } from "../../trace.ts";
 
 /** They are outside an ordinary user's PATH, and of some services'. */
 const PATH = `${process.env["PATH"] ?? ""}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`;
@@ -21,6 +22,7 @@ export interface ToolResult {
  * @throws {TsimgfsError} it is not there
  */
 export function attemptTool(program: string, args: readonly string[]): ToolResult {
+  createTrace("run")("%s %s", program, args.join(" "));
   const result = spawnSync(program, args, {
     stdio: ["ignore", "pipe", "pipe"],
     encoding: "utf8",

@@ -1,14 +1,14 @@
 /** `tsimgfs amend`: other properties for an image that exists, as qemu-img amend. */
 
-import type { Command } from "commander";
 import { AmendJob } from "../../block/amend-job.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { printable, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { AmendOptions, amendOptionsHelp } from "../amend-options.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { asksForHelp } from "../option-list.ts";
-import { backingPolicyOption, formatOption } from "../options.ts";
+import { backingPolicyOption, collect, formatOption, progressOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
@@ -21,7 +21,7 @@ interface AmendCommandOptions extends SecretOptions {
   readonly backingPolicy?: BackingPolicy;
 }
 
-export function defineAmend(command: Command): void {
+export function defineAmend(command: DocumentedCommand): void {
   command
     .description(
       "Change the properties of a qcow2 image, as qemu-img amend does; what is on its disk stays. It can be stopped at any time: the image is valid at every moment, with some of the changes or none.",
@@ -31,17 +31,20 @@ export function defineAmend(command: Command): void {
     .option(
       "-o, --options <list>",
       "NAME=VALUE,...: what is to change; -o help lists what can be",
-      (value: string, all: readonly string[] = []) => [...all, value],
+      collect,
     )
-    .option("-p, --progress", "show a progress bar on a terminal")
+    .addOption(progressOption())
     .option("-q, --quiet", "print nothing but errors")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText(
-      "after",
-      `\n${amendOptionsHelp()}\nExample:\n  tsimgfs amend -p -o compat=1.1,refcount_bits=8 vm.qcow2`,
-    )
+    .document({
+      details: [{ lines: amendOptionsHelp().trimEnd() }],
+      examples: [
+        ["Version 3, smaller counts", "tsimgfs amend -p -o compat=1.1,refcount_bits=8 vm.qcow2"],
+      ],
+      seeAlso: ["create", "rebase", "resize", "qemu-img(1)"],
+    })
     .action(amend);
 }
 

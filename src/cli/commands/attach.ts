@@ -2,7 +2,6 @@
 
 import fs from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { Command } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import type { DaemonConfig } from "../../daemon/config.ts";
 import { PendingDaemon } from "../../daemon/launch.ts";
@@ -21,6 +20,7 @@ import {
 } from "../attach/partition-devices.ts";
 import { requireRoot } from "../attach/require-root.ts";
 import { runTool } from "../attach/run-tool.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import {
   backingPolicyOption,
   formatOption,
@@ -28,7 +28,7 @@ import {
   type Output,
   outputOption,
 } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { print, printMessage, printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { STOP_SIGNALS, type StopSignal, signalStatus } from "../stop-signals.ts";
@@ -46,7 +46,7 @@ interface AttachOptions extends SecretOptions {
   readonly output: Output;
 }
 
-export function defineAttach(command: Command): void {
+export function defineAttach(command: DocumentedCommand): void {
   command
     .description(
       "Make an image a block device: mount it on a directory of its own, set up a loop device, print it and its partitions, with what blkid finds there. tsimgfs detach ends all of it. Needs root.",
@@ -70,10 +70,13 @@ export function defineAttach(command: Command): void {
     .addOption(backingPolicyOption())
     .addOption(secretOption())
     .addOption(outputOption())
-    .addHelpText(
-      "after",
-      "\nExample:\n  tsimgfs attach --mount /mnt/root --partition 1 vm.qcow2\n  tsimgfs detach vm.qcow2",
-    )
+    .document({
+      examples: [
+        ["Mount a partition", "tsimgfs attach --mount /mnt/root --partition 1 vm.qcow2"],
+        ["End that", "tsimgfs detach vm.qcow2"],
+      ],
+      seeAlso: ["detach", "mount", "losetup(8)", "lsblk(8)"],
+    })
     .action(attach);
 }
 
@@ -185,7 +188,7 @@ async function mountImage(
   };
   const warnings = await new PendingDaemon().launch(config, secretsOf(options));
   forgetSecrets();
-  warnings.forEach(printMessage);
+  warnings.forEach(printNote);
 }
 
 /** The device to mount: of the partition that was asked for, or of the only file system. */
@@ -263,9 +266,7 @@ function report(image: string, { disk, partitions }: Attached, options: AttachOp
   const head = ["DEVICE", "PARTITION", "SIZE", "TYPE", "LABEL"];
   print(alignColumns([head, ...table].map((row) => row.map(printable))));
   if (options.mount === undefined && rows.some(({ device }) => device === undefined)) {
-    printMessage(
-      "the kernel reads no partition tables; attach --partitions makes a device for each",
-    );
+    printNote("the kernel reads no partition tables; attach --partitions makes a device for each");
   }
 }
 

@@ -1,11 +1,11 @@
 /** `tsimgfs bench`: how fast an image is read or written, with the options and the report of qemu-img bench. */
 
-import type { Command } from "commander";
 import type { Disk } from "../../block/disk.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type LongWork, runLongWork } from "../long-work.ts";
 import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import {
@@ -44,7 +44,7 @@ const PATTERN_MAX = 255;
 /** A step of the run takes about so long, ms. */
 const STEP_MS = 20;
 
-export function defineBench(command: Command): void {
+export function defineBench(command: DocumentedCommand): void {
   command
     .description(
       "Measure how fast an image is read or written, as qemu-img bench does; one request after the other.",
@@ -76,7 +76,12 @@ export function defineBench(command: Command): void {
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs bench -c 10000 -s 64k vm.qcow2")
+    .document({
+      examples: [
+        ["Reads of 64 KiB, one behind the other", "tsimgfs bench -c 10000 -s 64k vm.qcow2"],
+      ],
+      seeAlso: ["stats", "io", "qemu-img(1)"],
+    })
     .action(bench);
 }
 

@@ -1,16 +1,16 @@
 /** `tsimgfs bitmap`: add, remove and change the persistent dirty bitmaps of an image. */
 
-import type { Command } from "commander";
 import { closeChain, openChain } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
-import type { FormatName } from "../../formats/driver.ts";
+import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
 import { parseFormatName, readBitmap } from "../../formats/formats.ts";
 import type { BitmapContents, BitmapEdit } from "../../formats/writer.ts";
 import { LocalFile } from "../../storage/local-file.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, formatOption, sizeOption } from "../options.ts";
-import { printMessage } from "../print.ts";
+import { backingPolicyOption, choiceOption, formatOption, sizeOption } from "../options.ts";
+import { printNote } from "../print.ts";
 
 interface BitmapOptions {
   readonly sourceFile?: string;
@@ -37,7 +37,7 @@ type Action =
   | { readonly action: (typeof ACTIONS)[number] }
   | { readonly action: "merge"; readonly source: string };
 
-export function defineBitmap(command: Command): void {
+export function defineBitmap(command: DocumentedCommand): void {
   const actions: Action[] = [];
   command
     .description(
@@ -56,15 +56,21 @@ export function defineBitmap(command: Command): void {
       "-b, --source-file <file>",
       "the image that has the sources of --merge; default: the same",
     )
-    .option("-F, --source-format <name>", "what that file is", parseFormatName)
+    .addOption(
+      choiceOption(
+        "-F, --source-format <name>",
+        FORMAT_NAMES,
+        (names) => `what that is: ${names}`,
+      ).argParser(parseFormatName),
+    )
     .option("-g, --granularity <bytes>", "bytes that one bit stands for", granularityOption)
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
-    .addHelpText(
-      "after",
-      "\n`tsimgfs info` lists the bitmaps.\n" +
-        "\nExample:\n  tsimgfs bitmap --add -g 64k vm.qcow2 since-monday",
-    )
+    .document({
+      notes: ["`tsimgfs info` lists the bitmaps."],
+      examples: [["A new bitmap", "tsimgfs bitmap --add -g 64k vm.qcow2 since-monday"]],
+      seeAlso: ["info", "mount", "qemu-img(1)"],
+    })
     .action((image: string, name: string, options: BitmapOptions) =>
       changeBitmap(image, name, actions, options),
     );
@@ -131,7 +137,7 @@ function sourceOf(name: string, options: BitmapOptions): string | BitmapContents
     onlyTables: true,
   });
   try {
-    chain.warnings.forEach(printMessage);
+    chain.warnings.forEach(printNote);
     const [top] = chain.layers;
     if (top === undefined) throw new RangeError("a chain has at least one image");
     return readBitmap(top.layout, new LocalFile(top.file), name);

@@ -1,11 +1,17 @@
 /** `tsimgfs check`: whether an image is intact, with the fields and exit codes of qemu-img check. */
 
-import { type Command, Option } from "commander";
 import { type CheckOutcome, checkImage } from "../../block/check-image.ts";
 import { printable } from "../../errors.ts";
 import { REPAIR_MODES, type RepairMode } from "../../formats/check-result.ts";
 import type { FormatName } from "../../formats/driver.ts";
-import { forceShareOption, formatOption, type Output, oneOf, outputOption } from "../options.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
+import {
+  choiceOption,
+  forceShareOption,
+  formatOption,
+  type Output,
+  outputOption,
+} from "../options.ts";
 import { print, printMessage } from "../print.ts";
 
 /** Exit codes, as qemu-img check has them; errors that stop a check exit with 1. */
@@ -19,7 +25,7 @@ interface CheckCommandOptions {
   readonly quiet?: boolean;
 }
 
-export function defineCheck(command: Command): void {
+export function defineCheck(command: DocumentedCommand): void {
   command
     .description(
       "Check that a qcow2 or QED image is intact, as qemu-img check does, and repair it.",
@@ -28,23 +34,25 @@ export function defineCheck(command: Command): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(outputOption())
     .addOption(
-      new Option(
+      choiceOption(
         "-r, --repair <what>",
-        "leaks: give back space that nothing uses; all: everything that can be repaired",
-      ).argParser(oneOf<RepairMode>("--repair", REPAIR_MODES)),
+        REPAIR_MODES,
+        () => "leaks: give back space that nothing uses; all: everything that can be repaired",
+      ),
     )
     .addOption(forceShareOption())
     .option("-q, --quiet", "print nothing but errors; the exit status tells")
-    .addHelpText(
-      "after",
-      "\nExit status:\n" +
-        "  0   no errors (after a repair: none any more)\n" +
-        "  1   the check could not be completed\n" +
-        "  2   errors were found\n" +
-        "  3   only leaked clusters were found\n" +
-        "  63  images of this format cannot be checked\n" +
-        "\nExample:\n  tsimgfs check -r leaks vm.qcow2",
-    )
+    .document({
+      exitStatus: [
+        [0, "no errors (after a repair: none any more)"],
+        [1, "the check could not be completed"],
+        [2, "errors were found"],
+        [3, "only leaked clusters were found"],
+        [63, "images of this format cannot be checked"],
+      ],
+      examples: [["Give back leaked clusters", "tsimgfs check -r leaks vm.qcow2"]],
+      seeAlso: ["info", "map", "qemu-img(1)"],
+    })
     .action(check);
 }
 

@@ -1,6 +1,5 @@
 /** `tsimgfs commit`: copy what an image has above its backing file into that file. */
 
-import type { Command } from "commander";
 import { attachDisk } from "../../block/attach-disk.ts";
 import { CommitJob } from "../../block/commit-job.ts";
 import { RateLimit } from "../../block/copy-rate.ts";
@@ -12,10 +11,11 @@ import type { WritePolicy } from "../../block/write-policy.ts";
 import { printable } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type LongWork, type LongWorkDisplay, runLongWork } from "../long-work.ts";
 import { PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, formatOption, rateOption } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { backingPolicyOption, formatOption, progressOption, rateOption } from "../options.ts";
+import { print, printMessage, printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { hearStopSignals, type StopSignal, signalStatus } from "../stop-signals.ts";
@@ -36,7 +36,7 @@ const BASE_POLICY: WritePolicy = { ...PLAIN_WRITING, detectZeroes: "unmap", grow
 /** A step of emptying covers this many bytes of the disk at the most. */
 const EMPTY_STEP = 1024 * 1024 * 1024;
 
-export function defineCommit(command: Command): void {
+export function defineCommit(command: DocumentedCommand): void {
   command
     .description(
       "Copy what an image has above its backing file into that file, and empty the image. If it is stopped, the same command does the rest; the image shows the same at every moment.",
@@ -45,17 +45,18 @@ export function defineCommit(command: Command): void {
     .addOption(formatOption("-f, --format <name>"))
     .option("-b, --base <file>", "an image further below to copy into; implies -d")
     .option("-d, --drop", "leave the image as it is: it will be removed")
-    .option("-p, --progress", "show a progress bar on a terminal")
+    .addOption(progressOption())
     .option("-q, --quiet", "say nothing if all goes well")
     .option("-r, --rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText(
-      "after",
-      "\nOther images on top of the same backing file, and those between, are of no use any more.\n" +
-        "QED images are not emptied.\n" +
-        "\nExample:\n  tsimgfs commit -p vm.qcow2",
-    )
+    .document({
+      notes: [
+        "Other images on top of the same backing file, and those between, are of no use any more. QED images are not emptied.",
+      ],
+      examples: [["Copy it all into the backing file", "tsimgfs commit -p vm.qcow2"]],
+      seeAlso: ["rebase", "stream", "qemu-img(1)"],
+    })
     .action(commit);
 }
 
@@ -73,7 +74,7 @@ async function commit(image: string, options: CommitOptions): Promise<void> {
   });
   forgetSecrets();
   try {
-    chain.warnings.forEach(printMessage);
+    chain.warnings.forEach(printNote);
     const signal = await new CommitRun(image, chain, options).run();
     if (signal !== undefined) process.exitCode = signalStatus(signal);
     else if (options.quiet !== true) print("Image committed.\n");

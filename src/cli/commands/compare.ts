@@ -1,18 +1,19 @@
 /** `tsimgfs compare`: whether two disks are equal, with the messages and exit codes of qemu-img compare. */
 
-import { type Command, Option } from "commander";
 import { DiskComparison } from "../../block/convert/disk-comparison.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { TsimgfsError } from "../../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
 import {
   backingPolicyOption,
   cacheOption,
+  choiceOption,
   forceShareOption,
   formatOption,
-  oneOf,
+  progressOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
@@ -31,33 +32,36 @@ interface CompareOptions extends SecretOptions {
   readonly backingPolicy?: BackingPolicy;
 }
 
-export function defineCompare(command: Command): void {
+export function defineCompare(command: DocumentedCommand): void {
   command
     .description("Compare the disks of two images, as qemu-img compare does.")
-    .argument("<first>")
-    .argument("<second>")
+    .argument("<first>", "an image")
+    .argument("<second>", "the other one")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(
-      new Option("-F, --second-format <name>", "format of the second image").argParser(
-        oneOf<FormatName>("-F", FORMAT_NAMES),
+      choiceOption(
+        "-F, --second-format <name>",
+        FORMAT_NAMES,
+        (names) => `of the second: ${names}`,
       ),
     )
     .option("-s, --strict", "their sizes, and what is allocated, must be equal too")
-    .option("-p, --progress", "show a progress bar on a terminal")
+    .addOption(progressOption())
     .option("-q, --quiet", "print nothing but errors; the exit status tells")
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText(
-      "after",
-      "\nExit status:\n" +
-        "  0   they are equal; where one is longer, it has zeros there\n" +
-        "  1   they are not\n" +
-        "  2   an image cannot be opened\n" +
-        "  4   an image cannot be read\n" +
-        "\nExample:\n  tsimgfs compare vm.raw vm.qcow2",
-    )
+    .document({
+      exitStatus: [
+        [0, "they are equal; where one is longer, it has zeros there"],
+        [1, "they are not"],
+        [2, "an image cannot be opened"],
+        [4, "an image cannot be read"],
+      ],
+      examples: [["Is the copy the same disk?", "tsimgfs compare vm.raw vm.qcow2"]],
+      seeAlso: ["convert", "map", "qemu-img(1)"],
+    })
     .action(compare);
 }
 

@@ -1,6 +1,6 @@
 /** `tsimgfs convert`: copy disks into an image, of any format, with the options of qemu-img convert. */
 
-import { type Command, Option } from "commander";
+import { Option } from "commander";
 import { createCopyCursor } from "../../block/convert/copy-cursor.ts";
 import type { SharedCopy } from "../../block/convert/disk-copier.ts";
 import { type CreateRequest, type PlannedImage, planImage } from "../../block/create-image.ts";
@@ -17,20 +17,23 @@ import {
   optionsHelp,
 } from "../create-options.ts";
 import { requestedFormat } from "../create-request.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
 import { asksForHelp } from "../option-list.ts";
 import {
   backingPolicyOption,
   cacheOption,
+  choiceOption,
+  collect,
   forceShareOption,
   formatOption,
   numberOption,
-  oneOf,
+  progressOption,
   rateOption,
   sizeOption,
 } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { print, printMessage, printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { hearStopSignals, type StopSignal, signalStatus } from "../stop-signals.ts";
@@ -63,7 +66,7 @@ const SECTOR_SIZE = 512;
 const PARALLEL_MAX = 16;
 const PARALLEL_DEFAULT = 8;
 
-export function defineConvert(command: Command): void {
+export function defineConvert(command: DocumentedCommand): void {
   command
     .description(
       "Copy a disk (or several, one behind the other) into an image, as qemu-img convert does.",
@@ -72,19 +75,19 @@ export function defineConvert(command: Command): void {
     .usage("[options] <image>... <target>")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(
-      new Option("-O, --output-format <name>", "format of the target: raw, qcow2 or qed")
-        .default("raw")
-        .argParser(oneOf<CreateFormat>("-O", CREATE_FORMATS)),
+      choiceOption(
+        "-O, --output-format <name>",
+        CREATE_FORMATS,
+        (names) => `of the target: ${names}`,
+      ).default("raw"),
     )
-    .option(
-      "-o, --options <list>",
-      "NAME=VALUE,...: options of the target's format; -o help lists them",
-      (value: string, all: readonly string[] = []) => [...all, value],
-    )
+    .option("-o, --options <list>", "NAME=VALUE,...: of the target; -o help lists them", collect)
     .option("-B, --backing <file>", "backing file of the target, which has what the image's has")
     .addOption(
-      new Option("-F, --backing-format <name>", "what the backing file is").argParser(
-        oneOf<FormatName>("-F", FORMAT_NAMES),
+      choiceOption(
+        "-F, --backing-format <name>",
+        FORMAT_NAMES,
+        (names) => `what the backing file is: ${names}`,
       ),
     )
     .option("-c, --compress", "compress the target's clusters (qcow2)")
@@ -104,14 +107,24 @@ export function defineConvert(command: Command): void {
     )
     .option("-W, --out-of-order", "taken as qemu-img takes it; threads write in any order")
     .option("-r, --rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("-r"))
-    .option("-p, --progress", "show a progress bar on a terminal")
+    .addOption(progressOption())
     .option("-q, --quiet", "print nothing but errors")
     .addOption(cacheOption("-t, --cache <mode>", "target"))
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs convert -p -c -O qcow2 vm.raw vm.qcow2")
+    .document({
+      details: [
+        "If it fails or is stopped, a target that is new is removed. One that was there before stays, and is not complete.",
+        ...CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
+      ],
+      examples: [
+        ["Compressed", "tsimgfs convert -p -c -O qcow2 vm.raw vm.qcow2"],
+        ["Out of a snapshot", "tsimgfs convert -l before-upgrade -O raw vm.qcow2 old.raw"],
+      ],
+      seeAlso: ["create", "measure", "dd", "compare", "qemu-img(1)"],
+    })
     .action(convert);
 }
 
@@ -213,13 +226,13 @@ class Conversion {
     if (!create) {
       refuseSources([this.#targetPath], chains);
       const target = ConvertTarget.open(this.#targetPath, options);
-      target.chain.warnings.forEach(printMessage);
+      target.chain.warnings.forEach(printNote);
       return target;
     }
     const plan = this.#plan();
     const { path, dataFilePath } = plan;
     refuseSources(dataFilePath === undefined ? [path] : [path, dataFilePath], chains);
-    if (this.#options.quiet !== true) plan.warnings.forEach(printMessage);
+    if (this.#options.quiet !== true) plan.warnings.forEach(printNote);
     return ConvertTarget.create(plan, options);
   }
 

@@ -1,6 +1,5 @@
 /** `tsimgfs create`: a new image, with the options of qemu-img create. */
 
-import { type Command, Option } from "commander";
 import { type CreateRequest, createImage, planImage } from "../../block/create-image.ts";
 import { parseSize } from "../../block/parse-size.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
@@ -13,9 +12,10 @@ import {
   optionsHelp,
 } from "../create-options.ts";
 import { formattingLine, requestedFormat } from "../create-request.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { asksForHelp } from "../option-list.ts";
-import { backingPolicyOption, oneOf } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { backingPolicyOption, choiceOption, collect } from "../options.ts";
+import { print, printNote } from "../print.ts";
 import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 
 interface CreateCommandOptions extends SecretOptions {
@@ -28,40 +28,40 @@ interface CreateCommandOptions extends SecretOptions {
   readonly quiet?: boolean;
 }
 
-export function defineCreate(command: Command): void {
+export function defineCreate(command: DocumentedCommand): void {
   command
     .description("Make a new image, as qemu-img create does. What is at IMAGE is overwritten.")
     .usage("[options] <image> [size]")
     .argument("[image]")
     .argument("[size]", "bytes, or with a suffix k, M, G, T, P; default: as the backing file")
-    .addOption(
-      new Option("-f, --format <name>", "raw, qcow2 or qed")
-        .default("raw")
-        .argParser(oneOf<CreateFormat>("--format", CREATE_FORMATS)),
-    )
+    .addOption(choiceOption("-f, --format <name>", CREATE_FORMATS, (names) => names).default("raw"))
     .option(
       "-b, --backing <file>",
       "the backing file; relative names start at the image's directory",
     )
     .addOption(
-      new Option(
+      choiceOption(
         "-F, --backing-format <name>",
-        "what the backing file is: raw, qcow2 or qed",
-      ).argParser(oneOf<FormatName>("--backing-format", FORMAT_NAMES)),
+        FORMAT_NAMES,
+        (names) => `what the backing file is: ${names}`,
+      ),
     )
     .option("-u, --backing-unsafe", "do not open the backing file, which need not exist")
     .addOption(backingPolicyOption())
-    .option(
-      "-o, --options <list>",
-      "NAME=VALUE,...: options of the format; -o help lists them",
-      (value: string, all: readonly string[] = []) => [...all, value],
-    )
+    .option("-o, --options <list>", "NAME=VALUE,...: of the format; -o help lists them", collect)
     .addOption(secretOption())
     .option("-q, --quiet", "print nothing")
-    .addHelpText(
-      "after",
-      "\nExample:\n  tsimgfs create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
-    )
+    .document({
+      details: CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
+      examples: [
+        ["A new disk", "tsimgfs create -f qcow2 new.qcow2 20G"],
+        [
+          "One that starts as another",
+          "tsimgfs create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
+        ],
+      ],
+      seeAlso: ["convert", "measure", "amend", "qemu-img(1)"],
+    })
     .action(create);
 }
 
@@ -84,7 +84,7 @@ function create(
     format: requestedFormat(path, options.format, list, secretsOf(options)),
   };
   const plan = planImage(request);
-  plan.warnings.forEach(printMessage);
+  plan.warnings.forEach(printNote);
   if (options.quiet !== true) print(`${formattingLine(plan, request, list)}\n`);
   createImage(plan);
 }

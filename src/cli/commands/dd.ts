@@ -1,6 +1,5 @@
 /** `tsimgfs dd`: copy a part of a disk into a new image, with the operands of qemu-img dd. */
 
-import { type Command, Option } from "commander";
 import { createCopyCursor } from "../../block/convert/copy-cursor.ts";
 import { planImage } from "../../block/create-image.ts";
 import { parseSize } from "../../block/parse-size.ts";
@@ -11,9 +10,10 @@ import { ConvertTarget, refuseSources } from "../convert-target.ts";
 import { CopyWork, copyThreads } from "../copy-work.ts";
 import { CREATE_FORMATS, type CreateFormat, CreateOptions } from "../create-options.ts";
 import { requestedFormat } from "../create-request.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
-import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
+import { backingPolicyOption, choiceOption, forceShareOption, formatOption } from "../options.ts";
 import { printMessage } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
@@ -35,24 +35,29 @@ const BLOCK_SIZE_MAX = 2 ** 31 - 1;
 const SPARSE_SIZE = 4096;
 const THREADS = 8;
 
-export function defineDd(command: Command): void {
+export function defineDd(command: DocumentedCommand): void {
   command
     .description("Copy a part of a disk into a new image, as qemu-img dd does.")
-    .usage("[options] if=<image> of=<target> [bs=<size>] [count=<blocks>] [skip=<blocks>]")
+    .usage("[options] if=<image> of=<target> [bs=] [count=] [skip=]")
     .argument(
       "<operands...>",
       "count: where to end, in blocks from the start; skip: where to start",
     )
     .addOption(formatOption("-f, --format <name>"))
     .addOption(
-      new Option("-O, --output-format <name>", "format of the target: raw, qcow2 or qed")
-        .default("raw")
-        .argParser(oneOf<CreateFormat>("-O", CREATE_FORMATS)),
+      choiceOption(
+        "-O, --output-format <name>",
+        CREATE_FORMATS,
+        (names) => `of the target: ${names}`,
+      ).default("raw"),
     )
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs dd if=vm.qcow2 of=boot.raw bs=1M count=1")
+    .document({
+      examples: [["The first MiB of a disk", "tsimgfs dd if=vm.qcow2 of=boot.raw bs=1M count=1"]],
+      seeAlso: ["convert", "io", "qemu-img(1)"],
+    })
     .action(copyPart);
 }
 

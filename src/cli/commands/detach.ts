@@ -2,20 +2,26 @@
 
 import fs from "node:fs";
 import { basename } from "node:path";
-import type { Command } from "commander";
 import { UsageError } from "../../errors.ts";
 import { Attachment } from "../attach/attachment.ts";
 import { listLoopDevices } from "../attach/loop-devices.ts";
 import { requireRoot } from "../attach/require-root.ts";
-import { printMessage } from "../print.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
+import { printNote } from "../print.ts";
 
-export function defineDetach(command: Command): void {
+export function defineDetach(command: DocumentedCommand): void {
   command
     .description(
       "Unmount the file systems on an attached image, remove its loop devices, and close it. Returns when all of that is done; what is attached no more is no failure. Needs root.",
     )
     .argument("<device-or-image>", "a loop device or the image, as attach was told it")
-    .addHelpText("after", "\nExample:\n  tsimgfs detach vm.qcow2\n  tsimgfs detach /dev/loop0")
+    .document({
+      examples: [
+        ["Detach an image", "tsimgfs detach vm.qcow2"],
+        ["Detach what a device is of", "tsimgfs detach /dev/loop0"],
+      ],
+      seeAlso: ["attach", "losetup(8)"],
+    })
     .action(detach);
 }
 
@@ -25,12 +31,12 @@ async function detach(subject: string): Promise<void> {
     ? attachmentOfDevice(subject)
     : Attachment.ofImage(subject);
   if (attachment === undefined) {
-    printMessage(`${subject}: is not attached`);
+    printNote(`${subject}: is not attached`);
     return;
   }
   const isAttached = attachment.isMounted || attachment.loopDevices().length > 0;
   await attachment.takeDown();
-  if (!isAttached) printMessage(`${subject}: is not attached`);
+  if (!isAttached) printNote(`${subject}: is not attached`);
 }
 
 /** undefined: the device has no file, and so nothing is attached to it. */

@@ -1,10 +1,10 @@
 /** `tsimgfs info`: what an image is, in the fields and the form of qemu-img info. */
 
-import type { Command } from "commander";
 import { describeChain, describeImage, type ImageDescription } from "../../block/describe-image.ts";
 import { jsonSnapshot } from "../../block/snapshot-json.ts";
 import { printable } from "../../errors.ts";
 import type { FormatName, JsonValue } from "../../formats/driver.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { fieldLines } from "../field-lines.ts";
 import { forceShareOption, formatOption, type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
@@ -18,7 +18,7 @@ interface InfoOptions {
   readonly forceShare?: boolean;
 }
 
-export function defineInfo(command: Command): void {
+export function defineInfo(command: DocumentedCommand): void {
   command
     .description(
       "Show an image's format, sizes, backing file and snapshots, as qemu-img info does.",
@@ -28,7 +28,13 @@ export function defineInfo(command: Command): void {
     .addOption(formatOption("-f, --format <name>"))
     .option("--backing-chain", "show the backing files too")
     .addOption(forceShareOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs info --output json --backing-chain overlay.qcow2")
+    .document({
+      examples: [
+        ["An image and its backing files", "tsimgfs info --backing-chain overlay.qcow2"],
+        ["The same for a program", "tsimgfs info --output json --backing-chain overlay.qcow2"],
+      ],
+      seeAlso: ["map", "stats", "check", "qemu-img(1)"],
+    })
     .action(showInfo);
 }
 

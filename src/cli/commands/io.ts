@@ -1,16 +1,29 @@
 /** `tsimgfs io`: read and write a disk by hand, with the commands of qemu-io. */
 
 import { setImmediate as pause } from "node:timers/promises";
-import { type Command, Option } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
-import { DETECT_ZEROES, type DetectZeroes, type Discard } from "../../block/write-policy.ts";
+import {
+  DETECT_ZEROES,
+  type DetectZeroes,
+  DISCARD,
+  type Discard,
+} from "../../block/write-policy.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import type { IoContext } from "../io/command.ts";
 import { runPrompt } from "../io/prompt.ts";
 import { IoSession } from "../io/session.ts";
 import { openOffline } from "../offline-disk.ts";
-import { backingPolicyOption, forceShareOption, formatOption, oneOf } from "../options.ts";
+import {
+  backingPolicyOption,
+  choiceOption,
+  collect,
+  detectZeroesHelp,
+  discardHelp,
+  forceShareOption,
+  formatOption,
+} from "../options.ts";
 import { printMessage } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { STOP_SIGNALS, signalStatus } from "../stop-signals.ts";
@@ -32,7 +45,7 @@ const DISCARD_MODES: Readonly<Record<string, Discard>> = {
   ...{ unmap: "unmap", on: "unmap" },
 };
 
-export function defineIo(command: Command): void {
+export function defineIo(command: DocumentedCommand): void {
   command
     .description(
       "Read and write a disk by hand: the commands of qemu-io, from -c, a pipe or the keyboard.",
@@ -41,16 +54,13 @@ export function defineIo(command: Command): void {
     .option(
       "-c, --cmd <command>",
       "do this command, such as 'read -P 0 0 64k'; 'help' lists them; may be repeated",
-      (value: string, all: readonly string[] = []) => [...all, value],
+      collect,
     )
     .addOption(formatOption("-f, --format <name>"))
     .option("-r, --read-only", "commands that change the disk fail")
     .option("-C, --copy-on-read", "store in the image what is read from a backing file")
     .addOption(
-      new Option(
-        "-d, --discard <mode>",
-        "unmap or ignore: whether space that is not needed goes back to the host",
-      )
+      choiceOption("-d, --discard <mode>", DISCARD, discardHelp)
         .default("unmap")
         .argParser((text) => {
           const mode = DISCARD_MODES[text];
@@ -59,20 +69,20 @@ export function defineIo(command: Command): void {
         }),
     )
     .addOption(
-      new Option(
-        "--detect-zeroes <mode>",
-        "off, on or unmap: whether zeros that are written become zero clusters",
-      )
-        .default("off")
-        .argParser(oneOf("--detect-zeroes", DETECT_ZEROES)),
+      choiceOption("--detect-zeroes <mode>", DETECT_ZEROES, detectZeroesHelp).default("off"),
     )
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .addOption(secretOption())
-    .addHelpText(
-      "after",
-      "\nExample:\n  tsimgfs io -c 'write -P 0x41 0 64k' -c 'read -v 0 32' -c map vm.qcow2",
-    )
+    .document({
+      examples: [
+        [
+          "Write, read back, and look where it is",
+          "tsimgfs io -c 'write -P 0x41 0 64k' -c 'read -v 0 32' -c map vm.qcow2",
+        ],
+      ],
+      seeAlso: ["dd", "map", "qemu-io(1)"],
+    })
     .action(runIo);
 }
 

@@ -1,17 +1,20 @@
 /** `tsimgfs list`: the mounts that there are. */
 
-import type { Command } from "commander";
 import { listMounts } from "../../daemon/mounts.ts";
 import { printable } from "../../errors.ts";
 import { alignColumns } from "../align-columns.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
 
-export function defineList(command: Command): void {
+export function defineList(command: DocumentedCommand): void {
   command
     .description("Show the active mounts, from the kernel's mount table.")
     .addOption(outputOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs list --output json")
+    .document({
+      examples: [["The mounts, for a program", "tsimgfs list --output json"]],
+      seeAlso: ["mount", "umount", "top"],
+    })
     .action(list);
 }
 

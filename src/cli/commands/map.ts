@@ -1,7 +1,6 @@
 /** `tsimgfs map`: where the bytes of a disk are, in the fields and the form of qemu-img map, or as a picture. */
 
 import fs from "node:fs";
-import type { Command } from "commander";
 import { attachChain } from "../../block/attach-disk.ts";
 import type { BackingChain } from "../../block/backing-chain.ts";
 import { BlockStatus, BlockStatusWalker } from "../../block/block-status.ts";
@@ -11,6 +10,7 @@ import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { hex, printable, UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import { type FormatName, NO_OFFSET } from "../../formats/driver.ts";
+import { type DocumentedCommand, DocumentedOption } from "../documented-command.ts";
 import {
   backingPolicyOption,
   forceShareOption,
@@ -20,7 +20,7 @@ import {
   sizeOption,
 } from "../options.ts";
 import { type PictureOutput, pictureOutput } from "../picture/output.ts";
-import { print, printMessage } from "../print.ts";
+import { print, printNote } from "../print.ts";
 
 interface MapOptions {
   readonly format?: FormatName;
@@ -34,7 +34,7 @@ interface MapOptions {
   readonly dark?: boolean;
 }
 
-export function defineMap(command: Command): void {
+export function defineMap(command: DocumentedCommand): void {
   command
     .description(
       "Show which parts of a disk are data, zeros or unallocated, and in which file, as qemu-img map does.",
@@ -47,27 +47,30 @@ export function defineMap(command: Command): void {
     .option("-l, --max-length <bytes>", "show no more than this", sizeOption("--max-length"))
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
-    .option(
-      "--picture [file]",
-      "draw the disk and the image file as maps of cells: into a file named .svg or .png (which is replaced), as SVG to standard output for -, else for the terminal",
+    .addOption(
+      new DocumentedOption(
+        "--picture [file]",
+        "draw a map into a file named .svg or .png, or on the terminal",
+      ).inManual(
+        "Draw the disk and the image file as maps of cells: into a file named .svg or .png (which is replaced), as SVG to standard output for -, else for the terminal.",
+      ),
     )
-    .option("--dark", "draw the picture on dark ground (default: light; SVG: as its reader has it)")
-    .addHelpText(
-      "after",
-      "\nPictures have a colour for each use: data, compressed, zero, from a backing file, unallocated, hole,\n" +
-        "metadata, snapshots only, leaked, free. A cell with several uses is divided by their bytes; on a\n" +
-        "terminal it shows what an eighth of it or more is stored for, else the use of most of it. Where data is\n" +
-        "not in the order of the disk in the file, there are marks under cells (on a terminal: a darker colour).\n" +
-        "Where standard output is no terminal, or NO_COLOR is set, a letter stands for each cell.\n" +
-        "\nExamples:\n" +
-        "  tsimgfs map --output json vm.qcow2\n" +
-        "  tsimgfs map --picture vm.qcow2\n" +
-        "  tsimgfs map --picture vm.svg vm.qcow2",
-    )
+    .option("--dark", "draw it on dark ground (default: light; SVG: as its reader has it)")
+    .document({
+      notes: [
+        "Pictures have a colour for each use: data, compressed, zero, from a backing file, unallocated, hole, metadata, snapshots only, leaked, free. A cell with several uses is divided by their bytes; on a terminal it shows what an eighth of it or more is stored for, else the use of most of it. Where data is not in the order of the disk in the file, there are marks under cells (on a terminal: a darker colour). Where standard output is no terminal, or NO_COLOR is set, a letter stands for each cell.",
+      ],
+      examples: [
+        ["The extents, for a program", "tsimgfs map --output json vm.qcow2"],
+        ["A picture on the terminal", "tsimgfs map --picture vm.qcow2"],
+        ["A picture in a file", "tsimgfs map --picture vm.svg vm.qcow2"],
+      ],
+      seeAlso: ["stats", "info", "qemu-img(1)"],
+    })
     .action(runMap);
 }
 
-function runMap(argument: string | undefined, given: MapOptions, command: Command): void {
+function runMap(argument: string | undefined, given: MapOptions, command: DocumentedCommand): void {
   // `--picture IMAGE` without a file: what looks like the option's value is the image.
   const isImage = argument === undefined && typeof given.picture === "string";
   const image = isImage && !/^-$|\.(svg|png)$/i.test(given.picture) ? given.picture : argument;
@@ -100,7 +103,7 @@ function drawPicture(image: string, options: MapOptions): void {
   const drawing = pictureOutput(picture === true ? undefined : picture, theme);
   const opened = open(image, options);
   try {
-    for (const warning of opened.warnings) printMessage(warning);
+    for (const warning of opened.warnings) printNote(warning);
     requireOtherFile(drawing, opened);
     const chain = attachChain(opened.layers, { clusterCache: new ClusterCache() });
     drawing.write(readPictureMap(chain, drawing.cellsMax));
@@ -129,7 +132,7 @@ function requireOtherFile({ path }: PictureOutput, { layers }: OpenChain): void 
 function showMap(image: string, options: MapOptions): void {
   const opened = open(image, options);
   try {
-    for (const warning of opened.warnings) printMessage(warning);
+    for (const warning of opened.warnings) printNote(warning);
     const chain = attachChain(opened.layers, { clusterCache: new ClusterCache() });
     const end = Math.min(
       chain.virtualSize,

@@ -1,6 +1,6 @@
 /** `tsimgfs measure`: how large an image will be, in the numbers and the form of qemu-img measure. */
 
-import { type Command, Option } from "commander";
+import { Option } from "commander";
 import { copiedClusters } from "../../block/convert/measure-disk.ts";
 import type { CreateRequest } from "../../block/create-image.ts";
 import type { Disk } from "../../block/disk.ts";
@@ -21,14 +21,16 @@ import {
   optionsHelp,
 } from "../create-options.ts";
 import { requestedFormat } from "../create-request.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { openOffline } from "../offline-disk.ts";
 import { asksForHelp } from "../option-list.ts";
 import {
   backingPolicyOption,
+  choiceOption,
+  collect,
   forceShareOption,
   formatOption,
   type Output,
-  oneOf,
   outputOption,
 } from "../options.ts";
 import { print } from "../print.ts";
@@ -62,7 +64,7 @@ interface Source {
   readonly bitmaps: readonly MeasuredBitmap[] | undefined;
 }
 
-export function defineMeasure(command: Command): void {
+export function defineMeasure(command: DocumentedCommand): void {
   command
     .description("Say how large a new image will be, as qemu-img measure does.")
     .usage("[options] (--size <size> | <image>)")
@@ -76,21 +78,25 @@ export function defineMeasure(command: Command): void {
     )
     .addOption(formatOption("-f, --format <name>"))
     .addOption(
-      new Option("-O, --output-format <name>", "format of the new image: raw or qcow2")
-        .default("raw")
-        .argParser(oneOf<CreateFormat>("-O", CREATE_FORMATS)),
+      choiceOption(
+        "-O, --output-format <name>",
+        CREATE_FORMATS,
+        (names) => `of the new: ${names}`,
+      ).default("raw"),
     )
-    .option(
-      "-o, --options <list>",
-      "NAME=VALUE,...: options of the new image; -o help lists them",
-      (value: string, all: readonly string[] = []) => [...all, value],
-    )
+    .option("-o, --options <list>", "NAME=VALUE,...: of the new image; -o help lists them", collect)
     .option("-l, --snapshot <name>", "measure an internal snapshot, by ID or name")
     .addOption(outputOption())
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs measure -O qcow2 vm.raw")
+    .document({
+      examples: [
+        ["Of a conversion", "tsimgfs measure -O qcow2 vm.raw"],
+        ["Of a new disk", "tsimgfs measure -O qcow2 -o cluster_size=2M --size 1T"],
+      ],
+      seeAlso: ["convert", "create", "qemu-img(1)"],
+    })
     .action(measure);
 }
 

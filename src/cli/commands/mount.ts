@@ -1,6 +1,5 @@
 /** `tsimgfs mount`: show images as flat raw devices. */
 
-import { type Command, Option } from "commander";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import {
   BITMAP_POLICIES,
@@ -13,19 +12,23 @@ import {
 } from "../../block/write-policy.ts";
 import type { DaemonConfig } from "../../daemon/config.ts";
 import { createStartMemory, IO_THREADS_MAX, startIoThread } from "../../daemon/io-thread-start.ts";
-import type { PendingDaemon } from "../../daemon/launch.ts";
+import { PendingDaemon } from "../../daemon/launch.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { parseMountOptions } from "../../fuse/mount-options.ts";
+import { type DocumentedCommand, DocumentedOption } from "../documented-command.ts";
 import {
   backingPolicyOption,
+  choiceOption,
+  collect,
+  detectZeroesHelp,
+  discardHelp,
   forceShareOption,
   formatOption,
   numberOption,
-  oneOf,
   rateOption,
 } from "../options.ts";
-import { printMessage } from "../print.ts";
+import { printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 
 const THREADS_DEFAULT = 4;
@@ -48,25 +51,27 @@ interface MountCommandOptions extends SecretOptions {
   readonly logFile?: string;
 }
 
-/** @param daemon a process that was started already, to lose no time */
-export function defineMount(command: Command, daemon: PendingDaemon): void {
+/** @param pending a process that was started already, to lose no time */
+export function defineMount(command: DocumentedCommand, pending: PendingDaemon | undefined): void {
   command
     .description(
       "Show disk images as flat raw devices: NAME.raw, NAME.stats.json, NAME.partitions/ and NAME.snapshots/ in MOUNTPOINT, or one image as MOUNTPOINT itself if that is a file. Returns when the devices can be used.",
     )
     .usage("[options] <image...> <mountpoint>")
     .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
-    .option("-r, --read-only", "read only: the images may be in use by other readers")
-    .option(
-      "--snapshot <name>",
-      "show the disks as they were at this internal snapshot, read-only; its ID does, too",
-    )
+    .option("-r, --read-only", "the images may be in use by other readers")
+    .option("--snapshot <name>", "the disks as this internal snapshot has them; read-only")
     .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts")
     .addOption(formatOption("--format <name>"))
-    .option(
-      "-o, --options <list>",
-      "ro, rw, allow_other, uid=, gid=, umask=, fsname=, nonempty, max_read=, read_ahead_kb=",
-      (value: string, all: readonly string[] = []) => [...all, value],
+    .addOption(
+      new DocumentedOption(
+        "-o, --options <list>",
+        "ro, rw, allow_other, uid=, gid=, umask=, fsname=, nonempty, max_read=, read_ahead_kb=",
+      )
+        .argParser(collect)
+        .inManual(
+          "Options separated by commas, as mount(8) has them. ro, rw: how the images are opened. allow_other: other users may use the mount (an ordinary user needs user_allow_other in /etc/fuse.conf). uid=, gid=, umask=: owner and permissions of the devices. fsname=: the source in the mount table. nonempty: the directory need not be empty. max_read=: the largest request to read, bytes. read_ahead_kb=: read-ahead, KiB (root only).",
+        ),
     )
     .option(
       "--threads <n>",
@@ -74,50 +79,50 @@ export function defineMount(command: Command, daemon: PendingDaemon): void {
       numberOption("--threads", 1, IO_THREADS_MAX),
       THREADS_DEFAULT,
     )
-    .option(
-      "--no-copy-on-read",
-      "leave what is read from a backing file there; default: it is stored in the image",
-    )
+    .option("--no-copy-on-read", "do not store what is read from a backing file")
     .addOption(
-      new Option(
-        "--detect-zeroes <mode>",
-        "off, on or unmap: whether zeros that are written become zero clusters",
-      )
-        .default("on")
-        .argParser(oneOf("--detect-zeroes", DETECT_ZEROES)),
+      choiceOption("--detect-zeroes <mode>", DETECT_ZEROES, detectZeroesHelp).default("on"),
     )
+    .addOption(choiceOption("--discard <mode>", DISCARD, discardHelp).default("unmap"))
     .addOption(
-      new Option(
-        "--discard <mode>",
-        "unmap or ignore: whether space that is not needed goes back to the host",
-      )
-        .default("unmap")
-        .argParser(oneOf("--discard", DISCARD)),
-    )
-    .addOption(
-      new Option(
+      choiceOption(
         "--bitmaps <mode>",
-        "track or refuse: persistent dirty bitmaps are kept up, or images that have some are not mounted for writing",
+        BITMAP_POLICIES,
+        () => "track persistent dirty bitmaps, or refuse to write",
       )
         .default("track")
-        .argParser(oneOf("--bitmaps", BITMAP_POLICIES)),
+        .inManual(
+          "track: persistent dirty bitmaps are kept up. refuse: images that have some are not mounted for writing.",
+        ),
     )
-    .option("--growable", "let truncate, and writes past the end, change the size of the disks")
-    .option(
-      "--stream [rate]",
-      "copy in the background what images lack from their backing files, until they do without them; --stream=20M: no more than that a second",
-      streamOption,
+    .option("--growable", "truncate, and writes past the end, change the size of the disks")
+    .addOption(
+      new DocumentedOption(
+        "--stream [rate]",
+        "copy in the background what images lack; --stream=20M a second",
+      )
+        .argParser(streamOption)
+        .inManual(
+          "Copy in the background what images lack from their backing files, until they do without them; --stream=20M: no more than that a second.",
+        ),
     )
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .addOption(secretOption())
     .option("--log-file <file>", "append the daemon's messages to this file")
-    .addHelpText(
-      "after",
-      "\nExample:\n  tsimgfs mount vm.qcow2 /mnt/images && cp --sparse=always /mnt/images/vm.raw copy.raw",
-    )
+    .document({
+      details: [
+        "A device is read and written with any tool: dd, cp, cmp, losetup, mkfs, fsck, debugfs. Its size is fixed, unless --growable is given. When a write has returned, it is in the image; when fsync has returned, it is on the disk.",
+        "Extended attributes named user.tsimgfs.* of a device tell what it is, and take commands: stream, resize, snapshot.create, snapshot.apply, snapshot.delete.",
+      ],
+      examples: [
+        ["Show an image", "tsimgfs mount vm.qcow2 /mnt/images"],
+        ["Several, only to read", "tsimgfs mount -r web.qcow2 db.qed /mnt/images"],
+      ],
+      seeAlso: ["umount", "list", "attach", "stream", "fusermount3(1)", "fuse(4)"],
+    })
     .action((paths: readonly string[], options: MountCommandOptions) =>
-      mount(paths, options, daemon),
+      mount(paths, options, pending ?? new PendingDaemon()),
     );
 }
 
@@ -188,14 +193,12 @@ async function mount(
     const { runDaemon } = await import("../../daemon/run.ts");
     const start = createStartMemory();
     const worker = startIoThread({ thread: 0, start });
-    await runDaemon(config, secrets, { worker, start }, (warnings) =>
-      warnings.forEach(printMessage),
-    );
+    await runDaemon(config, secrets, { worker, start }, (warnings) => warnings.forEach(printNote));
     return;
   }
   const warnings = await daemon.launch(config, secrets);
   forgetSecrets();
-  warnings.forEach(printMessage);
+  warnings.forEach(printNote);
   // The daemon must not keep this process, nor this process wait for it.
   process.exit(0);
 }

@@ -1,7 +1,6 @@
 /** `tsimgfs rebase`: give an image another backing file, without its disk changing, or only the name of it. */
 
 import fs from "node:fs";
-import type { Command } from "commander";
 import { attachChain } from "../../block/attach-disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
 import { RebaseJob } from "../../block/rebase-job.ts";
@@ -9,7 +8,7 @@ import { type BackingPolicy, permittedPath } from "../../block/referenced-file.t
 import { refuseSnapshots } from "../../block/stream-plan.ts";
 import { printable, UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
-import type { BackingReference, FormatName } from "../../formats/driver.ts";
+import { type BackingReference, FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
 import {
   determineFormat,
   parseFormatName,
@@ -19,10 +18,11 @@ import {
 } from "../../formats/formats.ts";
 import { lockForWriting } from "../../storage/image-lock.ts";
 import { LocalFile } from "../../storage/local-file.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type LongWork, runLongWork } from "../long-work.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, formatOption } from "../options.ts";
-import { printMessage } from "../print.ts";
+import { backingPolicyOption, choiceOption, formatOption, progressOption } from "../options.ts";
+import { printMessage, printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
@@ -38,7 +38,7 @@ interface RebaseOptions extends SecretOptions {
   readonly backingPolicy?: BackingPolicy;
 }
 
-export function defineRebase(command: Command): void {
+export function defineRebase(command: DocumentedCommand): void {
   command
     .description(
       "Give an image another backing file. What the new one has differently is copied into the image first, so that its disk stays the same. If it is stopped, the same command does the rest.",
@@ -49,17 +49,29 @@ export function defineRebase(command: Command): void {
       "-b, --backing <file>",
       'the new backing file; relative names start at the image\'s directory; "": none',
     )
-    .option("-F, --backing-format <name>", "what it is: raw, qcow2 or qed", parseFormatName)
+    .addOption(
+      choiceOption(
+        "-F, --backing-format <name>",
+        FORMAT_NAMES,
+        (names) => `what it is: ${names}`,
+      ).argParser(parseFormatName),
+    )
     .option(
       "-u, --unsafe",
       "only change the name: the disk changes unless both files show the same",
     )
     .option("-c, --compress", "store what is copied compressed (qcow2)")
-    .option("-p, --progress", "show a progress bar on a terminal")
+    .addOption(progressOption())
     .option("-q, --quiet", "as always: nothing is said if all goes well")
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs rebase -p -b new-base.qcow2 -F qcow2 vm.qcow2")
+    .document({
+      examples: [
+        ["Another backing file", "tsimgfs rebase -p -b new-base.qcow2 -F qcow2 vm.qcow2"],
+        ["The backing file was moved", "tsimgfs rebase -u -b /new/base.raw -F raw vm.qcow2"],
+      ],
+      seeAlso: ["commit", "stream", "qemu-img(1)"],
+    })
     .action(rebase);
 }
 
@@ -99,7 +111,7 @@ function renameBacking(
       readLayout(format, file, { tableCacheMax: 0, keepsL1: false }),
       file,
     );
-    if (repaired !== undefined) printMessage(printable(`${image}: warning: ${repaired}`));
+    if (repaired !== undefined) printNote(printable(`${image}: warning: ${repaired}`));
     setBackingFile(format, currentFile(file.share()), backing);
   } finally {
     file.close();
@@ -190,7 +202,7 @@ class RebaseRun implements LongWork {
       overlay: imagePath,
       secrets: secretsOf(this.#options),
     });
-    chain.warnings.forEach(printMessage);
+    chain.warnings.forEach(printNote);
     return chain;
   }
 

@@ -1,7 +1,6 @@
 /** `tsimgfs resize`: another size for the disk of an image, as qemu-img resize. */
 
 import fs from "node:fs";
-import { type Command, Option } from "commander";
 import { GROWTH_PREALLOCATIONS, type GrowthPreallocation } from "../../block/disk-resizer.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import {
@@ -15,10 +14,11 @@ import { StorageError, TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { RESIZE_XATTRS } from "../../tree/resize-control.ts";
 import { setDeviceAttribute } from "../device-attribute.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import { isMountedDevice } from "../mounted-snapshots.ts";
 import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, formatOption, oneOf } from "../options.ts";
+import { backingPolicyOption, choiceOption, formatOption } from "../options.ts";
 import { print } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 
@@ -39,7 +39,7 @@ interface ResizeCommandOptions extends SecretOptions {
   readonly quiet?: boolean;
 }
 
-export function defineResize(command: Command): void {
+export function defineResize(command: DocumentedCommand): void {
   command
     .description(
       "Change the size of an image's disk, as qemu-img resize does. What is new reads as zeros; partitions and file systems on the disk stay as they are.",
@@ -52,23 +52,24 @@ export function defineResize(command: Command): void {
     )
     .option("--shrink", "let the disk become smaller: all data beyond its new end is lost")
     .addOption(
-      new Option(
+      choiceOption(
         "--preallocation <mode>",
-        "what the host sets aside for what is new: off, metadata, falloc or full",
-      )
-        .default("off")
-        .argParser(oneOf<GrowthPreallocation>("--preallocation", GROWTH_PREALLOCATIONS)),
+        GROWTH_PREALLOCATIONS,
+        (modes) => `what the host sets aside for what is new: ${modes}`,
+      ).default("off"),
     )
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
     .option("-q, --quiet", "print nothing")
-    .addHelpText(
-      "after",
-      "\nExamples:\n  tsimgfs resize vm.qcow2 +10G\n" +
-        "  tsimgfs resize --shrink vm.qcow2 20G\n" +
-        "  tsimgfs resize /mnt/images/vm.raw 40G",
-    )
+    .document({
+      examples: [
+        ["10 GiB more", "tsimgfs resize vm.qcow2 +10G"],
+        ["Cut off all that is behind 20 GiB", "tsimgfs resize --shrink vm.qcow2 20G"],
+        ["A disk that is mounted", "tsimgfs resize /mnt/images/vm.raw 40G"],
+      ],
+      seeAlso: ["info", "mount", "qemu-img(1)"],
+    })
     .action(resize);
 }
 

@@ -1,12 +1,12 @@
 /** `tsimgfs snapshot`: internal snapshots of an image, or of a device in a mount, as qemu-img snapshot. */
 
-import type { Command } from "commander";
 import { describeImage } from "../../block/describe-image.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { jsonSnapshot } from "../../block/snapshot-json.ts";
 import type { SnapshotAction } from "../../block/snapshots.ts";
 import { StorageError, TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import {
   changeMountedSnapshots,
@@ -43,7 +43,7 @@ interface Request {
 
 const ACTIONS = ["create", "apply", "delete"] as const;
 
-export function defineSnapshot(command: Command): void {
+export function defineSnapshot(command: DocumentedCommand): void {
   command
     .description(
       "List, make, apply or delete the internal snapshots of a qcow2 image, or of its device in a mount.",
@@ -57,7 +57,13 @@ export function defineSnapshot(command: Command): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
-    .addHelpText("after", "\nExample:\n  tsimgfs snapshot -c before-upgrade vm.qcow2")
+    .document({
+      examples: [
+        ["Keep the disk as it is", "tsimgfs snapshot -c before-upgrade vm.qcow2"],
+        ["Go back to that", "tsimgfs snapshot -a before-upgrade vm.qcow2"],
+      ],
+      seeAlso: ["mount", "info", "qemu-img(1)"],
+    })
     .action(snapshot);
 }
 

@@ -1,6 +1,5 @@
 /** `tsimgfs stats`: what the bytes of an image are for, mounted or not. */
 
-import type { Command } from "commander";
 import { allocationOf } from "../../block/allocation-stats.ts";
 import { attachChain } from "../../block/attach-disk.ts";
 import { Disk } from "../../block/disk.ts";
@@ -10,6 +9,7 @@ import { UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { statsFieldsText } from "../../tree/stats-fields.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type MountedStats, readMountedStats } from "../mounted-stats.ts";
 import {
   backingPolicyOption,
@@ -18,7 +18,7 @@ import {
   type Output,
   outputOption,
 } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { print, printNote } from "../print.ts";
 import { statsTable } from "../stats-table.ts";
 
 interface StatsOptions {
@@ -28,17 +28,10 @@ interface StatsOptions {
   readonly forceShare?: boolean;
 }
 
-const fieldsHelp = (): string => `
-With --output json it prints these fields, and NAME.stats.json in a mount has them. A mount point has a list of them, one
-for each device.
+const FIELDS_INTRODUCTION =
+  "With --output json it prints these fields, and NAME.stats.json in a mount has them. A mount point has a list of them, one for each device.";
 
-${statsFieldsText()}
-
-Examples:
-  tsimgfs stats vm.qcow2
-  tsimgfs stats --output json /mnt/images/vm.raw`;
-
-export function defineStats(command: Command): void {
+export function defineStats(command: DocumentedCommand): void {
   command
     .description(
       "Show what the bytes of an image's file are for, and what its disk consists of. Of a mount point, or a device in it: as it is now.",
@@ -48,7 +41,17 @@ export function defineStats(command: Command): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
-    .addHelpText("after", fieldsHelp)
+    .document({
+      notes: ["`tsimgfs help stats` explains each field of --output json and of NAME.stats.json."],
+      get details() {
+        return [FIELDS_INTRODUCTION, { lines: statsFieldsText() }];
+      },
+      examples: [
+        ["What an image takes, and for what", "tsimgfs stats vm.qcow2"],
+        ["A device of a mount", "tsimgfs stats --output json /mnt/images/vm.raw"],
+      ],
+      seeAlso: ["map", "top", "info"],
+    })
     .action(showStats);
 }
 
@@ -71,7 +74,7 @@ function imageStats(image: string, options: StatsOptions): MountedStats {
   const { format, backingPolicy, forceShare = false } = options;
   const open = openChain(image, { format, backingPolicy, forceShare, onlyTables: true });
   try {
-    for (const warning of open.warnings) printMessage(warning);
+    for (const warning of open.warnings) printNote(warning);
     const chain = attachChain(open.layers, { clusterCache: new ClusterCache() });
     const [top] = open.layers;
     if (top === undefined) throw new RangeError("a chain has at least one image");

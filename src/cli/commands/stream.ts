@@ -1,6 +1,5 @@
 /** `tsimgfs stream`: copy what an image lacks from its backing files, which it does without then. */
 
-import type { Command } from "commander";
 import { RateLimit, RateMeter } from "../../block/copy-rate.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { StreamJob } from "../../block/stream-job.ts";
@@ -8,6 +7,7 @@ import { planStream, refuseSnapshots, type StreamPlan } from "../../block/stream
 import { printable, StorageError, TsimgfsError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { setBackingFile } from "../../formats/formats.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type LongWork, runLongWork } from "../long-work.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
@@ -16,6 +16,7 @@ import {
   formatOption,
   type Output,
   outputOption,
+  progressOption,
   rateOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
@@ -35,7 +36,7 @@ interface StreamCommandOptions extends SecretOptions {
 /** How far the image is, for who watches. */
 type State = "running" | "done" | "stopped";
 
-export function defineStream(command: Command): void {
+export function defineStream(command: DocumentedCommand): void {
   command
     .description(
       "Copy what an image lacks from its backing files, until it does without them (or all above --base). It can be stopped at any time, and goes on where it was; the image is valid at every moment.",
@@ -43,17 +44,19 @@ export function defineStream(command: Command): void {
     .argument("<image>")
     .option("--base <file>", "copy only what is above this one, which becomes the backing file")
     .option("--rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
-    .option("-p, --progress", "show a progress bar on a terminal")
+    .addOption(progressOption())
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
-    .addHelpText(
-      "after",
-      "\nAn image that is mounted is streamed by its mount:\n" +
-        "  setfattr -n user.tsimgfs.stream -v start /mnt/images/vm.raw\n" +
-        "\nExample:\n  tsimgfs stream -p --rate 100M vm.qcow2",
-    )
+    .document({
+      notes: [
+        "An image that is mounted is streamed by its mount:",
+        { lines: "  setfattr -n user.tsimgfs.stream -v start /mnt/images/vm.raw" },
+      ],
+      examples: [["Not faster than 100 MiB/s", "tsimgfs stream -p --rate 100M vm.qcow2"]],
+      seeAlso: ["commit", "rebase", "mount", "setfattr(1)"],
+    })
     .action(stream);
 }
 

@@ -1,9 +1,9 @@
 /** `tsimgfs top`: what all mounts do right now. */
 
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Command } from "commander";
 import { Option } from "commander";
 import { UsageError } from "../../errors.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
 import { type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
 import { frameText } from "../top/frame.ts";
@@ -20,7 +20,7 @@ interface TopOptions {
   readonly delay: number;
 }
 
-export function defineTop(command: Command): void {
+export function defineTop(command: DocumentedCommand): void {
   command
     .description(
       "Show what all mounts do: requests and bytes per second, latencies, copies from backing files (clusters per second) and streaming, by device. q quits.",
@@ -30,10 +30,16 @@ export function defineTop(command: Command): void {
     )
     .option("--once", "one frame, after one delay")
     .addOption(outputOption())
-    .addHelpText(
-      "after",
-      "\nWith --output json, each frame is an object on a line of its own: rates and latencies (us) since the one before.\n\nExamples:\n  tsimgfs top\n  tsimgfs top --once --output json -d 5",
-    )
+    .document({
+      notes: [
+        "With --output json, each frame is an object on a line of its own: rates and latencies (us) since the one before.",
+      ],
+      examples: [
+        ["Watch all mounts", "tsimgfs top"],
+        ["What happens in five seconds, for a program", "tsimgfs top --once --output json -d 5"],
+      ],
+      seeAlso: ["stats", "list"],
+    })
     .action(top);
 }
 
