@@ -47,8 +47,18 @@ rm -f /sbin/*mount.fuse.tsimgfs /usr/local/bin/tsimgfs
 cp /etc/fstab .fstab
 mount --bind .fstab /etc/fstab
 mount -t tmpfs tmpfs /run
+# What is mounted or kept below /mnt stays there: this clone may be.
+mkdir .mnt
+mount --rbind /mnt .mnt
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/images /mnt/root
+for entry in .mnt/*/; do
+  place=/mnt/$(basename "$entry")
+  if [ -d "$entry" ] && [ ! -e "$place" ]; then
+    mkdir "$place"
+    mount --rbind "$entry" "$place"
+  fi
+done
 # Loop devices are the machine's: those on files of mounts in here go with them.
 detach_loops() {
   mine=" $(awk '/ - fuse\\.tsimgfs /{ printf "%s ", $3 }' /proc/self/mountinfo)"
