@@ -69,7 +69,8 @@ it.each(Object.entries(MIXTURES))("%s", async (name, damages) => {
     const image = sample && damageSample(sample, damages, random);
     if (sample === undefined || image === undefined) continue;
     writeFileSync(before, image.bytes);
-    const allowed = harmIn(await qemuCheck(before));
+    const { format } = sample;
+    const allowed = harmIn(await qemuCheck(before, format));
 
     const log: RecordingLog = { operations: [] };
     const initial = SparseFile.load(before);
@@ -86,13 +87,15 @@ it.each(Object.entries(MIXTURES))("%s", async (name, damages) => {
         how === "prefix" ? states.prefix(position) : states.random(position, strategy, random);
       file?.save(state);
       const context = `${sample.name}, ${how} of ${position} of ${positions - 1} operations`;
-      const found = harmIn(await qemuCheck(state)).filter((harm) => !allowed.includes(harm));
+      const found = harmIn(await qemuCheck(state, format)).filter(
+        (harm) => !allowed.includes(harm),
+      );
       expect.soft(found, context).toEqual([]);
-      expect.soft(await looksAlike(before, state), context).not.toBe(false);
+      expect.soft(await looksAlike(before, state, format), context).not.toBe(false);
       engineCheck(state, "all");
-      const after = await qemuCheck(state);
+      const after = await qemuCheck(state, format);
       expect.soft(after.status, `${context}: ${after.stderr}`).toBe(0);
-      expect.soft(await looksAlike(before, state), `${context}, repaired`).not.toBe(false);
+      expect.soft(await looksAlike(before, state, format), `${context}, repaired`).not.toBe(false);
     }
   }
 });

@@ -8,6 +8,7 @@ import { looksAlike, qemuCheck } from "../support/check-oracle.ts";
 import { COPIED, DamageImage } from "../support/damage-image.ts";
 import { createEncryptedImage } from "../support/encrypted-image.ts";
 import { buildQcow2 } from "../support/qcow2-builder.ts";
+import { EXTENSION_CRYPTO_HEADER } from "../support/qcow2-header-builder.ts";
 import { createImage, qemuIo } from "../support/qemu.ts";
 import { run } from "../support/run.ts";
 import { LONG } from "../support/scale.ts";
@@ -105,6 +106,24 @@ describe("an encrypted image", () => {
   });
 });
 
+describe("a LUKS header", () => {
+  it("that is longer than the image says is not taken for leaked clusters, as by QEMU", async () => {
+    const path = join(directory, "short-luks.qcow2");
+    const options = ["encrypt.format=luks", "encrypt.key-secret=key", "encrypt.iter-time=10"];
+    await createEncryptedImage(path, options, "4M");
+    const image = new DamageImage(readFileSync(path));
+    const place = image.extensionPlace(EXTENSION_CRYPTO_HEADER) ?? 0;
+    // The end of the last slot's key material is in the cluster that is left out.
+    image.setU64(place + 8, image.u64(place + 8) - BigInt(CLUSTER));
+    writeFileSync(path, image.bytes);
+    expect(await qemuCheck(path, "encrypted qcow2")).toMatchObject({ status: 3 });
+    for (const mode of [undefined, "leaks", "all"] as const) {
+      expect(engineCheck(path, mode)).toMatchObject({ status: 1, counts: undefined });
+    }
+    expect(readFileSync(path).equals(image.bytes)).toBe(true);
+  });
+});
+
 describe("a snapshot table", () => {
   const extra = (size: number): Buffer => Buffer.alloc(size, 0);
 
@@ -167,6 +186,20 @@ describe("a snapshot table", () => {
 });
 
 describe("bitmaps", () => {
+  it("whose granularity QEMU does not know are counted", async () => {
+    const path = join(directory, "granularity.qcow2");
+    await createImage(path, "qcow2", { size: MiB });
+    await run("qemu-img", ["bitmap", "--add", "-g", "2M", path, "one"]);
+    const intact = await qemuCheck(path);
+    const image = new DamageImage(readFileSync(path));
+    const [place = 0] = image.bitmapPlaces();
+    // The specification has 0 to 63, QEMU 9 to 31.
+    image.bytes.writeUInt8(63, place + 17);
+    writeFileSync(path, image.bytes);
+    expect((await qemuCheck(path)).status).toBe(1);
+    expect(engineCheck(path).counts).toEqual(intact.counts);
+  });
+
   it("whose directory is stale are leaked clusters", async () => {
     const path = join(directory, "stale.qcow2");
     await createImage(path, "qcow2", { size: MiB });

@@ -1,5 +1,7 @@
 /** What qemu-img check says of an image, and whether two images look alike to a guest. */
 
+import { encryptedSource, SECRET_OBJECT } from "./encrypted-image.ts";
+import { imageArguments, type OpenedFormat } from "./qemu.ts";
 import { attempt, RunError, type RunResult } from "./run.ts";
 
 /** The counts of a check, and the exit code that they make. */
@@ -24,16 +26,19 @@ export interface OracleCheck {
   readonly stderr: string;
 }
 
-type CheckedFormat = "qcow2" | "qed";
+/** As QEMU's programs are told; raw images have no check. */
+export type CheckedFormat = Exclude<OpenedFormat, "raw">;
 
-const check = (format: CheckedFormat): string[] => ["check", "-f", format, "--output", "json"];
+function checkArguments(path: string, format: CheckedFormat): string[] {
+  return ["check", "--output", "json", ...imageArguments(path, format)];
+}
 
 /** `qemu-img check`. */
 export async function qemuCheck(
   path: string,
   format: CheckedFormat = "qcow2",
 ): Promise<OracleCheck> {
-  const result = await attempt("qemu-img", [...check(format), path]);
+  const result = await attempt("qemu-img", checkArguments(path, format));
   if (result.status === undefined) throw new RunError("ended by a signal", result);
   return readOutcome(result);
 }
@@ -48,7 +53,7 @@ export async function qemuRepair(
     // Some damage makes it extend the file to many terabytes, and count their clusters.
     const timeoutMs = 10_000;
     return readOutcome(
-      await attempt("qemu-img", [...check(format), "-r", mode, path], { timeoutMs }),
+      await attempt("qemu-img", [...checkArguments(path, format), "-r", mode], { timeoutMs }),
     );
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
@@ -80,11 +85,11 @@ export async function looksAlike(
   other: string,
   format: CheckedFormat = "qcow2",
 ): Promise<boolean | undefined> {
-  const { status } = await attempt("qemu-img", [
-    ...["compare", "-f", format, "-F", format],
-    one,
-    other,
-  ]);
+  const images =
+    format === "encrypted qcow2"
+      ? [...SECRET_OBJECT, "--image-opts", encryptedSource(one), encryptedSource(other)]
+      : ["-f", format, "-F", format, one, other];
+  const { status } = await attempt("qemu-img", ["compare", ...images]);
   return status === 0 ? true : status === 1 ? false : undefined;
 }
 

@@ -6,12 +6,17 @@ import { scratchRoot } from "./scratch.ts";
 
 const MEMORY = "/dev/shm";
 
-/** Calls `body` with a new directory, in memory if the host has such a place, and removes it afterwards. */
+/** A new directory, in memory if the host has such a place. The caller removes it. */
+export function makeMemoryScratch(label: string): string {
+  return mkdtempSync(join(memoryRoot(), `tsimgfs-${label}-`));
+}
+
+/** Calls `body` with a new directory as `makeMemoryScratch`, and removes it afterwards. */
 export async function withMemoryScratch<T>(
   label: string,
   body: (directory: string) => Promise<T>,
 ): Promise<T> {
-  const directory = mkdtempSync(join(memoryRoot(), `tsimgfs-${label}-`));
+  const directory = makeMemoryScratch(label);
   try {
     return await body(directory);
   } finally {

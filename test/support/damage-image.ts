@@ -6,6 +6,8 @@
  */
 
 import {
+  EXTENSION_BITMAPS,
+  EXTENSION_END,
   QCOW2_HEADER_FIELDS,
   type Qcow2HeaderField,
   readBe,
@@ -76,10 +78,24 @@ export class DamageImage {
 
   /** Entries that are not 0, of the L2 tables of the active tree. */
   l2Entries(): TableEntry[] {
-    const size = this.extended() ? 16 : 8;
-    return this.l1Entries().flatMap(({ word }) => {
-      const offset = Number(word & OFFSET_MASK);
-      return this.#entries(offset, this.clusterSize() / size, size);
+    return this.l1Entries().flatMap((entry) => this.#l2TableOf(entry));
+  }
+
+  /** Entries of the snapshots' L1 tables that name an L2 table. */
+  snapshotL1Entries(): TableEntry[] {
+    return this.snapshotPlaces().flatMap((at) =>
+      this.#entries(Number(this.u64(at)), this.bytes.readUInt32BE(at + 8), 8),
+    );
+  }
+
+  /** As `l2Entries`, of the tables that the active tree does not have. */
+  snapshotL2Entries(): TableEntry[] {
+    const offsetOf = ({ word }: TableEntry): bigint => word & OFFSET_MASK;
+    const seen = new Set(this.l1Entries().map(offsetOf));
+    return this.snapshotL1Entries().flatMap((entry) => {
+      if (seen.has(offsetOf(entry))) return [];
+      seen.add(offsetOf(entry));
+      return this.#l2TableOf(entry);
     });
   }
 
@@ -139,19 +155,61 @@ export class DamageImage {
     return places;
   }
 
-  /** Clusters that hold tables: header, L1, L2, refcount table and blocks, snapshot table and its L1s. */
+  /** Where the data of a header extension starts in the file; undefined: the image has none of this type. */
+  extensionPlace(type: number): number | undefined {
+    let at = this.version() === 2 ? 72 : this.header("header_length");
+    while (at + 8 <= this.clusterSize()) {
+      const found = this.bytes.readUInt32BE(at);
+      if (found === type) return at + 8;
+      if (found === EXTENSION_END) break;
+      at += 8 + Math.ceil(this.bytes.readUInt32BE(at + 4) / 8) * 8;
+    }
+    return undefined;
+  }
+
+  /** Where each entry of the directory of bitmaps starts in the file. */
+  bitmapPlaces(): number[] {
+    const extension = this.extensionPlace(EXTENSION_BITMAPS);
+    if (extension === undefined) return [];
+    const places: number[] = [];
+    let at = Number(this.u64(extension + 16));
+    for (let index = 0; index < this.bytes.readUInt32BE(extension); index++) {
+      if (at + 24 > this.bytes.length) break;
+      places.push(at);
+      const text = this.bytes.readUInt16BE(at + 18) + this.bytes.readUInt32BE(at + 20);
+      at += Math.ceil((24 + text) / 8) * 8;
+    }
+    return places;
+  }
+
+  /** Entries that are not 0, of the tables of all bitmaps. */
+  bitmapEntries(): TableEntry[] {
+    return this.bitmapPlaces().flatMap((at) =>
+      this.#entries(Number(this.u64(at)), this.bytes.readUInt32BE(at + 8), 8),
+    );
+  }
+
+  /**
+   * Clusters that hold tables: header, L1, L2, refcount table and blocks, snapshot table with its L1 and L2
+   * tables, directory and tables of bitmaps.
+   */
   metadataClusters(): number[] {
+    const tables = [...this.l1Entries(), ...this.snapshotL1Entries(), ...this.blockEntries()];
+    const places = [...this.snapshotPlaces(), ...this.bitmapPlaces()];
     const offsets = [
       0,
       this.header("l1_table_offset"),
       this.header("refcount_table_offset"),
-      ...[...this.l1Entries(), ...this.blockEntries()].map(({ word }) =>
-        Number(word & OFFSET_MASK),
-      ),
-      ...this.snapshotPlaces(),
-      ...this.snapshotPlaces().map((at) => Number(this.u64(at))),
+      ...tables.map(({ word }) => Number(word & OFFSET_MASK)),
+      ...places,
+      ...places.map((at) => Number(this.u64(at))),
     ];
     return [...new Set(offsets.map((offset) => Math.floor(offset / this.clusterSize())))];
+  }
+
+  #l2TableOf({ word }: TableEntry): TableEntry[] {
+    const size = this.extended() ? 16 : 8;
+    return this.#entries(Number(word & OFFSET_MASK), this.clusterSize() / size, size);
   }
 
   #entries(offset: number, count: number, size: number): TableEntry[] {

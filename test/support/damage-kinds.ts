@@ -3,7 +3,8 @@
  * image clean again, and whether its guest can be read before and after.
  */
 
-import { COPIED, type DamageImage, type TableEntry } from "./damage-image.ts";
+import { change, pastEnd, pick } from "./damage-entries.ts";
+import { COMPRESSED, COPIED, type DamageImage } from "./damage-image.ts";
 import type { Random } from "./random.ts";
 
 /** Damages an image in place; false: it has nothing to damage in this way. */
@@ -12,21 +13,6 @@ export type Damage = (image: DamageImage, random: Random) => boolean;
 const OFFSET_MASK = 0x00ff_ffff_ffff_fe00n;
 const DIRTY = 1n;
 const CORRUPT = 2n;
-
-function pick<T>(random: Random, choices: readonly T[]): T | undefined {
-  return choices[random.below(choices.length)];
-}
-
-/** Change the word of an entry; false if there is none. */
-function change(
-  image: DamageImage,
-  entry: TableEntry | undefined,
-  to: (word: bigint) => bigint,
-): boolean {
-  if (entry === undefined) return false;
-  image.setU64(entry.at, to(entry.word));
-  return true;
-}
 
 function usedCluster(image: DamageImage, random: Random): number | undefined {
   const used: number[] = [];
@@ -40,12 +26,6 @@ function setFeature(image: DamageImage, bit: bigint): boolean {
   if (image.version() < 3) return false;
   image.setHeader("incompatible_features", BigInt(image.header("incompatible_features")) | bit);
   return true;
-}
-
-/** A host offset that is cluster aligned, but past the end of the file. */
-function pastEnd(image: DamageImage, random: Random): bigint {
-  const cluster = image.clusters() + 1 + random.below(1000);
-  return BigInt(cluster * image.clusterSize());
 }
 
 /** Damage that a repair undoes: the guest sees what it saw before. */
@@ -218,30 +198,6 @@ export const LASTING: Readonly<Record<string, Damage>> = {
     image.setU64(entry.at + 8, 1n);
     return true;
   },
-  "a snapshot's L1 table not aligned": (image, random) => {
-    const place = pick(random, image.snapshotPlaces());
-    if (place === undefined || image.clusterSize() === 512) return false;
-    image.setU64(place, image.u64(place) + 512n);
-    return true;
-  },
-  "a snapshot's L1 table past the end": (image, random) => {
-    const place = pick(random, image.snapshotPlaces());
-    if (place === undefined) return false;
-    image.setU64(place, pastEnd(image, random));
-    return true;
-  },
-  "a snapshot's L1 table above 2^53": (image, random) => {
-    const place = pick(random, image.snapshotPlaces());
-    if (place === undefined) return false;
-    image.setU64(place, image.u64(place) | (1n << 60n));
-    return true;
-  },
-  "a snapshot's L1 table too large": (image, random) => {
-    const place = pick(random, image.snapshotPlaces());
-    if (place === undefined) return false;
-    image.bytes.writeUInt32BE(0x1000_0000, place + 8);
-    return true;
-  },
   "the file cut short": (image, random) => {
     const keep = random.between(Math.floor(image.bytes.length / 2), image.bytes.length);
     image.bytes = image.bytes.subarray(0, keep);
@@ -265,6 +221,32 @@ export const CROSSED: Readonly<Record<string, Damage>> = {
     const cluster = pick(random, image.metadataClusters()) ?? 0;
     const offset = BigInt(cluster * image.clusterSize());
     return change(image, pick(random, image.dataEntries()), () => COPIED | offset);
+  },
+  "a refcount table of more clusters": (image, random) => {
+    const clusters = image.header("refcount_table_clusters");
+    image.setHeader("refcount_table_clusters", clusters + random.between(1, 3));
+    return true;
+  },
+  "an L1 table of more entries": (image, random) => {
+    image.setHeader("l1_size", image.header("l1_size") + random.between(1, 100));
+    return true;
+  },
+  "a compressed cluster over a table": (image, random) => {
+    const cluster = pick(random, image.metadataClusters()) ?? 0;
+    const offset = BigInt(cluster * image.clusterSize() + random.below(image.clusterSize()));
+    return change(image, pick(random, image.compressedEntries()), () => COMPRESSED | offset);
+  },
+  "a compressed cluster of more sectors": (image, random) =>
+    change(image, pick(random, image.compressedEntries()), (word) => word | (1n << 61n)),
+  "a compressed cluster becomes a standard one": (image, random) =>
+    change(image, pick(random, image.compressedEntries()), (word) => word & ~COMPRESSED),
+  "a standard cluster becomes a compressed one": (image, random) =>
+    change(image, pick(random, image.dataEntries()), (word) => (word & ~COPIED) | COMPRESSED),
+  "sub-clusters at random": (image, random) => {
+    const entry = pick(random, image.l2Entries());
+    if (entry === undefined || !image.extended()) return false;
+    random.bytes(8).copy(image.bytes, entry.at + 8);
+    return true;
   },
   "random words in metadata": (image, random) => {
     for (let count = random.between(1, 4); count > 0; count--) {

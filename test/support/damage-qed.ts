@@ -3,6 +3,7 @@
  * them; and ways to damage it so. Written from the QED specification, without production code.
  */
 
+import { change, pick } from "./damage-entries.ts";
 import type { TableEntry } from "./damage-image.ts";
 import { QED_FEATURE_NEED_CHECK, QED_HEADER_FIELDS, type QedHeaderField } from "./qed-builder.ts";
 import type { Random } from "./random.ts";
@@ -84,21 +85,6 @@ export class DamageQed {
 
 /** Damages an image in place; false: it has nothing to damage in this way. */
 export type QedDamage = (image: DamageQed, random: Random) => boolean;
-
-function pick<T>(random: Random, choices: readonly T[]): T | undefined {
-  return choices[random.below(choices.length)];
-}
-
-/** Change the word of an entry; false if there is none. */
-function change(
-  image: DamageQed,
-  entry: TableEntry | undefined,
-  to: (word: bigint) => bigint,
-): boolean {
-  if (entry === undefined) return false;
-  image.setU64(entry.at, to(entry.word));
-  return true;
-}
 
 /** Words that are no places of clusters, in files of any length that tests have. */
 function nowhere(image: DamageQed, random: Random): bigint {

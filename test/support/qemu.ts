@@ -1,8 +1,17 @@
 // qemu-img and qemu-io as makers of images and as the source of expected results.
 
+import { encryptedArguments } from "./encrypted-image.ts";
 import { type RunResult, run, runJson } from "./run.ts";
 
 export type ImageFormat = "raw" | "qcow2" | "qed";
+
+/** What QEMU's programs are told of an image: an encrypted one has the passphrase of all tests. */
+export type OpenedFormat = ImageFormat | "encrypted qcow2";
+
+/** How an image is named to QEMU's programs. */
+export function imageArguments(path: string, format: OpenedFormat): string[] {
+  return format === "encrypted qcow2" ? encryptedArguments(path) : ["-f", format, path];
+}
 
 export interface CreateOptions {
   /** Bytes; may be left out with a backing file. */
@@ -33,13 +42,12 @@ export async function createImage(
 /** Runs commands of qemu-io on an image, such as "write -P 1 0 64k". */
 export async function qemuIo(
   path: string,
-  format: ImageFormat,
+  format: OpenedFormat,
   commands: readonly string[],
 ): Promise<RunResult> {
   const result = await run("qemu-io", [
-    ...["-f", format],
     ...commands.flatMap((command) => ["-c", command]),
-    path,
+    ...imageArguments(path, format),
   ]);
   // qemu-io reports a failed command only in words when others follow it.
   if (/failed|rror|not found/.test(result.stdout + result.stderr)) {

@@ -25,7 +25,7 @@ export const BITMAP_FLAG = {
   auto: 2,
 } as const;
 /** Dirty tracking: the only type that there is. */
-const TYPE_DIRTY_TRACKING = 1;
+export const TYPE_DIRTY_TRACKING = 1;
 /** QEMU's limits of the granularity. */
 export const TRACKED_GRANULARITY_BITS = { min: 9, max: 31 } as const;
 /** The specification's limit: 63; QEMU accepts 9 to 31. */
@@ -45,7 +45,7 @@ export interface BitmapInfo {
 }
 
 /** One entry as it is in the directory, and its name. */
-interface DirectoryEntry {
+export interface DirectoryEntry {
   readonly entry: Decoded<typeof BITMAP_ENTRY>;
   readonly name: Uint8Array;
   /** Bytes from the start of the directory on. */
@@ -106,10 +106,10 @@ export interface BitmapTable {
 /**
  * Read the directory.
  *
- * @throws {FormatError} it is too large, or an entry reaches past it
+ * @throws {FormatError} it is too large, or not as long as its entries
  */
 export function readBitmapDirectory(extension: BitmapsExtension, storage: Storage): BitmapInfo[] {
-  return readEntries(extension, storage).map(({ entry, name }) => {
+  return readDirectoryEntries(extension, storage).map(({ entry, name }) => {
     const flags: ("in-use" | "auto")[] = [];
     if ((entry.flags & BITMAP_FLAG.inUse) !== 0) flags.push("in-use");
     if ((entry.flags & BITMAP_FLAG.auto) !== 0) flags.push("auto");
@@ -132,7 +132,7 @@ export function readBitmapTables(
   storage: Storage,
   clusterSize: number,
 ): BitmapTable[] {
-  return readEntries(extension, storage).map(({ entry }, index) => {
+  return readDirectoryEntries(extension, storage).map(({ entry }, index) => {
     const offset = entry.bitmap_table_offset;
     const entries = entry.bitmap_table_size;
     if (
@@ -160,7 +160,7 @@ export function readBitmapEntries(
   clusterSize: number,
 ): BitmapEntry[] {
   const tables = readBitmapTables(extension, storage, clusterSize);
-  return readEntries(extension, storage).map(({ entry, name, at }, index) => {
+  return readDirectoryEntries(extension, storage).map(({ entry, name, at }, index) => {
     const { min, max } = TRACKED_GRANULARITY_BITS;
     const bits = entry.granularity_bits;
     const isKnown = entry.type === TYPE_DIRTY_TRACKING && bits >= min && bits <= max;
@@ -188,7 +188,15 @@ export function isTracked(entry: BitmapEntry): boolean {
   return isUsable(entry) && (entry.flags & BITMAP_FLAG.auto) !== 0;
 }
 
-function readEntries(extension: BitmapsExtension, storage: Storage): DirectoryEntry[] {
+/**
+ * The directory as it is, checked as far as its form goes.
+ *
+ * @throws {FormatError} as `readBitmapDirectory`
+ */
+export function readDirectoryEntries(
+  extension: BitmapsExtension,
+  storage: Storage,
+): DirectoryEntry[] {
   if (extension.directorySize > DIRECTORY_SIZE_MAX) {
     const reason = `the bitmap directory has ${extension.directorySize} bytes, the limit is ${DIRECTORY_SIZE_MAX}`;
     throw new FormatError(storage.path, reason, { offset: extension.directoryOffset });
@@ -216,6 +224,10 @@ function readEntries(extension: BitmapsExtension, storage: Storage): DirectoryEn
     const nameAt = at + sizeOf(BITMAP_ENTRY) + entry.extra_data_size;
     entries.push({ entry, name: directory.bytes.subarray(nameAt, nameAt + entry.name_size), at });
     at += Math.ceil(size / 8) * 8;
+  }
+  if (at !== extension.directorySize) {
+    const reason = `the bitmap directory has ${extension.directorySize} bytes, and its ${extension.count} entries ${at}`;
+    throw new FormatError(storage.path, reason, { offset: extension.directoryOffset });
   }
   return entries;
 }

@@ -2,8 +2,12 @@
 
 import { FormatError, hex, UnsupportedError } from "../../../errors.ts";
 import { DataRuns } from "../../data-runs.ts";
+import { readLuksHeader } from "../../encryption/key-slots.ts";
 import { readBitmapTables } from "../bitmap-directory.ts";
+import { luksPlaceOf } from "../encryption.ts";
+import { CRYPT_METHOD } from "../header.ts";
 import { entryHostOffset } from "../table-entry.ts";
+import { checkBitmapEntries } from "./bitmap-entries.ts";
 import { type CheckedImage, hasDataFile } from "./check-layout.ts";
 import type { FindingKind, Findings } from "./findings.ts";
 import { L2TableWalk } from "./l2-table-walk.ts";
@@ -216,7 +220,7 @@ export class References {
   }
 
   #addRegions(): void {
-    const { header, extensions, clusterSize } = this.image.layout;
+    const { header, clusterSize } = this.image.layout;
     this.addRegion(header.snapshots_offset, this.snapshots.size, 1, "the snapshot table");
     this.addRegion(
       header.refcount_table_offset,
@@ -225,16 +229,23 @@ export class References {
       "the refcount table",
       "structure",
     );
-    const { cryptoHeader } = extensions;
-    if (cryptoHeader !== undefined) {
-      this.addRegion(cryptoHeader.offset, cryptoHeader.length, 1, "the LUKS header");
-    }
+    this.#addLuksHeader();
+  }
+
+  #addLuksHeader(): void {
+    const { layout, storage } = this.image;
+    if (layout.header.crypt_method !== CRYPT_METHOD.luks) return;
+    const place = luksPlaceOf(layout, storage.path);
+    // What the extension leaves out of it would be leaked: a repair would erase key material.
+    readLuksHeader(storage, place);
+    this.addRegion(place.offset, place.length, 1, "the LUKS header");
   }
 
   #walkBitmaps(): void {
     const { storage, layout, length } = this.image;
     const { bitmaps } = layout.extensions;
     if (bitmaps === undefined) return;
+    checkBitmapEntries(bitmaps, storage, layout);
     this.addRegion(bitmaps.directoryOffset, bitmaps.directorySize, 1, "the bitmap directory");
     const tables = readBitmapTables(bitmaps, storage, layout.clusterSize).map(
       ({ offset, entries }) => byteRange(offset, entries, "inactive"),
