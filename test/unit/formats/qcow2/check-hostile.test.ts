@@ -154,10 +154,12 @@ describe("check of hostile images", { timeout: 120_000 }, () => {
       const at = index * 32;
       directory.writeBigUInt64BE(BigInt(GiB + (index % 1000) * 65536), at);
       directory.writeUInt32BE(2 ** 27, at + 8);
+      // In use: no table is too long then.
+      directory.writeUInt32BE(1, at + 12);
       directory.writeUInt8(1, at + 16);
       directory.writeUInt8(16, at + 17);
-      directory.writeUInt16BE(1, at + 18);
-      directory.write("b", at + 24);
+      directory.writeUInt16BE(4, at + 18);
+      directory.write(index.toString(16).padStart(4, "0"), at + 24);
     }
     image.write(MiB, directory);
     image.words(GiB + 64 * MiB, 8192, () => BigInt(3 * GiB));

@@ -128,7 +128,7 @@ describe("the external data file extension", () => {
 });
 
 describe("the bitmaps extension", () => {
-  const valid = { count: 2, directorySize: 96, directoryOffset: 0x5_0000 };
+  const valid = { count: 2, directorySize: 48, directoryOffset: 0x5_0000 };
   const openWith = (extension: Qcow2Extension, bits = AUTOCLEAR_BITMAPS) =>
     open({ extensions: [extension], header: { autoclear_features: bits } }).layout.extensions
       .bitmaps;
@@ -147,6 +147,7 @@ describe("the bitmaps extension", () => {
     [{ directoryOffset: 0x5_0200 }, /directory offset 0x50200 is not a multiple of 0x10000/],
     [{ directoryOffset: 2n ** 53n }, /bitmap_directory_offset 0x20000000000000 is above/],
     [{ directorySize: 65535 * 1024 + 1 }, /directory of 67107841 bytes exceeds 67107840/],
+    [{ directorySize: 56 }, /the bitmap directory has 56 bytes, and its 2 entries 48/],
     [{ directorySize: -1 }, /bitmap_directory_size 0xffffffffffffffff is above/],
   ])("refuses %o", (change, reason) => {
     expect(() => openWith(bitmapsExtension({ ...valid, ...change }))).toThrow(reason);
