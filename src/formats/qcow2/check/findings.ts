@@ -1,5 +1,6 @@
 /** What a check finds: counted by kind, and described in a limited number of lines. */
 
+import { hex } from "../../../errors.ts";
 import type { Report } from "../../check-result.ts";
 import { LimitedReport } from "../../limited-report.ts";
 
@@ -61,4 +62,9 @@ export class Findings {
   end(): void {
     this.#report.end();
   }
+}
+
+/** A host offset in a description; Infinity: all that is known of it is that it is above 2^53. */
+export function offsetText(offset: number): string {
+  return offset === Number.POSITIVE_INFINITY ? "an offset above 2^53" : hex(offset);
 }

@@ -13,7 +13,7 @@ import {
   sectorCountShift,
 } from "../table-entry.ts";
 import { type CheckLayout, hasDataFile } from "./check-layout.ts";
-import type { Findings } from "./findings.ts";
+import { type Findings, offsetText } from "./findings.ts";
 import type { References } from "./references.ts";
 
 /** Bits 1 to 8 and 56 to 61 of a standard L2 entry. */
@@ -173,12 +173,14 @@ export class L2TableWalk {
       this.#findings.add(
         kind,
         this.#total,
-        () => `${this.#place(at)}: cluster offset ${hex(offset)} is not cluster aligned`,
+        () => `${this.#place(at)}: the cluster at ${offsetText(offset)} is not aligned`,
       );
     }
     const { statistics } = this.#references;
     statistics.allocatedClusters += this.#active;
-    if (this.#contiguous >= 0 && offset !== this.#contiguous) {
+    // Infinity: all that is known of an offset is that it is above 2^53.
+    const follows = offset === this.#contiguous && offset !== Number.POSITIVE_INFINITY;
+    if (this.#contiguous >= 0 && !follows) {
       statistics.fragmentedClusters += this.#active;
     }
     this.#contiguous = offset + rules.clusterSize;

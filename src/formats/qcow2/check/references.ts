@@ -9,7 +9,7 @@ import { CRYPT_METHOD } from "../header.ts";
 import { entryHostOffset } from "../table-entry.ts";
 import { checkBitmapEntries } from "./bitmap-entries.ts";
 import { type CheckedImage, hasDataFile } from "./check-layout.ts";
-import type { FindingKind, Findings } from "./findings.ts";
+import { type FindingKind, type Findings, offsetText } from "./findings.ts";
 import { L2TableWalk } from "./l2-table-walk.ts";
 import { L2Tables } from "./l2-tables.ts";
 import type { RefcountTable } from "./refcount-table.ts";
@@ -302,10 +302,6 @@ export class References {
       this.addRegion(offset, clusterSize, total, "a bitmap's cluster");
     }
   }
-}
-
-function offsetText(offset: number): string {
-  return offset === Number.POSITIVE_INFINITY ? "an offset above 2^53" : hex(offset);
 }
 
 function byteRange(offset: number, entries: number, state: "active" | "inactive"): ByteRange {
