@@ -1,11 +1,27 @@
 // Test projects: units and hostile images first, then the conformance matrix, then the mount tests one file at a time.
 
 import { defineConfig } from "vitest/config";
+import { LONG } from "./test/support/scale.ts";
 
 // One seed for all workers; chosen at random unless the environment states it.
 process.env["TSIMGFS_TEST_SEED"] ??= String(Math.floor(Math.random() * 2 ** 32));
 
 const MINUTE_MS = 60_000;
+
+/** Files of test/mount that are run with --transport fuse-native, too: a minute of processor time. */
+const NATIVE = [
+  "copying",
+  "lifecycle",
+  "ordinary-user",
+  "partitions",
+  "shutdown",
+  "stats",
+  "tree",
+  "write-fsx",
+  "write-shutdown",
+  "xattrs",
+  ...(LONG ? ["options", "snapshots", "write-copying"] : []),
+];
 
 export default defineConfig({
   test: {
@@ -56,13 +72,25 @@ export default defineConfig({
       },
       {
         test: {
+          name: "mount-native",
+          include: NATIVE.map((name) => `test/mount/${name}.test.ts`),
+          env: { TSIMGFS_TEST_TRANSPORT: "fuse-native" },
+          globalSetup: ["./test/support/global-setup.ts"],
+          testTimeout: 4 * MINUTE_MS,
+          hookTimeout: 5 * MINUTE_MS,
+          maxWorkers: 2,
+          sequence: { groupOrder: 4 },
+        },
+      },
+      {
+        test: {
           name: "model",
           include: ["test/model/**/*.test.ts"],
           globalSetup: ["./test/support/global-setup.ts"],
           testTimeout: 10 * MINUTE_MS,
           hookTimeout: 5 * MINUTE_MS,
           maxWorkers: 2,
-          sequence: { groupOrder: 4 },
+          sequence: { groupOrder: 5 },
         },
       },
       {
@@ -73,7 +101,7 @@ export default defineConfig({
           testTimeout: 20 * MINUTE_MS,
           hookTimeout: 5 * MINUTE_MS,
           maxWorkers: 2,
-          sequence: { groupOrder: 5 },
+          sequence: { groupOrder: 6 },
         },
       },
     ],

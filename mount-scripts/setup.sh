@@ -31,11 +31,19 @@ export PATH
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# The packages, out of COMMAND:PACKAGE pairs, whose command is not there.
+# provided NAME: the command, or the shared library, is there.
+provided() {
+  case $1 in
+    lib*.so.*) ldconfig -p | grep -q "[[:space:]]$1 " ;;
+    *) has "$1" ;;
+  esac
+}
+
+# The packages, out of COMMAND:PACKAGE and LIBRARY:PACKAGE pairs, whose command or library is not there.
 missing_packages() {
   missing=
   for pair in "$@"; do
-    has "${pair%%:*}" && continue
+    provided "${pair%%:*}" && continue
     case " $missing " in
       *" ${pair#*:} "*) ;;
       *) missing="${missing:+$missing }${pair#*:}" ;;
@@ -44,7 +52,7 @@ missing_packages() {
   printf '%s' "$missing"
 }
 
-# install_packages COMMAND:PACKAGE...: as root, or through sudo where it asks for no password.
+# install_packages PAIR...: as root, or through sudo where it asks for no password.
 install_packages() {
   packages=$(missing_packages "$@")
   [ -n "$packages" ] || return 0
@@ -65,7 +73,7 @@ install_packages() {
   quietly "apt-get install" $as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends $packages
   packages=$(missing_packages "$@")
-  [ -z "$packages" ] || die "installed, but the programs expected from these packages are not there: $packages"
+  [ -z "$packages" ] || die "installed, but what is expected from these packages is not there: $packages"
 }
 
 require_node() {

@@ -20,7 +20,7 @@ export NPM_CONFIG_UPDATE_NOTIFIER=false
 require_node
 install_packages \
   zstd:zstd qemu-img:qemu-utils qemu-io:qemu-utils qemu-storage-daemon:qemu-system-common \
-  fusermount3:fuse3 fio:fio jq:jq getfattr:attr \
+  fusermount3:fuse3 libfuse.so.2:libfuse2 fio:fio jq:jq getfattr:attr \
   mke2fs:e2fsprogs debugfs:e2fsprogs fuse2fs:fuse2fs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
   mcopy:mtools mkfs.vfat:dosfstools \
   losetup:mount mount:mount setpriv:util-linux taskset:util-linux fallocate:util-linux runuser:util-linux \

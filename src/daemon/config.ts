@@ -5,6 +5,10 @@ import type { WritePolicy } from "../block/write-policy.ts";
 import type { FormatName } from "../formats/driver.ts";
 import type { MountOptions } from "../fuse/mount-options.ts";
 
+/** How requests come from the kernel: read from /dev/fuse, or through the npm package fuse-native. */
+export const TRANSPORTS = ["dev-fuse", "fuse-native"] as const;
+export type TransportName = (typeof TRANSPORTS)[number];
+
 export interface DaemonConfig {
   /** Images as the user named them. */
   readonly images: readonly string[];
@@ -15,6 +19,8 @@ export interface DaemonConfig {
   readonly forceShare: boolean;
   /** How devices are written to; undefined: the mount is read-only. */
   readonly writing: WritePolicy | undefined;
+  readonly transport: TransportName;
+  /** I/O threads; 0: the main thread serves requests. */
   readonly threads: number;
   /** The devices are the disks as they were at this snapshot, an id or a name; undefined: as they are. */
   readonly snapshot: string | undefined;

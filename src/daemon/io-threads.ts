@@ -10,19 +10,12 @@ import {
   type Served,
   startIoThread,
 } from "./io-thread-start.ts";
+import { afterRequest, type MainThreadWork } from "./main-thread-work.ts";
 
 /** The first thread, which was started before the mount was made. */
 export interface FirstThread {
   readonly worker: Worker;
   readonly start: SharedArrayBuffer;
-}
-
-/** What threads ask the main thread for. */
-export interface MainThreadWork {
-  /** A device needs maintenance. */
-  maintain(device: number): void;
-  /** Somebody has changed the state of a device's streaming. */
-  stream(device: number): void;
 }
 
 export class IoThreads {
@@ -50,15 +43,7 @@ export class IoThreads {
     const fds = Array.from({ length: count }, (_, thread) => (thread === 0 ? fd : cloneQueue(fd)));
     letGo(this.#start, { fds, dataMax: session.dataMax });
     const main = { fd, thread: count, session };
-    // Not at once: a request is being served.
-    const interim = InterimService.start(served, main, {
-      requestMaintenance: (device) => {
-        setImmediate(() => this.#work.maintain(device));
-      },
-      wakeStream: (device) => {
-        setImmediate(() => this.#work.stream(device));
-      },
-    });
+    const interim = InterimService.start(served, main, afterRequest(this.#work));
     const firstServes = firstServing(this.#first).finally(() => interim?.stop());
     this.#allStarted = firstServes.then(() => this.#startOthers(count, served));
     // Whoever waits for the end handles a failure; until then it is not unhandled.

@@ -1,12 +1,10 @@
 /** The life of a mount: open the images, mount, serve until it is unmounted, close. */
 
 import fs from "node:fs";
-import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../errors.ts";
-import { mountFuse, unmountFuse } from "../fuse/fusermount.ts";
+import { unmountWhileServing } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
-import { negotiate } from "../fuse/session.ts";
 import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
@@ -17,14 +15,18 @@ import { createDeviceOpens } from "../tree/device-opens.ts";
 import { createPartitionWindows } from "../tree/partition-windows.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
 import type { DaemonConfig } from "./config.ts";
+import { DevFuseTransport } from "./dev-fuse-transport.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
 import type { Served } from "./io-thread-start.ts";
-import { type FirstThread, IoThreads } from "./io-threads.ts";
+import type { FirstThread } from "./io-threads.ts";
+import type { MainThreadWork } from "./main-thread-work.ts";
 import { Maintenance } from "./maintenance.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 import { showEnding } from "./mounts.ts";
+import { NativeTransport } from "./native-transport.ts";
 import { redirectMessages } from "./standard-streams.ts";
 import { StreamJobs } from "./stream-jobs.ts";
+import type { Transport } from "./transport.ts";
 
 const PR_SET_IO_FLUSHER = 57;
 
@@ -50,7 +52,7 @@ export async function runDaemon(
 ): Promise<void> {
   let maintenance: Maintenance | undefined;
   let streams: StreamJobs | undefined;
-  const threads = new IoThreads(firstThread, {
+  const transport = createTransport(config, firstThread, {
     maintain: (device) => maintenance?.maintain(device),
     stream: (device) => streams?.wake(device),
   });
@@ -72,23 +74,23 @@ export async function runDaemon(
     stopOnSignals = new SignalStop(mountpoint);
     const served = describeServed(config, mountpoint, devices, counters);
     streams = createStreamJobs(served, devices, maintenance);
-    await startServing(config, mountpoint, threads, served);
+    await transport.start(config, mountpoint, served);
   } catch (error) {
     stopOnSignals?.forget();
     maintenance?.close();
     devices?.close();
-    await threads.abandon();
+    await transport.abandon();
     throw error;
   }
   raiseReadAhead(config, mountpoint);
   process.chdir("/");
   try {
-    onReady([...devices.warnings, ...startStreaming(config, streams)]);
+    onReady([...transport.warnings, ...devices.warnings, ...startStreaming(config, streams)]);
   } catch {
     // Whoever asked for the mount has been interrupted, and did not get it.
-    stopOnSignals.stop();
+    stopOnSignals.unmount();
   }
-  await serveToTheEnd(threads, mountpoint);
+  await serveToTheEnd(transport, mountpoint);
   streams.stop();
   showEnding("closing");
   const isDurable = maintenance.close();
@@ -101,6 +103,16 @@ export async function runDaemon(
     const reason = "not all that was written could be made durable, or given back";
     throw new TsimgfsError("EIO", config.mountpoint, reason);
   }
+}
+
+function createTransport(
+  { transport }: DaemonConfig,
+  firstThread: FirstThread,
+  work: MainThreadWork,
+): Transport {
+  return transport === "fuse-native"
+    ? new NativeTransport(firstThread, work)
+    : new DevFuseTransport(firstThread, work);
 }
 
 function describeServed(
@@ -150,49 +162,15 @@ function startStreaming({ streaming }: DaemonConfig, streams: StreamJobs): reado
   return streaming === undefined ? [] : streams.startAll(streaming.limit);
 }
 
-async function startServing(
-  config: DaemonConfig,
-  mountpoint: Mountpoint,
-  threads: IoThreads,
-  served: Served,
-): Promise<void> {
-  const fd = mountFuse(mountpoint.path, fusermountOptions(config));
+async function serveToTheEnd(transport: Transport, mountpoint: Mountpoint): Promise<void> {
   try {
-    await threads.serve(config.threads, served, fd, negotiate(fd));
-  } catch (error) {
-    unmountFuse(mountpoint.path, { lazy: true });
-    fs.closeSync(fd);
-    throw error;
-  }
-}
-
-function fusermountOptions(config: DaemonConfig): string[] {
-  const { allowOther, fsname, maxRead } = config.mountOptions;
-  const [image] = config.images;
-  const source =
-    fsname ?? (config.images.length === 1 && image !== undefined ? resolve(image) : "tsimgfs");
-  const options = [
-    config.writing === undefined ? "ro" : "rw",
-    "nosuid",
-    "nodev",
-    "default_permissions",
-    "subtype=tsimgfs",
-    `fsname=${source.replace(/[\\,]/g, "\\$&")}`,
-  ];
-  if (allowOther) options.push("allow_other");
-  if (maxRead !== undefined) options.push(`max_read=${maxRead}`);
-  return options;
-}
-
-async function serveToTheEnd(threads: IoThreads, mountpoint: Mountpoint): Promise<void> {
-  try {
-    await threads.ended();
+    await transport.ended();
   } catch (error) {
     // Fail-stop: a mount that some threads serve and others do not would hang whoever uses it.
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    writeLine(`tsimgfs: an I/O thread failed: ${reason}`);
+    writeLine(`tsimgfs: a thread that serves requests failed: ${reason}`);
     try {
-      unmountFuse(mountpoint.path, { lazy: true });
+      await unmountWhileServing(mountpoint.path, { lazy: true });
     } finally {
       // The other threads are in read(2), which process.exit would wait for.
       process.kill(process.pid, "SIGKILL");
@@ -207,23 +185,27 @@ const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
 
 class SignalStop {
   readonly #mountpoint: Mountpoint;
-  readonly #onSignal = (): void => this.stop();
+  readonly unmount = (): void => {
+    this.#unmount().catch((error: unknown) => {
+      writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
+    });
+  };
 
   constructor(mountpoint: Mountpoint) {
     this.#mountpoint = mountpoint;
-    for (const signal of STOP_SIGNALS) process.on(signal, this.#onSignal);
+    for (const signal of STOP_SIGNALS) process.on(signal, this.unmount);
     for (const signal of IGNORED_SIGNALS) process.on(signal, ignore);
   }
 
   forget(): void {
-    for (const signal of STOP_SIGNALS) process.off(signal, this.#onSignal);
+    for (const signal of STOP_SIGNALS) process.off(signal, this.unmount);
     for (const signal of IGNORED_SIGNALS) process.off(signal, ignore);
   }
 
-  stop(): void {
+  async #unmount(): Promise<void> {
     const { path } = this.#mountpoint;
     try {
-      unmountFuse(path, { lazy: false });
+      await unmountWhileServing(path, { lazy: false });
     } catch (error) {
       // Gone already: a second signal, or somebody unmounted it.
       if (findMount(path) === undefined) return;
@@ -233,7 +215,7 @@ class SignalStop {
           ? `tsimgfs: ${path}: is in use; unmounted lazily, served until the last close`
           : `tsimgfs: ${error instanceof Error ? error.message : String(error)}`,
       );
-      unmountFuse(path, { lazy: true });
+      await unmountWhileServing(path, { lazy: true });
     }
   }
 }

@@ -30,7 +30,8 @@ const NAME_VALID_SECONDS = 3600;
 
 const NANOSECONDS = 1e9;
 
-function modeOf({ isDirectory, isWritable }: NodeAttributes, { umask }: Ownership): number {
+/** `st_mode` of a node: its type, and what may be done with it. */
+export function modeOf({ isDirectory, isWritable }: NodeAttributes, { umask }: Ownership): number {
   const type = isDirectory ? S_IFDIR : S_IFREG;
   const mode = isDirectory ? 0o555 : isWritable ? 0o666 : 0o444;
   // Without a umask only the owner may do anything: these are disks.

@@ -3,7 +3,7 @@
  * mounts, and passes the descriptor over a socket that _FUSE_COMMFD names. Source: fusermount3(1).
  */
 
-import { type SpawnSyncReturns, spawnSync } from "node:child_process";
+import { type SpawnSyncReturns, spawn, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import { constants } from "node:os";
 import { TsimgfsError } from "../errors.ts";
@@ -69,15 +69,45 @@ export function mountFuse(mountpoint: string, options: readonly string[]): numbe
  * @throws {TsimgfsError} EBUSY, or what fusermount3 said
  */
 export function unmountFuse(mountpoint: string, { lazy }: { lazy: boolean }): void {
-  createTrace("run")("%s -u%s -- %s", PROGRAM, lazy ? " -z" : "", mountpoint);
-  const result = spawnSync(PROGRAM, ["-u", ...(lazy ? ["-z"] : []), "--", mountpoint], {
+  const result = spawnSync(PROGRAM, unmountArguments(mountpoint, { lazy }), {
     stdio: ["ignore", "ignore", "pipe"],
     encoding: "utf8",
   });
   requireSuccess(result, mountpoint);
 }
 
-function requireSuccess(result: SpawnSyncReturns<string>, mountpoint: string): void {
+/**
+ * As `unmountFuse`, while this thread goes on: it may be the one that answers what the kernel asks before it
+ * unmounts.
+ */
+export async function unmountWhileServing(
+  mountpoint: string,
+  { lazy }: { lazy: boolean },
+): Promise<void> {
+  const child = spawn(PROGRAM, unmountArguments(mountpoint, { lazy }), {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let stderr = "";
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk.toString();
+  });
+  const result = await new Promise<Outcome>((done) => {
+    child.once("error", (error) => done({ error, status: null, stderr }));
+    child.once("close", (status) => done({ status, stderr }));
+  });
+  requireSuccess(result, mountpoint);
+}
+
+/** Tells of the call, too. */
+function unmountArguments(mountpoint: string, { lazy }: { lazy: boolean }): string[] {
+  createTrace("run")("%s -u%s -- %s", PROGRAM, lazy ? " -z" : "", mountpoint);
+  return ["-u", ...(lazy ? ["-z"] : []), "--", mountpoint];
+}
+
+/** How fusermount3 ended. */
+type Outcome = Pick<SpawnSyncReturns<string>, "error" | "status" | "stderr">;
+
+function requireSuccess(result: Outcome, mountpoint: string): void {
   if (result.error !== undefined) {
     const code = nodeErrorCode(result.error);
     const reason = code === "ENOENT" ? "not found; install the package fuse3" : code;
@@ -87,15 +117,15 @@ function requireSuccess(result: SpawnSyncReturns<string>, mountpoint: string): v
   throw new TsimgfsError(
     /busy/i.test(result.stderr) ? "EBUSY" : "EIO",
     mountpoint,
-    explain(result.stderr, mountpoint),
+    explainMountFailure(result.stderr, mountpoint),
   );
 }
 
-/** What fusermount3 printed, as one reason; what can be done about the usual ones. */
-function explain(stderr: string, mountpoint: string): string {
+/** What fusermount3, or libfuse, printed, as one reason; what can be done about the usual ones. */
+export function explainMountFailure(stderr: string, mountpoint: string): string {
   const line = stderr.split("\n").find((text) => text.trim() !== "") ?? "failed";
   const said = line
-    .replace(/^fusermount3?:\s*/, "")
+    .replace(/^fuse(rmount3?)?:\s*/, "")
     .replace(`${mountpoint}: `, "")
     .trim();
   if (/user_allow_other/.test(said)) {

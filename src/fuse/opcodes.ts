@@ -20,7 +20,6 @@ import {
   GETXATTR_OUT,
   LSEEK_IN,
   LSEEK_OUT,
-  O_DIRECT,
   OPEN_IN,
   OPEN_OUT,
   OUT_HEADER_SIZE,
@@ -39,6 +38,7 @@ import {
   WRITE_OUT_SIZE,
 } from "./abi.ts";
 import { type Ownership, putAttr, putEntry, putStatx } from "./attributes.ts";
+import { openFile, opensForWriting } from "./open-file.ts";
 import { putDirectory } from "./read-directory.ts";
 import { NO_REPLY, type Request } from "./request.ts";
 
@@ -59,7 +59,7 @@ const {
   EROFS,
   ESTALE,
 } = constants.errno;
-const { O_ACCMODE, O_DSYNC, O_RDONLY, O_TRUNC } = { ...fs.constants, O_ACCMODE: 3 };
+const { O_DSYNC } = fs.constants;
 
 /** What the handlers of a thread work on. */
 export interface Server {
@@ -192,14 +192,10 @@ function open(server: Server, request: Request): number {
   if (node === undefined) return -ESTALE;
   if (node.kind === "directory") return -EISDIR;
   const { flags } = request.arguments(OPEN_IN);
-  const writes = (flags & O_ACCMODE) !== O_RDONLY;
-  if (writes && !node.isWritable) return -EROFS;
-  const file = node.open({
-    direct: (flags & O_DIRECT) !== 0,
-    truncates: (flags & O_TRUNC) !== 0,
-  });
+  const file = openFile(node, flags);
+  if (file === undefined) return -EROFS;
   // A close(2) of who only reads need not ask; for others the kernel writes back what was mapped.
-  let openFlags: number = writes ? 0 : FOPEN.noFlush;
+  let openFlags: number = opensForWriting(flags) ? 0 : FOPEN.noFlush;
   if (file.directIo) openFlags |= FOPEN.directIo | FOPEN.parallelDirectWrites;
   if (file.keepCache) openFlags |= FOPEN.keepCache;
   request.clear(sizeOf(OPEN_OUT));

@@ -1,8 +1,7 @@
 /** The life of an I/O thread: read a request, handle it, write the reply; until the mount is gone. */
 
 import { constants } from "node:os";
-import { printable, TsimgfsError } from "../errors.ts";
-import { errnoName, errnoNumber } from "../syscalls/errno-names.ts";
+import { errnoName } from "../syscalls/errno-names.ts";
 import { errno, read, write } from "../syscalls/libc.ts";
 import type { ThreadCrew } from "../threads/thread-crew.ts";
 import { createTrace, type Trace, writeLine } from "../trace.ts";
@@ -10,8 +9,9 @@ import { IN_HEADER_SIZE, OUT_HEADER_SIZE, REPLY, REQUEST } from "./abi.ts";
 import { notifyStaleAttributes } from "./notify.ts";
 import { type Operation, operationTable, type Server, UNKNOWN_OPERATION } from "./opcodes.ts";
 import { NO_REPLY, Request } from "./request.ts";
+import { reportFailure } from "./request-failure.ts";
 
-const { EAGAIN, EINTR, EIO, ENODEV, ENOENT } = constants.errno;
+const { EAGAIN, EINTR, ENODEV, ENOENT } = constants.errno;
 
 /** What a thread is given to serve a mount. */
 export interface RequestServerOptions {
@@ -120,17 +120,6 @@ function turnAfterFailure(number: number): Turn {
   if (number === EINTR || number === EAGAIN || number === ENOENT) return "nothing";
   if (number !== ENODEV) writeLine(`tsimgfs: /dev/fuse: ${errnoName(number)}`);
   return "gone";
-}
-
-/** Log why a request failed; returns its errno, > 0. A request never ends the daemon. */
-function reportFailure(operation: string, error: unknown): number {
-  if (error instanceof TsimgfsError) {
-    writeLine(`tsimgfs: ${error.message} (${operation})`);
-    return errnoNumber(error.code);
-  }
-  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  writeLine(`tsimgfs: ${operation} failed: ${stack.split("\n").map(printable).join("\n")}`);
-  return EIO;
 }
 
 function outcome(result: number): string {

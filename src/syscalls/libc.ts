@@ -69,6 +69,9 @@ export const memfdCreate: (name: string, flags: number) => number = libc.func(
   "int memfd_create(const char *name, unsigned int flags)",
 );
 
+/** int dup(int fd) */
+export const dup: (fd: number) => number = libc.func("int dup(int fd)");
+
 /** int dup2(int fd, int target) */
 export const dup2: (fd: number, target: number) => number = libc.func(
   "int dup2(int fd, int target)",

@@ -14,17 +14,27 @@ import { run } from "./run-command.ts";
 /** The built command; this file runs from build/bench. */
 export const MAIN = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
-export async function launchTsimgfs(request: LaunchRequest): Promise<Launched> {
-  const { image, access, directory, threads, signal, cleanup } = request;
+export function launchTsimgfs(request: LaunchRequest): Promise<Launched> {
+  const { threads } = request;
+  return launch(request, threads === undefined ? [] : ["--threads", String(threads)]);
+}
+
+/** The same through the npm package fuse-native. */
+export function launchFuseNative(request: LaunchRequest): Promise<Launched> {
+  return launch(request, ["--transport", "fuse-native"]);
+}
+
+async function launch(
+  request: LaunchRequest,
+  transportOptions: readonly string[],
+): Promise<Launched> {
+  const { image, access, directory, signal, cleanup } = request;
   const mountPoint = await makeMountDirectory(directory);
   cleanup.defer(() => unmountLazily(mountPoint));
 
   // Found by this in its environment, or by the path in its title, which may lie over that.
   const env = { TSIMGFS_BENCH_MARK: directory };
-  const mountOptions = [
-    ...(access === "read-only" ? ["-r"] : []),
-    ...(threads === undefined ? [] : ["--threads", String(threads)]),
-  ];
+  const mountOptions = [...(access === "read-only" ? ["-r"] : []), ...transportOptions];
   const started = performance.now();
   cleanup.defer(async () => {
     for (const pid of await fuseServersMarked(directory)) await endProcess(pid);

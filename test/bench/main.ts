@@ -78,6 +78,7 @@ async function benchmark(
       facts: [...machineFacts(options, elapsedS), ...facts],
       serverTitles: {
         tsimgfs: "tsimgfs",
+        "fuse-native": "tsimgfs, fuse-native",
         qsd: `QSD ${await qemuVersion(options)}`.trim(),
         c: "C server",
       },

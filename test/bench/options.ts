@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { parseArgs } from "node:util";
 import { CELL_NAMES, type CellName } from "./cells.ts";
 import { IMAGE_NAMES, type ImageName } from "./image-names.ts";
-import { SERVER_NAMES, type ServerName } from "./servers.ts";
+import { DEFAULT_SERVERS, SERVER_NAMES, type ServerName } from "./servers.ts";
 
 const KIND_NAMES = ["read", "write", "copy"] as const;
 export type KindName = (typeof KIND_NAMES)[number];
@@ -34,7 +34,7 @@ export const USAGE = `usage: npm run bench -- [options]
   --only KIND        only the cells of this kind: ${KIND_NAMES.join(", ")}
   --image NAME       only this image; repeatable: ${IMAGE_NAMES.join(", ")}
   --cell NAME        only this cell; repeatable: ${CELL_NAMES.join(", ")}
-  --server NAME      only this server; repeatable: ${SERVER_NAMES.join(", ")}
+  --server NAME      only this server; repeatable: ${SERVER_NAMES.join(", ")} (all but fuse-native)
   --threads N        I/O threads of tsimgfs (its default)
   --directory DIR    where the images are made (the directory for temporary files)
 environment: TSIMGFS_BENCH_RAWFUSE=PATH  rawfuse.c, or the program built from it: the C server to compare with
@@ -68,7 +68,7 @@ export function parseOptions(args: string[]): Options | undefined {
     kinds: chosen("--only", KIND_NAMES, values.only) ?? KIND_NAMES,
     images: chosen("--image", IMAGE_NAMES, values.image) ?? IMAGE_NAMES,
     cells: chosen("--cell", CELL_NAMES, values.cell),
-    servers: chosen("--server", SERVER_NAMES, values.server) ?? SERVER_NAMES,
+    servers: chosen("--server", SERVER_NAMES, values.server) ?? DEFAULT_SERVERS,
     directory: values.directory ?? tmpdir(),
     rawfuse: rawfuse === "" ? undefined : rawfuse,
   };

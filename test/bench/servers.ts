@@ -8,13 +8,15 @@ import { CleanupStack } from "./cleanup-stack.ts";
 import type { Launched, LaunchRequest } from "./launch.ts";
 import { launchQemu } from "./launch-qemu.ts";
 import { launchRawfuse } from "./launch-rawfuse.ts";
-import { launchTsimgfs } from "./launch-tsimgfs.ts";
+import { launchFuseNative, launchTsimgfs } from "./launch-tsimgfs.ts";
 import { findMount } from "./mount-table.ts";
 import { isAlive } from "./proc.ts";
 import { removeTree } from "./remove-tree.ts";
 
-export const SERVER_NAMES = ["tsimgfs", "qsd", "c"] as const;
+export const SERVER_NAMES = ["tsimgfs", "fuse-native", "qsd", "c"] as const;
 export type ServerName = (typeof SERVER_NAMES)[number];
+/** Those that are compared unless others are asked for: our own second transport is none of them. */
+export const DEFAULT_SERVERS: readonly ServerName[] = ["tsimgfs", "qsd", "c"];
 
 export interface Server extends Launched {
   readonly name: ServerName;
@@ -22,7 +24,12 @@ export interface Server extends Launched {
   stop(): Promise<void>;
 }
 
-const LAUNCHERS = { tsimgfs: launchTsimgfs, qsd: launchQemu, c: launchRawfuse } as const;
+const LAUNCHERS = {
+  tsimgfs: launchTsimgfs,
+  "fuse-native": launchFuseNative,
+  qsd: launchQemu,
+  c: launchRawfuse,
+} as const;
 
 export type StartRequest = Omit<LaunchRequest, "cleanup">;
 

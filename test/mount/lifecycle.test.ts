@@ -12,6 +12,7 @@ import { MAIN } from "../support/repository.ts";
 import { run, until } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itNeeds } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
 describe("a mount", () => {
@@ -115,7 +116,7 @@ describe("a mount", () => {
     expect(line).toContain(twin.path);
   });
 
-  it("turns a regular file into the device of a single image", async () => {
+  itNeeds("file-mountpoint")("turns a regular file into the device of a single image", async () => {
     await mounted([sample.path], { mountPointKind: "file" }, async (mount) => {
       await expectSameBytes(mount.mountPoint, sample.expected, "file as mount point");
     });

@@ -8,6 +8,7 @@ import { IS_ROOT, ORDINARY_USER } from "../support/ordinary-user.ts";
 import { attempt, run } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itNeeds } from "../support/transport.ts";
 
 const identity = ORDINARY_USER;
 
@@ -165,7 +166,7 @@ describe.skipIf(!IS_ROOT)("mount options (need root)", () => {
     }
   });
 
-  it.each(["1", "2", "16"])("serve with --threads %s", async (threads) => {
+  itNeeds("threads").each(["1", "2", "16"])("serve with --threads %s", async (threads) => {
     await mounted([sample.path], { args: ["--threads", threads] }, async (mount) => {
       await run("cmp", [mount.device(sample.path), sample.expected]);
     });

@@ -10,6 +10,7 @@ import { ORDINARY_USER, ordinaryUserObstacle } from "../support/ordinary-user.ts
 import { attempt, run, until } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itNeeds } from "../support/transport.ts";
 
 const identity = ORDINARY_USER;
 /** True if /etc/fuse.conf lets users open their mounts to others. */
@@ -95,7 +96,7 @@ describe.skipIf(obstacle !== undefined)(
       });
     });
 
-    it("can have a file as its mount point", async () => {
+    itNeeds("file-mountpoint")("can have a file as its mount point", async () => {
       await mounted([sample.path], { identity, mountPointKind: "file" }, async (mount) => {
         await run("cmp", [mount.mountPoint, sample.expected], { identity });
       });

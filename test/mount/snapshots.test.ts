@@ -12,6 +12,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { transportHas } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -177,7 +178,9 @@ describe("snapshots of a mounted device", () => {
           device,
         ]);
         expect(reader.stdout).toMatch(/^ +1\nstatus 1$/m);
-        expect(reader.stderr).toContain("Stale file handle");
+        expect(reader.stderr).toMatch(
+          transportHas("stale-files") ? /Stale file handle/ : /No such file/,
+        );
       });
       await expectClean(image);
     });
@@ -301,8 +304,10 @@ describe("mount --snapshot", () => {
           await expect(open(device, "r+")).rejects.toThrow("EROFS");
         });
       }
-      const file = { mountPointKind: "file", args: ["--snapshot", "one"] } as const;
-      await mounted([image], file, (mount) => same(mount.mountPoint, before));
+      if (transportHas("file-mountpoint")) {
+        const file = { mountPointKind: "file", args: ["--snapshot", "one"] } as const;
+        await mounted([image], file, (mount) => same(mount.mountPoint, before));
+      }
       const refuse = async (args: readonly string[], reason: RegExp): Promise<void> =>
         expect(await refusedMount([image], { args })).toMatch(reason);
       await refuse(["--snapshot", "none"], /has no snapshot "none"/);

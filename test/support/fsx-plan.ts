@@ -22,6 +22,8 @@ export interface FsxPlan {
   readonly access: FsxAccess;
   /** Reads and writes through mmap(2) too. A daemon that is killed would turn them into signals. */
   readonly mappings: boolean;
+  /** Holes are punched, ranges zeroed and allocated; else written to. */
+  readonly fallocate: boolean;
   /** A number of operations, or until the device does not answer any more. */
   readonly end: { readonly operations: number } | "until-gone";
   /** Errors that operations may end with; each byte of their range is old or new then. */

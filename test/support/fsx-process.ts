@@ -96,7 +96,7 @@ class Fsx {
   /** An operation of a hundred. */
   #operate(draw: number): void {
     const device = this.#device;
-    if (draw < 40) this.#change(device.pickWrite());
+    if (draw < 40 || (draw < 60 && !this.#plan.fallocate)) this.#change(device.pickWrite());
     else if (draw < 50) this.#change(device.pickFallocate("punch"));
     else if (draw < 58) this.#change(device.pickFallocate("zero"));
     else if (draw < 60) this.#change(device.pickFallocate("allocate"));

@@ -11,6 +11,7 @@ import type { Random } from "./random.ts";
 import { REPOSITORY } from "./repository.ts";
 import { until } from "./run.ts";
 import { withScratch } from "./scratch.ts";
+import { transportHas } from "./transport.ts";
 
 const PAGE_SIZE = 4096;
 
@@ -29,11 +30,15 @@ export interface FsxSession
   readonly tolerated?: readonly string[];
 }
 
+function mappingsOf({ mappings = true }: FsxSession): boolean {
+  return mappings && transportHas("shared-mmap");
+}
+
 /** Where the ranges of the processes meet. */
 function boundaries(random: Random, session: FsxSession): number[] {
-  const { from = 0, size, processes, access, mappings = true } = session;
+  const { from = 0, size, processes, access } = session;
   // One page seen both through the page cache and past it, by two processes, need not be coherent.
-  const unit = access === "mixed" || (access === "direct" && mappings) ? PAGE_SIZE : 1;
+  const unit = access === "mixed" || (access === "direct" && mappingsOf(session)) ? PAGE_SIZE : 1;
   const inner = Array.from({ length: processes - 1 }, (_, index) => {
     const share = ((size - from) / processes) * (index + 1);
     return Math.floor((from + share + random.between(-5000, 5000)) / unit) * unit;
@@ -55,7 +60,8 @@ function planProcesses(random: Random, session: FsxSession): FsxPlan[] {
       maxLength: session.maxLength,
       seed: random.u32(),
       access: session.access,
-      mappings: session.mappings ?? true,
+      mappings: mappingsOf(session),
+      fallocate: transportHas("fallocate"),
       end: session.end,
       tolerated: session.tolerated ?? [],
     };

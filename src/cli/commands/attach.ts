@@ -180,6 +180,7 @@ async function mountImage(
     writing: readOnly
       ? undefined
       : { copyOnRead: true, detectZeroes: "on", discard: "unmap", growable: false },
+    transport: "dev-fuse",
     threads: THREADS,
     streaming: undefined,
     snapshot: undefined,

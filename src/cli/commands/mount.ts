@@ -10,7 +10,7 @@ import {
   type Discard,
   type WritePolicy,
 } from "../../block/write-policy.ts";
-import type { DaemonConfig } from "../../daemon/config.ts";
+import { type DaemonConfig, TRANSPORTS, type TransportName } from "../../daemon/config.ts";
 import { createStartMemory, IO_THREADS_MAX, startIoThread } from "../../daemon/io-thread-start.ts";
 import { PendingDaemon } from "../../daemon/launch.ts";
 import { UsageError } from "../../errors.ts";
@@ -45,7 +45,8 @@ interface MountCommandOptions extends SecretOptions {
   readonly foreground?: boolean;
   readonly format?: FormatName;
   readonly options?: readonly string[];
-  readonly threads: number;
+  readonly threads?: number;
+  readonly transport: TransportName;
   readonly backingPolicy?: BackingPolicy;
   readonly forceShare?: boolean;
   readonly logFile?: string;
@@ -75,9 +76,15 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
     )
     .option(
       "--threads <n>",
-      "I/O threads",
+      `I/O threads (default: ${THREADS_DEFAULT})`,
       numberOption("--threads", 1, IO_THREADS_MAX),
-      THREADS_DEFAULT,
+    )
+    .addOption(
+      choiceOption("--transport <name>", TRANSPORTS, (names) => names)
+        .default("dev-fuse")
+        .inManual(
+          "How requests come from the kernel. dev-fuse: they are read from /dev/fuse, by several threads. fuse-native: through the npm package of that name, an optional dependency that needs libfuse 2; with one thread, and without fallocate, SEEK_HOLE, page cache and shared mmap.",
+        ),
     )
     .option("--no-copy-on-read", "do not store what is read from a backing file")
     .addOption(
@@ -135,6 +142,13 @@ function streamOption(text: string): StreamOption {
   return { limit: text === "" ? undefined : rateOption("--stream")(text) };
 }
 
+/** How many I/O threads there are; 0: the transport has none. */
+function threadCount({ transport, threads }: MountCommandOptions): number {
+  if (transport === "dev-fuse") return threads ?? THREADS_DEFAULT;
+  if (threads === undefined) return 0;
+  throw new UsageError("--threads", `contradicts --transport ${transport}, which has one thread`);
+}
+
 /** How the devices are written to; undefined: they are read-only. */
 function writePolicy(
   options: MountCommandOptions,
@@ -181,7 +195,8 @@ async function mount(
     backingPolicy: options.backingPolicy,
     forceShare: options.forceShare ?? false,
     writing: writePolicy(options, mountOptions),
-    threads: options.threads,
+    transport: options.transport,
+    threads: threadCount(options),
     streaming: options.stream,
     snapshot: options.snapshot,
     mountOptions,

@@ -1,0 +1,159 @@
+/**
+ * A mount through libfuse 2. libfuse has threads of its own that read /dev/fuse; each waits while the main
+ * thread answers its request. So the main thread must not touch the mount, nor wait for somebody who does.
+ */
+
+import fs from "node:fs";
+import { TsimgfsError } from "../../errors.ts";
+import { writeLine } from "../../trace.ts";
+import { explainMountFailure, unmountWhileServing } from "../fusermount.ts";
+import type { Server } from "../opcodes.ts";
+import { captureStandardError } from "./captured-stderr.ts";
+import {
+  FUSE_NATIVE,
+  type FuseClass,
+  type FuseInstance,
+  type SignalWithBuffer,
+} from "./fuse-native.ts";
+import { NativeOperations } from "./operations.ts";
+
+/** How often is looked whether the mount is gone: libfuse tells nobody. */
+const POLL_MS = 50;
+const FUSE_DEVICE = "/dev/fuse";
+/** fuse-native copies what it is given to arrays of this size, and cuts off what is longer. */
+const ARGUMENT_MAX = 1024;
+
+/**
+ * Options for libfuse: writes of more than a page, and O_TRUNC that leaves the size alone, as the other
+ * transport negotiates. The page cache is for all files or for none: it must not be used for partitions,
+ * which are parts of another file, nor for statistics. And the kernel asks for attributes and names each
+ * time, since it cannot be told of changes.
+ */
+const LIBFUSE_OPTIONS = [
+  "big_writes",
+  "atomic_o_trunc",
+  "direct_io",
+  "attr_timeout=0",
+  "entry_timeout=0",
+];
+
+export interface NativeMountOptions {
+  /** A directory: absolute, without symbolic links. */
+  readonly mountpoint: string;
+  /** Of fusermount, commas in values escaped. */
+  readonly options: readonly string[];
+}
+
+export class NativeMount {
+  readonly #fuse: FuseInstance;
+  readonly #fd: number;
+  #timer: NodeJS.Timeout | undefined;
+  readonly #ended: Promise<void>;
+
+  private constructor(fuse: FuseInstance, fd: number, failed: Promise<never>) {
+    this.#fuse = fuse;
+    this.#fd = fd;
+    this.#ended = Promise.race([this.#gone(), failed]);
+    // Whoever waits for the end handles it.
+    this.#ended.catch(() => undefined);
+  }
+
+  /**
+   * Mount, and serve. Resolves when the kernel has been answered first.
+   *
+   * @throws {TsimgfsError} with what libfuse said; nothing is mounted
+   */
+  static async make(
+    Fuse: FuseClass,
+    server: Server,
+    { mountpoint, options }: NativeMountOptions,
+  ): Promise<NativeMount> {
+    const argument = `-o${[...options, ...LIBFUSE_OPTIONS].join(",")}`;
+    for (const text of [mountpoint, argument]) {
+      if (Buffer.byteLength(text) >= ARGUMENT_MAX) {
+        const reason = `"${text.slice(0, 40)}..." is too long for fuse-native, which takes ${ARGUMENT_MAX - 1} bytes`;
+        throw new TsimgfsError("EINVAL", FUSE_NATIVE, reason);
+      }
+    }
+    // Its own way to unmount takes away whatever is mounted there by then.
+    Fuse.unmount = (_mountpoint, done) => done(null);
+    let fail: (error: unknown) => void = () => undefined;
+    const failed = new Promise<never>((_, reject) => {
+      fail = reject;
+    });
+    failed.catch(() => undefined);
+    const operations = new NativeOperations(server, fail);
+    const fuse = new Fuse(mountpoint, operations, { timeout: false });
+    fuse._fuseOptions = () => argument;
+    fuse._op_getxattr = (signal: SignalWithBuffer, path: string, name: string, room: Buffer) =>
+      operations.getXattr(signal, path, name, room);
+    fuse._op_listxattr = (signal: SignalWithBuffer, path: string, room: Buffer) =>
+      operations.listXattrs(signal, path, room);
+    const before = new Set(fuseDescriptors());
+    await mount(fuse, mountpoint);
+    try {
+      const fd = fuseDescriptors().find((descriptor) => !before.has(descriptor));
+      if (fd === undefined) throw new Error("libfuse has no descriptor of /dev/fuse");
+      // fuse-native calls back before INIT is answered, after which the kernel sets what it was told then.
+      await fs.promises.stat(mountpoint);
+      return new NativeMount(fuse, fd, failed);
+    } catch (error) {
+      await unmountWhileServing(mountpoint, { lazy: true });
+      throw error;
+    }
+  }
+
+  /** Resolves when the mount is gone and nobody has a file of it open; rejects when it cannot be served. */
+  ended(): Promise<void> {
+    return this.#ended;
+  }
+
+  #gone(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#timer = setInterval(() => {
+        // libfuse closes it when its last thread has ended.
+        if (isFuseDescriptor(this.#fd)) return;
+        clearInterval(this.#timer);
+        this.#fuse.unmount(() => resolve());
+      }, POLL_MS);
+    });
+  }
+}
+
+async function mount(fuse: FuseInstance, mountpoint: string): Promise<void> {
+  const captured = captureStandardError();
+  let error: Error | null | undefined;
+  let said: string;
+  try {
+    error = await new Promise((resolve) => fuse.mount(resolve));
+  } finally {
+    said = captured.end();
+  }
+  if (error === null || error === undefined) {
+    if (said !== "") writeLine(said.trimEnd());
+    return;
+  }
+  const reason = said === "" ? explain(error.message) : explainMountFailure(said, mountpoint);
+  throw new TsimgfsError("EIO", mountpoint, reason, { cause: error });
+}
+
+/** What fuse-native says before libfuse is asked. */
+function explain(message: string): string {
+  if (message === "Mountpoint in use") {
+    return "is the root of another file system, over which fuse-native does not mount; mount on a directory in it";
+  }
+  return `fuse-native: ${message}`;
+}
+
+/** The descriptors of /dev/fuse that this process has. */
+function fuseDescriptors(): number[] {
+  return fs.readdirSync("/proc/self/fd").map(Number).filter(isFuseDescriptor);
+}
+
+function isFuseDescriptor(fd: number): boolean {
+  try {
+    return fs.readlinkSync(`/proc/self/fd/${fd}`) === FUSE_DEVICE;
+  } catch {
+    return false;
+  }
+}
