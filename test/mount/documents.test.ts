@@ -30,10 +30,11 @@ interface NotRun {
   check(words: readonly string[]): Promise<void> | void;
 }
 
-/** The words of a command behind the assignments of its environment; no quotes occur. */
+/** The words of a command behind the assignments of its environment, without their double quotes. */
 function wordsOf(text: string): string[] {
-  const words = text.replace(/ +#.*$/, "").split(/\s+/);
-  return words.slice(words.findIndex((word) => !/^\w+=/.test(word)));
+  const words = text.replace(/ +#.*$/, "").match(/"[^"]*"|\S+/g) ?? [];
+  const first = words.findIndex((word) => !/^\w+=/.test(word));
+  return words.slice(first).map((word) => word.replace(/^"(.*)"$/, "$1"));
 }
 
 /** Scripts of package.json. */
@@ -62,11 +63,16 @@ const NOT_RUN: readonly NotRun[] = [
   {
     pattern: /^(\w+=\S+ )*npx vitest run\b/,
     reason: "the runner of these tests would wait for itself",
-    check: ([, , , ...args]) => {
+    check: async ([, , , ...args]) => {
       const paths = args.filter((arg) => arg.startsWith("test/"));
       expect(paths.filter((path) => !existsSync(join(REPOSITORY, path)))).toEqual([]);
-      const options = args.filter((arg) => !paths.includes(arg) && !/^(-t|\w+)$/.test(arg));
-      expect(options.filter((option) => option !== "--project")).toEqual([]);
+      const options = args.filter((arg) => /^-/.test(arg));
+      expect(["-t", "--project"]).toEqual(expect.arrayContaining(options));
+      const title = args[args.indexOf("-t") + 1];
+      if (options.includes("-t")) {
+        const said = `(describe|it)\\(".*${title}`;
+        await run("grep", ["-rqE", said, ...paths], { cwd: REPOSITORY });
+      }
     },
   },
   {
