@@ -97,7 +97,7 @@ export class FreshClusters {
   /** Look further: what is found joins what was found before, if it follows, or takes its place. */
   #search(): void {
     const { refcounts } = this.#context;
-    const covered = refcounts.tableEntries * refcounts.entriesPerBlock;
+    const covered = refcounts.table.entries * refcounts.entriesPerBlock;
     // Behind what the refcount table counts, all is free: the new one counts more.
     const runs =
       this.#cursor < covered

@@ -144,7 +144,7 @@ export class NewRefcounts {
     const known = this.#blocks.get(block);
     if (known !== undefined) return known.after;
     const { refcounts, storage } = this.#context;
-    const before = refcounts.blockOffset(block);
+    const before = refcounts.table.blockOffset(block);
     const cluster = this.#fresh.take(1);
     const offset = cluster * this.#clusterSize;
     if (before === 0) this.#block.bytes.fill(0);
@@ -160,7 +160,8 @@ export class NewRefcounts {
   /** The refcount of a cluster, of what was settled. */
   get(cluster: number): number {
     const block = Math.floor(cluster / this.#entriesPerBlock);
-    const offset = this.#blocks.get(block)?.after ?? this.#context.refcounts.blockOffset(block);
+    const offset =
+      this.#blocks.get(block)?.after ?? this.#context.refcounts.table.blockOffset(block);
     if (offset === 0) return 0;
     const index = cluster % this.#entriesPerBlock;
     const inSlice = index % this.#entriesPerSlice;

@@ -172,13 +172,11 @@ export class StructureSwitch {
     if (snapshotsOffset !== 0 && this.#change.snapshotTable === undefined) {
       kept.push(runOf({ offset: snapshotsOffset, bytes: snapshots.size }, clusterSize));
     }
-    const { refcounts } = allocator;
+    const { table } = allocator.refcounts;
     const keptBlocks = new Set<number>();
-    for (let block = 0; block < refcounts.tableEntries; block++) {
-      const offset = refcounts.blockOffset(block);
-      if (offset !== 0 && !this.#refcounts.movedBlocks.has(block)) {
-        keptBlocks.add(offset / clusterSize);
-      }
+    for (let block = table.linkedBlock(0, 1); block >= 0; block = table.linkedBlock(block + 1, 1)) {
+      if (this.#refcounts.movedBlocks.has(block)) continue;
+      keptBlocks.add(table.blockOffset(block) / clusterSize);
     }
     for (const { first, count } of this.#refcounts.freed()) {
       for (let cluster = first; cluster < first + count; cluster++) {

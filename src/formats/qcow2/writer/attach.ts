@@ -17,7 +17,7 @@ import { loadTrackedBitmaps, type SharedBitmap } from "./dirty-bitmaps.ts";
 import { HeaderWriter } from "./header-writer.ts";
 import { metadataRanges, qcow2MetadataMap } from "./metadata-ranges.ts";
 import { Qcow2Writer } from "./qcow2-writer.ts";
-import { RefcountStore } from "./refcount-store.ts";
+import { RefcountBlockTable } from "./refcount-block-table.ts";
 import { createSharedState, SharedState } from "./shared-state.ts";
 
 /** L1 entries are read in pieces of this many bytes. */
@@ -52,16 +52,10 @@ export function prepareQcow2Writing(layout: Qcow2Layout, storage: WritableStorag
   const { header } = layout;
   const memory = createSharedState(header, layout.virtualSize);
   const state = new SharedState(memory);
-  const refcounts = new RefcountStore(
-    layout,
-    storage,
-    state,
-    new HeaderWriter(storage, header.version),
-  );
+  const table = new RefcountBlockTable(storage, state, layout.clusterSize);
   const blocks: number[] = [];
-  for (let block = 0; block < refcounts.tableEntries; block++) {
-    const offset = refcounts.blockOffset(block);
-    if (offset !== 0) blocks.push(offset / layout.clusterSize);
+  for (let block = table.linkedBlock(0, 1); block >= 0; block = table.linkedBlock(block + 1, 1)) {
+    blocks.push(table.blockOffset(block) / layout.clusterSize);
   }
   let l2Tables = 0;
   for (const _ of readL2Offsets(layout, storage)) l2Tables++;

@@ -56,11 +56,11 @@ function dropPastEnd(layout: Qcow2Layout, storage: WritableStorage): void {
   const state = new SharedState(createSharedState(layout.header, layout.virtualSize));
   const headerWriter = new HeaderWriter(storage, layout.header.version);
   const refcounts = new RefcountStore(layout, storage, state, headerWriter);
-  const { entriesPerBlock, tableEntries } = refcounts;
+  const { entriesPerBlock, table } = refcounts;
   let first = Math.ceil(storage.currentLength() / layout.clusterSize);
-  for (let block = Math.floor(first / entriesPerBlock); block < tableEntries; block++) {
+  for (let block = Math.floor(first / entriesPerBlock); block < table.entries; block++) {
     const end = (block + 1) * entriesPerBlock;
-    if (refcounts.hasBlock(block)) refcounts.change({ first, count: end - first }, () => 0);
+    if (table.hasBlock(block)) refcounts.change({ first, count: end - first }, () => 0);
     first = end;
   }
 }

@@ -65,7 +65,7 @@ export class RefcountChanges {
     const counted: ClusterRun[] = [];
     for (const run of runs) {
       const block = Math.floor(run.first / this.#refcounts.entriesPerBlock);
-      if (this.#refcounts.blockOffset(block) !== 0) {
+      if (this.#refcounts.table.blockOffset(block) !== 0) {
         counted.push(run);
         usable.push(run);
         continue;
@@ -78,7 +78,7 @@ export class RefcountChanges {
     try {
       for (const run of counted) this.#refcounts.change(run, () => 1);
       this.#marks.sync();
-      for (const { block, cluster } of blocks) this.#refcounts.linkBlock(block, cluster);
+      for (const { block, cluster } of blocks) this.#refcounts.table.link(block, cluster);
       if (blocks.length > 0) this.#marks.sync();
     } catch (error) {
       this.#state.raise(WORD.leaks);

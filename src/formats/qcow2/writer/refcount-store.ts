@@ -4,14 +4,14 @@
  * Source: qcow2 specification, "Host cluster management".
  */
 
-import { joinHalves, SAFE_HI_MAX, TWO_TO_32 } from "../../../binary/words.ts";
-import { CorruptionError, hex, StorageError } from "../../../errors.ts";
+import { StorageError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import { REFCOUNT_TABLE_SIZE_MAX } from "../header.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { readRefcount, writeRefcount } from "../refcount-entry.ts";
 import type { HeaderWriter } from "./header-writer.ts";
+import { putBlockOffset, RefcountBlockTable } from "./refcount-block-table.ts";
 import { NUMBER, type SharedState } from "./shared-state.ts";
 
 /** Refcount blocks are looked through in pieces of this many bytes. */
@@ -27,6 +27,8 @@ export interface ClusterRun {
 }
 
 export class RefcountStore {
+  /** Where the refcount blocks are. */
+  readonly table: RefcountBlockTable;
   /** Clusters that one refcount block counts. */
   readonly entriesPerBlock: number;
   readonly #bits: number;
@@ -43,6 +45,7 @@ export class RefcountStore {
     state: SharedState,
     headerWriter: HeaderWriter,
   ) {
+    this.table = new RefcountBlockTable(storage, state, layout.clusterSize);
     this.#bits = layout.refcountBits;
     this.#clusterSize = layout.clusterSize;
     this.entriesPerBlock = (layout.clusterSize * 8) / layout.refcountBits;
@@ -50,41 +53,6 @@ export class RefcountStore {
     this.#state = state;
     this.#headerWriter = headerWriter;
     this.#piece = NativeBuffer.allocate(Math.min(SCAN_SIZE, layout.clusterSize));
-  }
-
-  /** Entries of the refcount table. */
-  get tableEntries(): number {
-    return (this.#state.get(NUMBER.refcountTableClusters) * this.#clusterSize) / 8;
-  }
-
-  /**
-   * Host offset of a refcount block, 0 if there is none.
-   *
-   * @throws {CorruptionError} it is not aligned
-   */
-  blockOffset(block: number): number {
-    if (block >= this.tableEntries) return 0;
-    const at = this.#state.get(NUMBER.refcountTableOffset) + block * 8;
-    this.#storage.readAt(this.#entry, 0, 8, at);
-    const hi = this.#entry.view.getUint32(0);
-    const lo = this.#entry.view.getUint32(4) & 0xffff_fe00;
-    const offset = hi > SAFE_HI_MAX ? Number.POSITIVE_INFINITY : joinHalves(hi, lo >>> 0);
-    if (offset % this.#clusterSize !== 0) {
-      const reason = `refcount block offset ${hex(offset)} is not a multiple of the cluster size ${hex(this.#clusterSize)}`;
-      throw new CorruptionError(this.#storage.path, reason, { offset: at });
-    }
-    return offset;
-  }
-
-  /** Whether a refcount block is there, within the file. One that cannot be right is not. */
-  hasBlock(block: number): boolean {
-    try {
-      const offset = this.blockOffset(block);
-      return offset !== 0 && offset < this.#storage.currentLength();
-    } catch (error) {
-      if (error instanceof CorruptionError) return false;
-      throw error;
-    }
   }
 
   /**
@@ -104,9 +72,9 @@ export class RefcountStore {
     while (left > 0 && runs.length < runsMax && cluster < end) {
       const block = Math.floor(cluster / this.entriesPerBlock);
       // Whoever needs more than the table counts first makes a larger one.
-      if (block >= this.tableEntries) break;
+      if (block >= this.table.entries) break;
       const blockEnd = Math.min((block + 1) * this.entriesPerBlock, end);
-      const offset = this.blockOffset(block);
+      const offset = this.table.blockOffset(block);
       if (offset === 0) {
         const count = Math.min(left, blockEnd - cluster);
         runs.push({ first: cluster, count });
@@ -152,7 +120,7 @@ export class RefcountStore {
   /** The refcount of one cluster. */
   read(cluster: number): number {
     const block = Math.floor(cluster / this.entriesPerBlock);
-    const offset = this.blockOffset(block);
+    const offset = this.table.blockOffset(block);
     if (offset === 0) return 0;
     const index = cluster % this.entriesPerBlock;
     const at = Math.floor((index * this.#bits) / 8);
@@ -176,7 +144,7 @@ export class RefcountStore {
     let cluster = run.first;
     while (cluster < end) {
       const block = Math.floor(cluster / this.entriesPerBlock);
-      const blockOffset = this.blockOffset(block);
+      const blockOffset = this.table.blockOffset(block);
       const inBlock = cluster - block * this.entriesPerBlock;
       const pieceStart = inBlock - (inBlock % perPiece);
       const pieceEnd = Math.min(
@@ -212,13 +180,6 @@ export class RefcountStore {
     this.#storage.writeAt(block, 0, this.#clusterSize, at * this.#clusterSize);
   }
 
-  /** Let the refcount table refer to a block. Its content must be durable. */
-  linkBlock(block: number, cluster: number): void {
-    putOffset(this.#entry.view, 0, cluster * this.#clusterSize);
-    const at = this.#state.get(NUMBER.refcountTableOffset) + block * 8;
-    this.#storage.writeAt(this.#entry, 0, 8, at);
-  }
-
   /**
    * Let the refcount table refer to no block any more that counts nothing, or only itself.
    *
@@ -227,11 +188,11 @@ export class RefcountStore {
    */
   unlinkEmptyBlocks(everywhere: boolean): number[] {
     const clusters: number[] = [];
-    for (let block = this.tableEntries - 1; block > 0; block--) {
-      const offset = this.blockOffset(block);
-      if (offset === 0) continue;
+    let block = this.table.linkedBlock(this.table.entries - 1, -1);
+    for (; block > 0; block = this.table.linkedBlock(block - 1, -1)) {
+      const offset = this.table.blockOffset(block);
       if (this.#isEmpty(block, offset)) {
-        this.linkBlock(block, 0);
+        this.table.link(block, 0);
         clusters.push(offset / this.#clusterSize);
       } else if (!everywhere) break;
     }
@@ -257,7 +218,7 @@ export class RefcountStore {
    */
   growTable(): { table: ClusterRun; blocks: ClusterRun; oldTable: ClusterRun } {
     const clusterSize = this.#clusterSize;
-    const oldEntries = this.tableEntries;
+    const oldEntries = this.table.entries;
     const oldTable = {
       first: this.#state.get(NUMBER.refcountTableOffset) / clusterSize,
       count: this.#state.get(NUMBER.refcountTableClusters),
@@ -277,7 +238,7 @@ export class RefcountStore {
     this.#storage.readAt(table, 0, oldTable.count * clusterSize, oldOffset);
     for (let index = 0; index < blocks; index++) {
       const cluster = first + tableClusters + index;
-      putOffset(table.view, (oldEntries + index) * 8, cluster * clusterSize);
+      putBlockOffset(table.view, (oldEntries + index) * 8, cluster * clusterSize);
       const start = first + index * this.entriesPerBlock;
       const count = Math.min(end - start, this.entriesPerBlock);
       this.writeNewBlock(cluster, { first: start, count });
@@ -302,7 +263,10 @@ export class RefcountStore {
     const clusterSize = this.#clusterSize;
     const next = this.lastUsed() + 1;
     let block = Math.floor(next / this.entriesPerBlock);
-    if (this.blockOffset(block) !== 0 && next + clusters <= (block + 1) * this.entriesPerBlock) {
+    if (
+      this.table.blockOffset(block) !== 0 &&
+      next + clusters <= (block + 1) * this.entriesPerBlock
+    ) {
       this.#extendTo(next + clusters);
       this.#storage.zeroAt(next * clusterSize, clusters * clusterSize, "release");
       this.change({ first: next, count: clusters }, () => 1);
@@ -312,10 +276,10 @@ export class RefcountStore {
     let blocks = 1;
     while (blocks * this.entriesPerBlock < clusters + blocks) blocks++;
     // Blocks that count nothing are in the way all the same: they would be leaked.
-    for (let other = block; other < Math.min(block + blocks, this.tableEntries); other++) {
-      if (this.blockOffset(other) !== 0) block = other + 1;
+    for (let other = block; other < Math.min(block + blocks, this.table.entries); other++) {
+      if (this.table.blockOffset(other) !== 0) block = other + 1;
     }
-    if (block + blocks > this.tableEntries) return undefined;
+    if (block + blocks > this.table.entries) return undefined;
     const first = block * this.entriesPerBlock;
     const end = first + clusters + blocks;
     this.#extendTo(end);
@@ -327,7 +291,7 @@ export class RefcountStore {
     }
     this.#storage.sync();
     for (let index = 0; index < blocks; index++) {
-      this.linkBlock(block + index, first + clusters + index);
+      this.table.link(block + index, first + clusters + index);
     }
     this.#storage.sync();
     return { first, blocks: { first: first + clusters, count: blocks } };
@@ -335,9 +299,9 @@ export class RefcountStore {
 
   /** The last cluster whose refcount is not 0, or -1. */
   lastUsed(): number {
-    for (let block = this.tableEntries - 1; block >= 0; block--) {
-      const offset = this.blockOffset(block);
-      if (offset === 0) continue;
+    let block = this.table.linkedBlock(this.table.entries - 1, -1);
+    for (; block >= 0; block = this.table.linkedBlock(block - 1, -1)) {
+      const offset = this.table.blockOffset(block);
       const first = block * this.entriesPerBlock;
       let last = -1;
       let cluster = first;
@@ -373,10 +337,4 @@ export class RefcountStore {
     const bytes = this.#storage.resizable ? HOST_OFFSET_MAX : this.#storage.length;
     return Math.floor(bytes / this.#clusterSize);
   }
-}
-
-/** A big-endian host offset. */
-function putOffset(view: DataView, at: number, offset: number): void {
-  view.setUint32(at, Math.floor(offset / TWO_TO_32));
-  view.setUint32(at + 4, offset % TWO_TO_32);
 }

@@ -99,7 +99,8 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     expect(sample.store.entriesPerBlock).toBe((512 * 8) / bits);
     for (const cluster of [0, 1, used - 1]) expect(sample.store.read(cluster)).toBe(1);
     // Of the last cluster of the block, of the next one, and beyond the table.
-    const { entriesPerBlock, tableEntries } = sample.store;
+    const { entriesPerBlock, table } = sample.store;
+    const tableEntries = table.entries;
     expect(tableEntries).toBe(64);
     const last = entriesPerBlock * tableEntries;
     for (const cluster of [used, entriesPerBlock - 1, entriesPerBlock, last - 1, last, last * 2]) {
@@ -164,7 +165,7 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
 
   it("finds nothing behind what the table counts", () => {
     const { store } = sampleOf(options);
-    const end = store.entriesPerBlock * store.tableEntries;
+    const end = store.entriesPerBlock * store.table.entries;
     expect(store.findFree(end, 1, 1)).toEqual([]);
     expect(store.findFree(end + 5, 100, 10)).toEqual([]);
     expect(store.findFree(end - 1, 100, 10)).toEqual([{ first: end - 1, count: 1 }]);
@@ -179,10 +180,26 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     storage.setLength((run.first + run.count) * 512);
     store.writeNewBlock(run.first, run);
     expect(refcountsOf(sample)).toEqual(before);
-    store.linkBlock(3, run.first);
-    expect(store.blockOffset(3)).toBe(run.first * 512);
+    store.table.link(3, run.first);
+    expect(store.table.blockOffset(3)).toBe(run.first * 512);
     for (let at = run.first; at < run.first + run.count; at++) before.set(at, 1);
     expect(refcountsOf(sample)).toEqual(before);
+  });
+
+  it("finds the blocks that its table refers to, from either end", () => {
+    const { store, storage } = sampleOf(options);
+    const { table } = store;
+    const linked = [0, 3, table.entries - 1];
+    storage.setLength(store.entriesPerBlock * table.entries * 512);
+    for (const block of linked.slice(1)) table.link(block, store.entriesPerBlock * block);
+    const found = (from: number, step: 1 | -1): number[] => {
+      const next = table.linkedBlock(from, step);
+      return next < 0 ? [] : [next, ...found(next + step, step)];
+    };
+    expect(found(0, 1)).toEqual(linked);
+    expect(found(table.entries - 1, -1)).toEqual([...linked].reverse());
+    expect(found(1, -1)).toEqual([0]);
+    expect(found(table.entries, 1)).toEqual([]);
   });
 
   it("moves to a larger table behind all that the old one counts", () => {
@@ -190,7 +207,7 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     const { store, state, storage, log } = sample;
     scatter(sample, new Random(`grow ${bits}`), Math.min(max, 3));
     const before = refcountsOf(sample);
-    const counted = store.entriesPerBlock * store.tableEntries;
+    const counted = store.entriesPerBlock * store.table.entries;
     const oldTable = Number(sample.built.header("refcount_table_offset")) / 512;
     log.operations.length = 0;
     const grown = store.growTable();
@@ -211,7 +228,7 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     );
     state.set(NUMBER.refcountTableOffset, counted * 512);
     state.set(NUMBER.refcountTableClusters, 2);
-    expect(store.tableEntries).toBe(128);
+    expect(store.table.entries).toBe(128);
     expect(store.read(counted)).toBe(1);
     expect(store.read(0)).toBe(1);
   });
@@ -247,11 +264,11 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     const empty = store.lastUsed() + 1;
     store.change({ first: empty, count: 1 }, () => 1);
     storage.content.write(empty * 512, Buffer.alloc(512));
-    store.linkBlock(2, empty);
+    store.table.link(2, empty);
     const before = refcountsOf(sample);
     const area = store.allocateArea(entriesPerBlock + 5);
     if (area === undefined) throw new Error("no room");
-    expect(store.blockOffset(2)).toBe(empty * 512);
+    expect(store.table.blockOffset(2)).toBe(empty * 512);
     const { first, count } = area.blocks;
     for (let at = area.first; at < area.first + entriesPerBlock + 5; at++) before.set(at, 1);
     for (let at = first; at < first + count; at++) before.set(at, 1);
@@ -318,7 +335,7 @@ describe("RefcountStore", () => {
       const entry = Buffer.alloc(8);
       entry.writeBigUInt64BE(offset);
       sample.storage.content.write(table + 8, entry);
-      expect(() => sample.store.blockOffset(1)).toThrow(
+      expect(() => sample.store.table.blockOffset(1)).toThrow(
         expect.objectContaining({
           name: "CorruptionError",
           message: expect.stringMatching(
@@ -326,7 +343,9 @@ describe("RefcountStore", () => {
           ),
         }),
       );
-      expect(sample.store.blockOffset(0)).toBe(sample.built.region("refcount block 0").offset);
+      expect(sample.store.table.blockOffset(0)).toBe(
+        sample.built.region("refcount block 0").offset,
+      );
     },
   );
 
