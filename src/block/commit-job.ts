@@ -7,23 +7,20 @@
 import { EXTENT, Extent, type FormatImage } from "../formats/driver.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { Disk } from "./disk.ts";
+import { DiskJob } from "./disk-job.ts";
 
 /** A step copies at most this many bytes. */
 const STEP_COPIED = 4 * 1024 * 1024;
-/** A step looks at this many runs, each of so many bytes at the most. */
-const STEP_LOOKS = 256;
-const LOOK_MAX = 64 * 1024 * 1024;
 
 /** What the images above the base say about a run. */
 type Above = "nothing" | "zeros" | "data";
 
-export class CommitJob {
+export class CommitJob extends DiskJob {
   readonly #above: Disk;
   readonly #base: Disk;
   readonly #extent = new Extent();
   readonly #buffer = NativeBuffer.allocate(STEP_COPIED);
-  readonly #total: number;
-  #done = 0;
+  readonly total: number;
   #copied = 0;
 
   /**
@@ -31,19 +28,10 @@ export class CommitJob {
    * @param base written to; made longer if it is shorter than the image
    */
   constructor(above: Disk, base: Disk) {
+    super(STEP_COPIED);
     this.#above = above;
     this.#base = base;
-    this.#total = above.virtualSize;
-  }
-
-  /** Bytes from the start of the disk on that are done. */
-  get done(): number {
-    return this.#done;
-  }
-
-  /** Bytes of the disk. */
-  get total(): number {
-    return this.#total;
+    this.total = above.virtualSize;
   }
 
   /** Bytes of data that were copied. */
@@ -51,30 +39,24 @@ export class CommitJob {
     return this.#copied;
   }
 
-  /**
-   * Copy some megabytes, or find out about a part of the disk that they need not be.
-   *
-   * @returns whether the end is reached
-   * @throws {TsimgfsError} the data cannot be read, or written; it can be tried again
-   */
-  step(): boolean {
-    if (this.#base.virtualSize < this.#total) this.#base.resize(this.#total);
-    const end = this.#copied + STEP_COPIED;
-    for (let looks = 0; looks < STEP_LOOKS && this.#copied < end; looks++) {
-      const left = Math.min(this.#total - this.#done, LOOK_MAX);
-      if (left <= 0) return true;
-      const above = this.#lookAt(this.#done, left);
-      let { length } = this.#extent;
-      if (above === "zeros") this.#base.writeZeroes(this.#done, length, { unmap: true });
-      else if (above === "data") {
-        length = Math.min(length, end - this.#copied);
-        this.#above.read(this.#done, length, this.#buffer, 0);
-        this.#base.write(this.#done, length, this.#buffer, 0);
-        this.#copied += length;
-      }
-      this.#done += length;
-    }
-    return this.#done >= this.#total;
+  protected get effort(): number {
+    return this.#copied;
+  }
+
+  protected override prepare(): void {
+    if (this.#base.virtualSize < this.total) this.#base.resize(this.total);
+  }
+
+  protected advance(guestOffset: number, maxLength: number, stepLeft: number): number {
+    const above = this.#lookAt(guestOffset, maxLength);
+    const { length } = this.#extent;
+    if (above === "zeros") this.#base.writeZeroes(guestOffset, length, { unmap: true });
+    if (above !== "data") return length;
+    const count = Math.min(length, stepLeft);
+    this.#above.read(guestOffset, count, this.#buffer, 0);
+    this.#base.write(guestOffset, count, this.#buffer, 0);
+    this.#copied += count;
+    return count;
   }
 
   /** Who above the base decides about a byte; `#extent` says how far. */

@@ -11,14 +11,12 @@ import { isZero } from "../syscalls/zeros.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import { BlockStatus, BlockStatusWalker } from "./block-status.ts";
 import type { Disk } from "./disk.ts";
+import { DiskJob } from "./disk-job.ts";
 
 /** Both backing files are compared in pieces of this many bytes, or of a cluster. */
 const PIECE_SIZE = 1024 * 1024;
 /** A step compares about this many bytes. */
 const STEP_COMPARED = 4 * 1024 * 1024;
-/** A step looks at this many runs, each of so many bytes at the most. */
-const STEP_LOOKS = 256;
-const LOOK_MAX = 64 * 1024 * 1024;
 
 export interface RebaseOptions {
   /** What is copied is stored compressed where it gets smaller. */
@@ -27,7 +25,7 @@ export interface RebaseOptions {
   readonly shared: number;
 }
 
-export class RebaseJob {
+export class RebaseJob extends DiskJob {
   readonly #disk: Disk;
   readonly #below: BackingChain | undefined;
   readonly #options: RebaseOptions;
@@ -39,13 +37,13 @@ export class RebaseJob {
   readonly #status = new BlockStatus();
   readonly #newStatus = new BlockStatus();
   readonly #extent = new Extent();
-  readonly #total: number;
-  #done = 0;
+  readonly total: number;
   #copied = 0;
   #compared = 0;
 
   /** @param below what is to show through from now on; undefined: nothing */
   constructor(disk: Disk, below: BackingChain | undefined, options: RebaseOptions) {
+    super(STEP_COMPARED);
     this.#disk = disk;
     this.#below = below;
     this.#options = options;
@@ -54,17 +52,7 @@ export class RebaseJob {
     this.#pieceSize = Math.max(PIECE_SIZE, this.#clusterSize);
     this.#old = NativeBuffer.allocate(this.#pieceSize);
     this.#new = NativeBuffer.allocate(this.#pieceSize);
-    this.#total = disk.virtualSize;
-  }
-
-  /** Bytes from the start of the disk on that are done. */
-  get done(): number {
-    return this.#done;
-  }
-
-  /** Bytes of the disk. */
-  get total(): number {
-    return this.#total;
+    this.total = disk.virtualSize;
   }
 
   /** Bytes that the image got. */
@@ -72,21 +60,12 @@ export class RebaseJob {
     return this.#copied;
   }
 
-  /**
-   * Compare some megabytes, or find out about a part of the disk that they need not be.
-   *
-   * @returns whether the end is reached
-   * @throws {TsimgfsError} something cannot be read, or stored; it can be tried again
-   */
-  step(): boolean {
-    const end = this.#compared + STEP_COMPARED;
-    for (let looks = 0; looks < STEP_LOOKS && this.#compared < end; looks++) {
-      if (this.#done >= this.#total) return true;
-      const same = this.#sameAt(this.#done, Math.min(this.#total - this.#done, LOOK_MAX));
-      if (same > 0) this.#done += same;
-      else this.#comparePiece();
-    }
-    return this.#done >= this.#total;
+  protected get effort(): number {
+    return this.#compared;
+  }
+
+  protected advance(guestOffset: number, maxLength: number): number {
+    return this.#sameAt(guestOffset, maxLength) || this.#comparePiece(guestOffset);
   }
 
   /** Bytes from an offset on that stay the same for all that tables and the host say. */
@@ -107,11 +86,13 @@ export class RebaseJob {
     return status.zero ? status.length : 0;
   }
 
-  /** Compare what the disk shows with what it would show, cluster by cluster, and copy what differs. */
-  #comparePiece(): void {
-    const start = this.#done;
+  /**
+   * Compare what the disk shows with what it would show, cluster by cluster, and copy what differs. Returns the
+   * bytes that are done.
+   */
+  #comparePiece(start: number): number {
     const size = this.#clusterSize;
-    const end = Math.min(this.#total, start - (start % size) + this.#pieceSize);
+    const end = Math.min(this.total, start - (start % size) + this.#pieceSize);
     this.#disk.read(start, end - start, this.#old, 0);
     this.#readNew(start, end - start);
     let runStart = start;
@@ -126,7 +107,7 @@ export class RebaseJob {
     }
     this.#keep(runStart, end, start);
     this.#compared += end - start;
-    this.#done = end;
+    return end - start;
   }
 
   #readNew(guestOffset: number, length: number): void {
@@ -177,7 +158,7 @@ export class RebaseJob {
 
   #isWhole(guestOffset: number, length: number): boolean {
     const end = guestOffset + length;
-    const isEnd = end % this.#clusterSize === 0 || end === this.#total;
+    const isEnd = end % this.#clusterSize === 0 || end === this.total;
     return guestOffset % this.#clusterSize === 0 && isEnd;
   }
 }

@@ -1,14 +1,15 @@
 /** `tsimgfs stream`: copy what an image lacks from its backing files, which it does without then. */
 
-import { RateLimit, RateMeter } from "../../block/copy-rate.ts";
+import { RateMeter } from "../../block/copy-rate.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { StreamJob } from "../../block/stream-job.ts";
 import { planStream, refuseSnapshots, type StreamPlan } from "../../block/stream-plan.ts";
 import { printable, StorageError, TsimgfsError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { setBackingFile } from "../../formats/formats.ts";
+import { DiskWork } from "../disk-work.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
-import { type LongWork, runLongWork } from "../long-work.ts";
+import { runLongWork } from "../long-work.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import {
@@ -93,15 +94,12 @@ function open(image: string, options: StreamCommandOptions): OfflineDisk {
 }
 
 /** One run: until the end, or a signal. */
-class StreamRun implements LongWork {
+class StreamRun {
   readonly #source: OfflineDisk;
   readonly #plan: StreamPlan;
   readonly #options: StreamCommandOptions;
-  readonly #job: StreamJob;
-  readonly #limit: RateLimit;
+  readonly #work: DiskWork;
   readonly #copyMeter = new RateMeter(performance.now(), 0);
-  /** Bytes that the last step has copied. */
-  #stepCopied = 0;
 
   /** @throws {TsimgfsError} the image must not be streamed */
   constructor(source: OfflineDisk, plan: StreamPlan, options: StreamCommandOptions) {
@@ -109,38 +107,15 @@ class StreamRun implements LongWork {
     this.#plan = plan;
     this.#options = options;
     refuseSnapshots(source.disk.chain.image);
-    this.#job = new StreamJob(source.disk, plan.bottom);
-    this.#limit = new RateLimit(options.rate);
-  }
-
-  get done(): number {
-    return this.#job.done;
-  }
-
-  get total(): number {
-    return this.#job.total;
-  }
-
-  step(): boolean {
-    const before = this.#job.copied;
-    const isDone = this.#job.step();
-    this.#stepCopied = this.#job.copied - before;
-    return isDone;
-  }
-
-  flush(): void {
-    this.#source.disk.flush();
-  }
-
-  pauseAfter(startMs: number, endMs: number): number {
-    return this.#limit.pauseAfter(this.#stepCopied, startMs, endMs);
+    const job = new StreamJob(source.disk, plan.bottom);
+    this.#work = new DiskWork(job, source.disk, options.rate);
   }
 
   async run(): Promise<void> {
     const { progress = false, output } = this.#options;
     let signal: StopSignal | undefined;
     try {
-      signal = await runLongWork(this, {
+      signal = await runLongWork(this.#work, {
         progress: progress && output === "human",
         tell: () => this.#tell("running"),
       });
@@ -155,7 +130,7 @@ class StreamRun implements LongWork {
   /** A line of JSON, if that is wanted. */
   #tell(state: State): void {
     if (this.#options.output !== "json") return;
-    const { done, total, copied } = this.#job;
+    const { done, total, copied } = this.#work;
     const rate = Math.round(this.#copyMeter.rateAt(performance.now(), copied));
     const { backing } = this.#plan;
     const line = {
@@ -179,12 +154,12 @@ class StreamRun implements LongWork {
     this.#tell("done");
     if (this.#options.output !== "human") return;
     const now = backing === undefined ? "no backing file any more" : `backing file ${backing.name}`;
-    print(`${printable(`${this.#source.path}: ${sizeText(this.#job.copied)} copied; ${now}`)}\n`);
+    print(`${printable(`${this.#source.path}: ${sizeText(this.#work.copied)} copied; ${now}`)}\n`);
   }
 
   #tellOfStop(signal: StopSignal): void {
     this.#tell("stopped");
-    const { done, total } = this.#job;
+    const { done, total } = this.#work;
     const place = `${sizeText(done)} of ${sizeText(total)}`;
     printMessage(
       printable(`${this.#source.path}: stopped at ${place}; the same command goes on from there`),
