@@ -4,6 +4,7 @@ import assert from "node:assert";
 import { UsageError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
 import type { BitmapEdit, Occupation } from "../formats/writer.ts";
+import type { Storage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
@@ -12,6 +13,7 @@ import type { CopyOnRead } from "./copy-on-read.ts";
 import { deallocate } from "./deallocate.ts";
 import type { GrowthPreallocation } from "./disk-resizer.ts";
 import type { DiskWriter } from "./disk-writer.ts";
+import type { OffloadedWrites } from "./offloaded-writes.ts";
 import type { PendingCopies } from "./pending-copies.ts";
 import { SnapshotAccess } from "./snapshot-access.ts";
 import type { DiskSnapshots, SnapshotAction } from "./snapshots.ts";
@@ -24,13 +26,13 @@ import {
   type WritableFiles,
 } from "./writing-parts.ts";
 import type { ZeroFlags } from "./zero-manner.ts";
-
 export class Disk {
   readonly chain: BackingChain;
   readonly #access: DiskAccess | undefined;
   readonly #writer: DiskWriter | undefined;
   readonly #snapshots: DiskSnapshots | undefined;
   readonly #compressed: CompressedWrites | undefined;
+  readonly #offloaded: OffloadedWrites | undefined;
   readonly #copies: PendingCopies | undefined;
   readonly #copier: CopyOnRead | undefined;
   readonly #copyOnRead: boolean;
@@ -42,6 +44,7 @@ export class Disk {
     this.#writer = changes?.writer;
     this.#snapshots = changes?.snapshots;
     this.#compressed = changes?.compressed;
+    this.#offloaded = changes?.offloaded;
     this.#copies = changes?.copies;
     this.#copier = changes?.copier;
     this.#copyOnRead = changes?.copyOnRead ?? false;
@@ -270,6 +273,18 @@ export class Disk {
    */
   write(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
     this.#writable().write(guestOffset, length, source, start);
+  }
+
+  /**
+   * As `write` of bytes of another file of the host, which the host copies without anybody reading them.
+   *
+   * @param source a file that nobody writes to
+   * @returns bytes from the start on that are done; what is left must be written
+   * @throws {CorruptionError | StorageError} a part may have been written
+   */
+  copyFrom(guestOffset: number, length: number, source: Storage, sourceOffset: number): number {
+    this.#writable();
+    return this.#offloaded?.write(guestOffset, length, source, sourceOffset) ?? 0;
   }
 
   /**

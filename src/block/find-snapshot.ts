@@ -17,6 +17,24 @@ export function findSnapshot(image: FormatImage, idOrName: string): number {
   return named ?? missing(image, idOrName);
 }
 
+/** What is known of a snapshot: one of both, or both. */
+export interface SnapshotTraits {
+  readonly id: string | undefined;
+  readonly name: string | undefined;
+}
+
+/**
+ * As `findSnapshot`, of the first one that has all that is known.
+ *
+ * @throws {TsimgfsError} ENOENT: there is none
+ */
+export function findSnapshotWith(image: FormatImage, wanted: SnapshotTraits): number {
+  for (const { number, id, name } of image.readSnapshots()) {
+    if (id === (wanted.id ?? id) && name === (wanted.name ?? name)) return number;
+  }
+  return missing(image, wanted.name ?? wanted.id ?? "");
+}
+
 /**
  * As `findSnapshot`, of a name only; if several have it, the first one.
  *

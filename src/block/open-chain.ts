@@ -19,8 +19,9 @@ import {
   repairBeforeWriting,
   unlockImage,
 } from "../formats/formats.ts";
+import type { CacheMode } from "../storage/cache-mode.ts";
 import { lockForReading, lockForWriting } from "../storage/image-lock.ts";
-import { LocalFile, type OpenMode, type SharedFile } from "../storage/local-file.ts";
+import { closeFile, LocalFile, type OpenMode, type SharedFile } from "../storage/local-file.ts";
 import { createAccessLock } from "../threads/access-lock.ts";
 import { createBusyRanges } from "../threads/busy-ranges.ts";
 import { createTrace } from "../trace.ts";
@@ -54,6 +55,8 @@ export interface OpenOptions {
   readonly backingPolicy: BackingPolicy | undefined;
   /** Take no locks, and read what others may be writing. */
   readonly forceShare: boolean;
+  /** How all files of the chain are read and written; default: writeback. */
+  readonly cache?: CacheMode | undefined;
   /** Passphrases of encrypted images: of each, one must be among them. Default: there are none. */
   readonly secrets?: readonly Uint8Array[] | undefined;
   /** Data is neither read nor written: encrypted images need no passphrase. */
@@ -127,13 +130,13 @@ export function closeBelow(chain: OpenChain): OpenChain {
 
 function closeLayer({ file, dataFile, key }: SharedLayer): void {
   if (key !== undefined) wipeKey(key);
-  fs.closeSync(file.fd);
-  if (dataFile !== undefined) fs.closeSync(dataFile.fd);
+  closeFile(file);
+  if (dataFile !== undefined) closeFile(dataFile);
 }
 
-function openFile(path: string, mode: OpenMode): LocalFile {
+function openFile(path: string, mode: OpenMode, cache: CacheMode | undefined): LocalFile {
   try {
-    return LocalFile.open(path, mode);
+    return LocalFile.open(path, mode, cache);
   } catch (error) {
     const isRefused =
       error instanceof TsimgfsError && ["EACCES", "EPERM", "EROFS"].includes(error.code);
@@ -303,7 +306,7 @@ class ChainOpener {
   }
 
   #openFile(path: string, mode: OpenMode): LocalFile {
-    const file = openFile(path, mode);
+    const file = openFile(path, mode, this.#options.cache);
     this.#files.push(file);
     const identity = identityOf(fs.fstatSync(file.fd));
     const other = this.#seen.get(identity);

@@ -13,6 +13,7 @@ import { CopiedImage } from "./copied-image.ts";
 import { CopyOnRead } from "./copy-on-read.ts";
 import { DataWriter } from "./data-extents.ts";
 import { DiskWriter } from "./disk-writer.ts";
+import { OffloadedWrites } from "./offloaded-writes.ts";
 import { PendingCopies } from "./pending-copies.ts";
 import type { ReadAccess } from "./snapshot-access.ts";
 import { DiskSnapshots } from "./snapshots.ts";
@@ -56,6 +57,7 @@ export interface DiskChanges {
   readonly writer: DiskWriter;
   readonly snapshots: DiskSnapshots;
   readonly compressed: CompressedWrites;
+  readonly offloaded: OffloadedWrites;
   readonly copies: PendingCopies | undefined;
   readonly copier: CopyOnRead | undefined;
   /** Reads copy too. */
@@ -99,11 +101,12 @@ export function assembleWriting(
     copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });
   const { copyOnRead, detectZeroes } = policy;
   const compressed = new CompressedWrites({ ...common, dataStorage, diskWriter, detectZeroes });
+  const offloaded = new OffloadedWrites({ ...common, dataStorage, diskWriter, guardsMagic });
   const snapshots = new DiskSnapshots(image, writer, changes);
   const access = { reading: changes, lock, changes, formatWriter: writer };
   return {
     chain,
     access,
-    changes: { writer: diskWriter, snapshots, compressed, copies, copier, copyOnRead },
+    changes: { writer: diskWriter, snapshots, compressed, offloaded, copies, copier, copyOnRead },
   };
 }

@@ -3,11 +3,14 @@
 import fs from "node:fs";
 import { attachChain } from "../block/attach-disk.ts";
 import { createImage, type PlannedImage } from "../block/create-image.ts";
-import { closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
+import { closeChain, type OpenChain, type OpenOptions, openChain } from "../block/open-chain.ts";
+import { OpenDisk } from "../block/open-disk.ts";
 import type { BackingPolicy } from "../block/referenced-file.ts";
 import { UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../formats/driver.ts";
+import type { BitmapEdit } from "../formats/writer.ts";
+import type { CacheMode } from "../storage/cache-mode.ts";
 import { fileIdentity } from "../storage/file-identity.ts";
 import { PLAIN_WRITING } from "./offline-disk.ts";
 
@@ -18,6 +21,7 @@ export interface TargetOptions {
   readonly secrets: readonly Uint8Array[];
   /** Threads that will write to it. */
   readonly threads: number;
+  readonly cache?: CacheMode | undefined;
 }
 
 /**
@@ -45,19 +49,26 @@ export class ConvertTarget {
   readonly chain: OpenChain;
   /** It was made new: it reads as zeros, or as its backing file. */
   readonly isNew: boolean;
+  readonly #options: TargetOptions;
   /** Files that were not there before. */
   readonly #newFiles: readonly string[];
+  #isOpen = true;
 
-  private constructor(path: string, chain: OpenChain, newFiles: readonly string[] | undefined) {
+  private constructor(
+    path: string,
+    options: TargetOptions,
+    newFiles: readonly string[] | undefined,
+  ) {
     this.path = path;
-    this.chain = chain;
+    this.#options = options;
+    this.chain = openForWriting(path, options);
     this.isNew = newFiles !== undefined;
     this.#newFiles = newFiles ?? [];
   }
 
   /** An image that is there, and keeps what it has. */
   static open(path: string, options: TargetOptions): ConvertTarget {
-    return new ConvertTarget(path, openForWriting(path, options), undefined);
+    return new ConvertTarget(path, options, undefined);
   }
 
   /**
@@ -71,7 +82,7 @@ export class ConvertTarget {
     const newFiles = paths.filter((file) => !fs.existsSync(file));
     createImage(plan);
     try {
-      return new ConvertTarget(path, openForWriting(path, options), newFiles);
+      return new ConvertTarget(path, options, newFiles);
     } catch (error) {
       newFiles.forEach(remove);
       throw error;
@@ -94,9 +105,26 @@ export class ConvertTarget {
     return this.isNew && layers.length === 1 && isFile && !isEncrypted;
   }
 
-  /** Close the files. No thread uses them any more. */
+  /** Close the files. No thread uses them any more. A second time nothing happens. */
   close(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
     closeChain(this.chain);
+  }
+
+  /**
+   * Make persistent bitmaps, durably. The files were closed: what was copied is not noted in them.
+   *
+   * @throws {TsimgfsError} none is made
+   */
+  addBitmaps(edits: readonly BitmapEdit[]): void {
+    const options = { ...this.#options, threads: 1, onlyTables: true };
+    const image = new OpenDisk(this.path, openForWriting(this.path, options));
+    try {
+      image.disk.editBitmaps(edits);
+    } finally {
+      image.close();
+    }
   }
 
   /**
@@ -112,10 +140,11 @@ export class ConvertTarget {
 
 function openForWriting(
   path: string,
-  { format, backingPolicy, secrets, threads }: TargetOptions,
+  { threads, ...options }: TargetOptions & Pick<OpenOptions, "onlyTables">,
 ): OpenChain {
+  const { backingPolicy } = options;
   const writing = { policy: PLAIN_WRITING, threads };
-  return openChain(path, { format, backingPolicy, forceShare: false, secrets, writing });
+  return openChain(path, { ...options, backingPolicy, forceShare: false, writing });
 }
 
 function remove(path: string): void {

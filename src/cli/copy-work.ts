@@ -48,7 +48,7 @@ export class CopyWork implements LongWork {
   constructor(shared: SharedCopy, { threads, rate, quiet }: CopyWorkOptions) {
     this.total = shared.size;
     this.#limit = new RateLimit(rate);
-    this.#stepMs = rate === undefined ? STEP_MS : 0;
+    this.#stepMs = Number.isFinite(rate ?? Number.POSITIVE_INFINITY) ? 0 : STEP_MS;
     this.#others = Array.from({ length: threads - 1 }, (_, index) => {
       return this.#startOther(runCopyThread({ shared, slot: index + 1, quiet }));
     });

@@ -5,6 +5,7 @@ import { OpenDisk } from "../block/open-disk.ts";
 import type { BackingPolicy } from "../block/referenced-file.ts";
 import type { WritePolicy } from "../block/write-policy.ts";
 import type { FormatName } from "../formats/driver.ts";
+import type { CacheMode } from "../storage/cache-mode.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import { printMessage } from "./print.ts";
 import { type SecretOptions, secretsOf } from "./secrets.ts";
@@ -17,6 +18,8 @@ export interface ImageOptions extends SecretOptions {
   readonly backingPolicy?: BackingPolicy | undefined;
   /** As OpenOptions.onlyTables. */
   readonly onlyTables?: boolean | undefined;
+  /** Default: writeback. */
+  readonly cache?: CacheMode | undefined;
   /** Take no locks; for reading only. */
   readonly forceShare?: boolean | undefined;
 }
@@ -43,10 +46,11 @@ export function openOffline(
   options: ImageOptions,
   writing?: Omit<WriteOptions, "threads">,
 ): OfflineDisk {
-  const { format, backingPolicy, forceShare = false, onlyTables = false } = options;
+  const { format, backingPolicy, cache, forceShare = false, onlyTables = false } = options;
   const chain = openChain(path, {
     format,
     backingPolicy,
+    cache,
     forceShare,
     secrets: secretsOf(options),
     onlyTables,

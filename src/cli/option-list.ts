@@ -46,20 +46,22 @@ export class OptionList<OptionName extends string> {
 
   /**
    * @param refusalOf why an option that is not among `known` is refused
+   * @param subject the option of the command line that has the lists
    * @throws {UsageError} an option that there is not, or one without a value
    */
   constructor(
     known: readonly OptionRow[],
     lists: readonly string[],
     refusalOf: (name: string) => string,
+    subject = "-o",
   ) {
     for (const item of lists.flatMap(splitList)) {
       const equals = item.indexOf("=");
       const name = equals < 0 ? item : item.slice(0, equals);
       if (!known.some(([candidate]) => candidate === name)) {
-        throw new UsageError("-o", refusalOf(name));
+        throw new UsageError(subject, refusalOf(name));
       }
-      if (equals < 0) throw new UsageError("-o", `${name} needs a value: ${name}=…`);
+      if (equals < 0) throw new UsageError(subject, `${name} needs a value: ${name}=…`);
       this.#texts.set(name, item.slice(equals + 1));
     }
   }

@@ -1,8 +1,12 @@
 /** Options that several commands share, and the parsing of their values. */
 
+import { Option } from "commander";
+import { parseSize } from "../block/parse-size.ts";
 import { BACKING_POLICIES } from "../block/referenced-file.ts";
 import { UsageError } from "../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/driver.ts";
+import { CACHE_MODES, type CacheMode } from "../storage/cache-mode.ts";
+import { CREATE_FORMATS } from "./create-options.ts";
 import { DocumentedOption } from "./documented-command.ts";
 
 const OUTPUTS = ["human", "json"] as const;
@@ -41,13 +45,11 @@ export function choiceOption<T extends string>(
   return option;
 }
 
-/** A size with an optional suffix k, M, G or T, in bytes. */
+/** A size as qemu-img takes it, in bytes: 512, 64k, 1.5G, 0x200. */
 export function sizeOption(option: string): (text: string) => number {
   return (text) => {
-    const match = /^(\d+)([bkKMGTP]?)$/.exec(text);
-    const exponent = "bkmgtp".indexOf((match?.[2] ?? "").toLowerCase() || "b");
-    const size = match === null ? Number.NaN : Number(match[1]) * 1024 ** exponent;
-    if (Number.isSafeInteger(size)) return size;
+    const size = parseSize(text);
+    if (size !== undefined && Number.isSafeInteger(size)) return size;
     throw new UsageError(option, `${text} is not a size, such as 512, 64k or 10G`);
   };
 }
@@ -60,6 +62,15 @@ export function rateOption(option: string): (text: string) => number {
     if (rate > 0) return rate;
     throw new UsageError(option, `${text} is not a rate, such as 512k or 20M`);
   };
+}
+
+/** `-r` of qemu-img: bytes a second; 0, which is no limit, becomes infinity. */
+export function rateLimitOption(): Option {
+  const parse = sizeOption("-r");
+  return new Option(
+    "-r, --rate <bytes/s>",
+    "copy no faster than this, such as 20M; 0: no limit",
+  ).argParser((text) => parse(text) || Number.POSITIVE_INFINITY);
 }
 
 /** A whole number within a range. */
@@ -102,18 +113,49 @@ export function progressOption(): DocumentedOption {
   return new DocumentedOption("-p, --progress", "show a progress bar on a terminal");
 }
 
-const CACHE_MODES = ["none", "writeback", "unsafe", "directsync", "writethrough"] as const;
+/** A cache mode; QEMU has two words for none. */
+export function parseCacheMode(option: string): (text: string) => CacheMode {
+  const parse = oneOf<CacheMode>(option, CACHE_MODES);
+  return (text) => (text === "off" ? "none" : parse(text));
+}
 
-/**
- * `-t` or `-T` of qemu-img: taken, and without effect. Files are read and written through the host's page
- * cache, and what a command has written is durable when it ends.
- */
-export function cacheOption(flags: string, of: "source" | "target"): DocumentedOption {
-  return choiceOption(flags, CACHE_MODES, () => `cache mode of the ${of}: taken, and ignored`)
-    .argParser(oneOf(flags.slice(0, 2), CACHE_MODES))
+/** `-t` or `-T`: how a file is read and written, as QEMU's cache modes have it. */
+export function cacheOption(flags: string, of: "source" | "target" | "image"): DocumentedOption {
+  return choiceOption(flags, CACHE_MODES, () => `cache mode of the ${of}; default: writeback`)
+    .argParser(parseCacheMode(flags.slice(0, 2)))
     .inManual(
-      `The cache mode of the ${of}, as qemu-img takes it. It has no effect: the page cache is used, and what was written is durable when the command ends.`,
+      `The cache mode of the ${of}. writeback: the page cache is used, and what was written is durable when the command ends. none: whole pages go past the page cache (O_DIRECT). writethrough: each write is durable when it ends. directsync: both of that. unsafe: nobody waits until anything is durable, and a power cut may lose, or damage, what was written.`,
     );
+}
+
+/** `-O`: the format of what is made. */
+export function outputFormatOption(of: string): DocumentedOption {
+  return choiceOption(
+    "-O, --output-format <name>",
+    CREATE_FORMATS,
+    (names) => `of the ${of}: ${names}`,
+  ).default("raw");
+}
+
+/** `-o`: options of what is made, as `create -o` has them. It may be repeated. */
+export function createOptionsOption(of: string): Option {
+  return new Option(
+    "-o, --options <list>",
+    `NAME=VALUE,...: of the ${of}; -o help lists them`,
+  ).argParser(collect);
+}
+
+/** `-l`: one of the snapshots of an image, as `snapshotNumber` reads it. */
+export function snapshotOption(what: string): DocumentedOption {
+  return new DocumentedOption(
+    "-l, --snapshot <name>",
+    `${what} an internal snapshot, by ID or name`,
+  ).inManual(`${what} an internal snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME.`);
+}
+
+/** A format, with flags such as "-F, --backing-format <name>". */
+export function namedFormatOption(flags: string, of: string): DocumentedOption {
+  return choiceOption(flags, FORMAT_NAMES, (names) => `${of}: ${names}`);
 }
 
 /** `-o`: may be repeated; all lists are kept, in their order. */

@@ -23,12 +23,12 @@ import {
   readQcow2Layout,
 } from "./qcow2/layout.ts";
 import { Qcow2Image } from "./qcow2/qcow2-image.ts";
+import { listQcow2Bitmaps, readQcow2Bitmap } from "./qcow2/stored-bitmaps.ts";
 import {
   attachQcow2Writer,
   prepareQcow2Writing,
   type Qcow2Writing,
 } from "./qcow2/writer/attach.ts";
-import { readQcow2Bitmap } from "./qcow2/writer/dirty-bitmaps.ts";
 import { repairQcow2BeforeWriting } from "./qcow2/writer/leftovers.ts";
 import { setQedBackingFile } from "./qed/backing-name.ts";
 import { conditionsOfQed, probeQed, type QedLayout, readQedLayout } from "./qed/layout.ts";
@@ -37,7 +37,7 @@ import { attachQedWriter, prepareQedWriting, type QedWriting } from "./qed/write
 import { repairQedBeforeWriting } from "./qed/writer/leftovers.ts";
 import { RawImage, type RawLayout } from "./raw/raw-image.ts";
 import { RawWriter } from "./raw/raw-writer.ts";
-import type { BitmapContents, FormatWriter } from "./writer.ts";
+import type { BitmapContents, FormatWriter, StoredBitmap } from "./writer.ts";
 
 /** All that one thread tells another to attach the same open image: plain data. */
 export type FormatLayout = RawLayout | Qcow2Layout | QedLayout;
@@ -157,6 +157,18 @@ export function readBitmap(layout: FormatLayout, storage: Storage, name: string)
     throw new UsageError(storage.path, "only qcow2 has persistent bitmaps");
   }
   return readQcow2Bitmap(layout, storage, name);
+}
+
+/**
+ * The persistent bitmaps of an image; undefined: images of its format, or version, have none.
+ *
+ * @throws {FormatError} the directory is damaged
+ */
+export function listBitmaps(
+  layout: FormatLayout,
+  storage: Storage,
+): readonly StoredBitmap[] | undefined {
+  return layout.format === "qcow2" ? listQcow2Bitmaps(layout, storage) : undefined;
 }
 
 /** Whether an image has persistent bitmaps. */

@@ -116,6 +116,17 @@ export interface DirtyBitmaps {
   mark(guestOffset: number, length: number): void;
 }
 
+/** A bitmap in the directory of an image. */
+export interface StoredBitmap {
+  readonly name: string;
+  /** Writes to the disk are marked in it. */
+  readonly isEnabled: boolean;
+  /** What it says is to be relied upon: who marked in it has stored it. */
+  readonly isConsistent: boolean;
+  /** Bytes of its bits. */
+  readonly bytes: number;
+}
+
 /** What a bitmap says. */
 export interface BitmapContents {
   readonly granularityBits: number;

@@ -2,19 +2,35 @@
 
 import fs from "node:fs";
 import { constants } from "node:os";
+import { TWO_TO_32 } from "../binary/words.ts";
 import { StorageError } from "../errors.ts";
 import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
-import { errno, fallocate, fdatasync, ftruncate, lseek, pread, pwrite } from "../syscalls/libc.ts";
-import { type NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
+import {
+  copyFileRange,
+  errno,
+  fallocate,
+  fdatasync,
+  ftruncate,
+  lseek,
+  pread,
+  pwrite,
+} from "../syscalls/libc.ts";
+import { NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
-import type { HostRun, WritableStorage } from "./storage.ts";
+import { CACHE_MANNERS, type CacheMode } from "./cache-mode.ts";
+import type { HostRun, Storage, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 /** The unit of st_blocks, bytes. */
 const STAT_BLOCK_SIZE = 512;
-const { EINTR, ENODEV, ENOSYS, ENXIO, EOPNOTSUPP } = constants.errno;
+const { EINTR, EINVAL, ENODEV, ENOSYS, ENXIO, EOPNOTSUPP, EXDEV } = constants.errno;
+/** What copy_file_range(2) says where it cannot copy between two files. */
+const CANNOT_COPY: readonly number[] = [EINVAL, ENOSYS, EOPNOTSUPP, EXDEV];
+
+/** Bytes of an off64_t. */
+const OFF_SIZE = 8;
 
 /** Modes of fallocate(2). */
 const FALLOC_FL_KEEP_SIZE = 0x01;
@@ -28,6 +44,16 @@ export interface SharedFile {
   readonly length: number;
   /** A regular file: its length can change. */
   readonly resizable: boolean;
+  /** The same file, open with O_DIRECT: for whole pages. Undefined: all goes through the page cache. */
+  readonly directFd?: number | undefined;
+  /** What is written is left to the host: nobody waits until it is durable. */
+  readonly isUnsafe?: boolean | undefined;
+}
+
+/** Close the descriptors of a file: for the thread that opened it, after all others are done. */
+export function closeFile({ fd, directFd }: SharedFile): void {
+  if (directFd !== undefined) fs.closeSync(directFd);
+  fs.closeSync(fd);
 }
 
 export type OpenMode = "read-only" | "read-write";
@@ -37,7 +63,11 @@ export class LocalFile implements WritableStorage {
   readonly path: string;
   readonly length: number;
   readonly resizable: boolean;
+  /** -1: there is none. */
+  readonly #directFd: number;
+  readonly #isUnsafe: boolean;
   readonly #onPunch: ((bytes: number) => void) | undefined;
+  #copyOffsets: NativeBuffer | undefined;
 
   /** @param onPunch told of the bytes in which a hole was punched */
   constructor(file: SharedFile, onPunch?: (bytes: number) => void) {
@@ -45,18 +75,37 @@ export class LocalFile implements WritableStorage {
     this.path = file.path;
     this.length = file.length;
     this.resizable = file.resizable;
+    this.#directFd = file.directFd ?? -1;
+    this.#isUnsafe = file.isUnsafe ?? false;
     this.#onPunch = onPunch;
   }
 
   /**
    * Open a regular file or a block device.
    *
-   * @throws {StorageError} it does not exist, may not be read (or written), or is something else
+   * @throws {StorageError} it does not exist, may not be read (or written), is something else, or is on a
+   *   file system that has no O_DIRECT, which the cache mode needs
    */
-  static open(path: string, mode: OpenMode): LocalFile {
-    const access = mode === "read-only" ? fs.constants.O_RDONLY : fs.constants.O_RDWR;
+  static open(path: string, mode: OpenMode, cache: CacheMode = "writeback"): LocalFile {
+    const { O_RDONLY, O_RDWR, O_DSYNC, O_NONBLOCK } = fs.constants;
+    const { direct, writesThrough, syncs } = CACHE_MANNERS[cache];
+    const access = mode === "read-only" ? O_RDONLY : O_RDWR | (writesThrough ? O_DSYNC : 0);
     // O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on files.
-    return LocalFile.#openWith(path, access | fs.constants.O_NONBLOCK);
+    const file = LocalFile.#openWith(path, access | O_NONBLOCK);
+    if (syncs && !direct) return file;
+    const directFd = direct ? file.#openDirect(access) : undefined;
+    return new LocalFile({ ...file.share(), directFd, isUnsafe: !syncs });
+  }
+
+  /** The same file once more, past the page cache; this one is closed if that fails. */
+  #openDirect(access: number): number {
+    try {
+      return fs.openSync(`/proc/self/fd/${this.fd}`, access | fs.constants.O_DIRECT);
+    } catch (cause) {
+      this.close();
+      const reason = `cannot be opened with O_DIRECT, which cache modes none and directsync need: ${nodeErrorName(cause)}`;
+      throw new StorageError(nodeErrorCode(cause), this.path, reason, { cause });
+    }
   }
 
   /**
@@ -100,18 +149,30 @@ export class LocalFile implements WritableStorage {
   }
 
   share(): SharedFile {
-    return { fd: this.fd, path: this.path, length: this.length, resizable: this.resizable };
+    const { fd, path, length, resizable } = this;
+    const directFd = this.#directFd < 0 ? undefined : this.#directFd;
+    return { fd, path, length, resizable, directFd, isUnsafe: this.#isUnsafe };
   }
 
   /** Close the descriptor: for the one that opened it, after all threads are done. */
   close(): void {
-    fs.closeSync(this.fd);
+    closeFile(this.share());
+  }
+
+  /** The descriptor for some bytes: whole pages, in memory and in the file, go past the page cache if wanted. */
+  #fdFor(address: number, length: number, offset: number): number {
+    if (this.#directFd < 0) return this.fd;
+    const isWhole =
+      address % PAGE_SIZE === 0 && length % PAGE_SIZE === 0 && offset % PAGE_SIZE === 0;
+    return isWhole ? this.#directFd : this.fd;
   }
 
   readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
     let done = 0;
     while (done < length) {
-      const count = pread(this.fd, target.address + start + done, length - done, offset + done);
+      const address = target.address + start + done;
+      const fd = this.#fdFor(address, length - done, offset + done);
+      const count = pread(fd, address, length - done, offset + done);
       if (count > 0) {
         done += count;
       } else if (count === 0) {
@@ -126,12 +187,37 @@ export class LocalFile implements WritableStorage {
   writeAt(source: NativeBuffer, start: number, length: number, offset: number): void {
     let done = 0;
     while (done < length) {
-      const count = pwrite(this.fd, source.address + start + done, length - done, offset + done);
+      const address = source.address + start + done;
+      const fd = this.#fdFor(address, length - done, offset + done);
+      const count = pwrite(fd, address, length - done, offset + done);
       if (count > 0) done += count;
       else if (count === 0 || errno() !== EINTR) {
         throw callFailed(this.path, "write", offset + done);
       }
     }
+  }
+
+  copyFrom(source: Storage, sourceOffset: number, offset: number, length: number): number {
+    if (!(source instanceof LocalFile)) return 0;
+    this.#copyOffsets ??= NativeBuffer.allocate(2 * OFF_SIZE);
+    const { view, address } = this.#copyOffsets;
+    let done = 0;
+    while (done < length) {
+      setOffset(view, 0, sourceOffset + done);
+      setOffset(view, OFF_SIZE, offset + done);
+      const count = copyFileRange(
+        source.fd,
+        address,
+        this.fd,
+        address + OFF_SIZE,
+        length - done,
+        0,
+      );
+      if (count > 0) done += count;
+      else if (count === 0 || CANNOT_COPY.includes(errno())) return done;
+      else if (errno() !== EINTR) throw callFailed(this.path, "copy_file_range", offset + done);
+    }
+    return done;
   }
 
   zeroAt(offset: number, length: number, space: "release" | "keep"): void {
@@ -179,6 +265,7 @@ export class LocalFile implements WritableStorage {
   }
 
   sync(): void {
+    if (this.#isUnsafe) return;
     while (fdatasync(this.fd) < 0) {
       if (errno() !== EINTR) throw callFailed(this.path, "fdatasync", 0);
     }
@@ -222,6 +309,12 @@ export class LocalFile implements WritableStorage {
     const hole = lseek(this.fd, offset, SEEK_HOLE);
     if (hole > offset) out.length = hole - offset;
   }
+}
+
+/** Put an off64_t where the kernel reads it. */
+function setOffset(view: DataView, at: number, offset: number): void {
+  view.setUint32(at, offset % TWO_TO_32, true);
+  view.setUint32(at + 4, Math.floor(offset / TWO_TO_32), true);
 }
 
 const OPEN_REASONS: Readonly<Partial<Record<string, string>>> = {

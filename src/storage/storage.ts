@@ -50,6 +50,15 @@ export interface WritableStorage extends Storage {
    */
   writeAt(source: NativeBuffer, start: number, length: number, offset: number): void;
   /**
+   * Let the host copy bytes of another file, without anybody reading them: file systems that can share blocks
+   * copy none. Undefined: there is no such thing.
+   *
+   * @returns bytes from the start on that are copied; fewer than `length`, also 0, where the host cannot do
+   *   it, or the source ends
+   * @throws {StorageError} ENOSPC, EIO, …; a part may have been written
+   */
+  copyFrom?(source: Storage, sourceOffset: number, offset: number, length: number): number;
+  /**
    * Make a range read as zeros. The length of the file stays; what lies past it is ignored.
    *
    * @param space "release" gives it back to the host where that can be done, "keep" does not

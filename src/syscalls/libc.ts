@@ -27,6 +27,18 @@ export const pwrite: Pread = libc.func(
   "int64_t pwrite64(int fd, uintptr_t buf, size_t count, int64_t offset)",
 );
 
+/** ssize_t copy_file_range(int fd_in, off64_t *off_in, int fd_out, off64_t *off_out, size_t len, unsigned int flags) */
+export const copyFileRange: (
+  source: number,
+  sourceOffsetAddress: number,
+  target: number,
+  targetOffsetAddress: number,
+  length: number,
+  flags: number,
+) => number = libc.func(
+  "int64_t copy_file_range(int in, uintptr_t off_in, int out, uintptr_t off_out, size_t len, unsigned int flags)",
+);
+
 /** int fdatasync(int fd) */
 export const fdatasync: (fd: number) => number = libc.func("int fdatasync(int fd)");
 

@@ -139,7 +139,7 @@ describe("tsimgfs commit", () => {
       await expectRefusal(["commit", raw], [`${raw}: has no backing file`]);
       await expectRefusal(["commit", "-b", "no", image], [`${image}: no is not in its backing`]);
       await expectRefusal(["commit", "-b", image, image], ["is not in its backing chain"]);
-      await expectRefusal(["commit", "-r", "0", image], ["--rate: 0 is not a rate"]);
+      await expectRefusal(["commit", "-r", "0x", image], ["-r: 0x is not a size"]);
       await withProgram("qemu-io", ["-r", "-f", "qcow2", chain.pathBelow(0)], async (program) => {
         program.write("read -q 0 512\n");
         await expect.poll(() => program.output).toContain("qemu-io>");

@@ -12,7 +12,7 @@ import type { Disk } from "../disk.ts";
 import type { SharedLayer } from "../open-chain.ts";
 import type { SharedWriting } from "../writing-parts.ts";
 import { CopyCursor, CopyPiece } from "./copy-cursor.ts";
-import { type SharedSource, SOURCE, SourceDisks } from "./source-disks.ts";
+import { HostBytes, type SharedSource, SOURCE, SourceDisks } from "./source-disks.ts";
 
 /** Data is copied in pieces of this many bytes; zeros that are looked for may be longer. */
 const PIECE_SIZE = 2 * 1024 * 1024;
@@ -33,6 +33,8 @@ export interface CopyManner {
   readonly topOnly: boolean;
   /** What cannot be read is taken for zeros. */
   readonly salvage: boolean;
+  /** The host copies data where it can; zeros in it are not looked for then. */
+  readonly offload: boolean;
 }
 
 /** What all threads need that copy together: plain data. */
@@ -70,7 +72,10 @@ export class DiskCopier {
   readonly #pieceSize: number;
   readonly #piece = new CopyPiece();
   readonly #buffer: NativeBuffer;
+  readonly #hostBytes = new HostBytes();
   #needsMaintenance = false;
+  /** Until the host cannot do it once: then it will hardly be able to do the rest. */
+  #offloads: boolean;
 
   /** @param slot a number that no other thread uses, below those that the target is open for */
   constructor(
@@ -81,6 +86,7 @@ export class DiskCopier {
   ) {
     const { manner, skip, size } = shared;
     this.#manner = manner;
+    this.#offloads = manner.offload;
     this.#skip = skip;
     this.#tellUnreadable = tellUnreadable;
     this.#sources = SourceDisks.attach(shared.sources, resources);
@@ -133,18 +139,38 @@ export class DiskCopier {
   }
 
   #copy({ kind, offset, length }: CopyPiece): void {
+    const { sparseSize } = this.#manner;
+    if (kind === SOURCE.data) {
+      const offloaded = this.#offloads ? this.#offload(offset, length) : 0;
+      if (offloaded < length) this.#copyData(offset + offloaded, length - offloaded);
+    } else if (sparseSize > 0) this.#zero(offset, length);
+    else this.#writeZeroBytes(offset, length);
+  }
+
+  #copyData(offset: number, length: number): void {
     const { sparseSize, compressed } = this.#manner;
-    if (kind === SOURCE.data) this.#read(offset, length);
-    else if (sparseSize > 0) {
-      this.#zero(offset, length);
-      return;
-    } else {
-      this.#writeZeroBytes(offset, length);
-      return;
-    }
+    this.#read(offset, length);
     if (compressed) this.#writeCompressed(offset, length);
     else if (sparseSize === 0) this.target.write(offset, length, this.#buffer, 0);
     else this.#writeSparsely(offset, length);
+  }
+
+  /** Let the host copy data. Returns the bytes from the start on that are done. */
+  #offload(offset: number, length: number): number {
+    const found = this.#hostBytes;
+    let done = 0;
+    while (done < length) {
+      this.#sources.hostBytesAt(this.#skip + offset + done, length - done, found);
+      if (found.length === 0 || found.storage === undefined) return done;
+      const count = Math.min(found.length, length - done);
+      const copied = this.target.copyFrom(offset + done, count, found.storage, found.offset);
+      done += copied;
+      if (copied < count) {
+        this.#offloads = false;
+        return done;
+      }
+    }
+    return done;
   }
 
   #read(offset: number, length: number): void {

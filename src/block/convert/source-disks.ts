@@ -1,6 +1,7 @@
 /** What is copied from: disks one behind the other, or a part of that, as one thread reads it. */
 
-import type { ThreadResources } from "../../formats/driver.ts";
+import { NO_OFFSET, type ThreadResources } from "../../formats/driver.ts";
+import type { Storage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { attachDisk } from "../attach-disk.ts";
 import { BlockStatus } from "../block-status.ts";
@@ -30,6 +31,14 @@ export type SourceKind = (typeof SOURCE)[keyof typeof SOURCE];
 export class SourceRun {
   kind: SourceKind = SOURCE.data;
   /** Bytes, > 0. */
+  length = 0;
+}
+
+/** Bytes of a disk as they are in a file of the host. Made once and overwritten. */
+export class HostBytes {
+  storage: Storage | undefined;
+  offset = 0;
+  /** Bytes; 0: they are not there as such. */
   length = 0;
 }
 
@@ -95,6 +104,23 @@ export class SourceDisks {
     out.length = Math.min(status.length, end - offset);
     if (topOnly && status.depth > 0) out.kind = SOURCE.backing;
     else out.kind = status.zero ? SOURCE.zero : SOURCE.data;
+  }
+
+  /**
+   * Where the bytes from `offset` on are on the host, if they are there as the disk has them.
+   *
+   * @param out overwritten
+   * @throws {CorruptionError | StorageError} tables that cannot be right, or read
+   */
+  hostBytesAt(offset: number, maxLength: number, out: HostBytes): void {
+    const { disk, start, end } = this.#find(offset);
+    const status = this.#status;
+    disk.statusAt(offset - start, Math.min(maxLength, end - offset), status);
+    const image = disk.chain.images[status.depth];
+    const isPlain = status.data && !status.compressed && status.hostOffset !== NO_OFFSET;
+    out.storage = image?.dataStorage;
+    out.offset = status.hostOffset;
+    out.length = isPlain && image?.encrypted === false ? status.length : 0;
   }
 
   /**

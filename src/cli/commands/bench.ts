@@ -1,9 +1,11 @@
 /** `tsimgfs bench`: how fast an image is read or written, with the options and the report of qemu-img bench. */
 
+import { Option } from "commander";
 import type { Disk } from "../../block/disk.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import type { CacheMode } from "../../storage/cache-mode.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { type LongWork, runLongWork } from "../long-work.ts";
@@ -14,6 +16,7 @@ import {
   forceShareOption,
   formatOption,
   numberOption,
+  oneOf,
   sizeOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
@@ -31,6 +34,7 @@ interface BenchOptions extends SecretOptions {
   readonly bufferSize: number;
   readonly stepSize?: number;
   readonly write?: boolean;
+  readonly cache?: CacheMode;
   readonly forceShare?: boolean;
   readonly backingPolicy?: BackingPolicy;
 }
@@ -41,6 +45,8 @@ const DEPTH_DEFAULT = 64;
 const BUFFER_SIZE_DEFAULT = 4096;
 const INT_MAX = 2 ** 31 - 1;
 const PATTERN_MAX = 255;
+const AIO_MODES = ["threads", "native", "io_uring"] as const;
+type AioMode = (typeof AIO_MODES)[number];
 /** A step of the run takes about so long, ms. */
 const STEP_MS = 20;
 
@@ -50,10 +56,10 @@ export function defineBench(command: DocumentedCommand): void {
       "Measure how fast an image is read or written, as qemu-img bench does; one request after the other.",
     )
     .argument("<image>")
-    .option("-c, --count <number>", "requests", numberOption("-c", 1, INT_MAX), COUNT_DEFAULT)
+    .option("-c, --count <number>", "requests", numberOption("-c", 0, INT_MAX), COUNT_DEFAULT)
     .option(
       "-d, --depth <number>",
-      "as qemu-img takes it; requests follow each other all the same",
+      "without effect: requests follow each other",
       numberOption("-d", 1, INT_MAX),
       DEPTH_DEFAULT,
     )
@@ -63,16 +69,20 @@ export function defineBench(command: DocumentedCommand): void {
       "flush after so many writes",
       numberOption("--flush-interval", 1, INT_MAX),
     )
-    .option("--no-drain", "taken as qemu-img takes it")
-    .option("-n, --native", "taken as qemu-img takes it")
-    .option("-i, --aio <mode>", "taken as qemu-img takes it")
+    .option("--no-drain", "without effect, as no request overtakes a flush")
+    .addOption(
+      new Option("-i, --aio <mode>", "threads, native or io_uring: without effect").argParser(
+        oneOf<AioMode>("-i", AIO_MODES),
+      ),
+    )
+    .option("-n, --native", "without effect, as -i native")
     .option("-o, --offset <offset>", "where the first request starts", sizeOption("-o"), 0)
     .option("--pattern <byte>", "what is written", numberOption("--pattern", 0, PATTERN_MAX))
     .option("-s, --buffer-size <size>", "bytes of a request", sizeOption("-s"), BUFFER_SIZE_DEFAULT)
     .option("-S, --step-size <size>", "from one request to the next", sizeOption("-S"))
     .option("-w, --write", "write; what the image has there is lost")
     .option("-q, --quiet", "print nothing but errors")
-    .addOption(cacheOption("-t, --cache <mode>", "source"))
+    .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())

@@ -2,7 +2,6 @@
 
 import { attachDisk } from "../../block/attach-disk.ts";
 import { CommitJob } from "../../block/commit-job.ts";
-import { RateLimit } from "../../block/copy-rate.ts";
 import type { Disk } from "../../block/disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
@@ -11,10 +10,18 @@ import type { WritePolicy } from "../../block/write-policy.ts";
 import { printable } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import type { CacheMode } from "../../storage/cache-mode.ts";
+import { DiskWork } from "../disk-work.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { type LongWork, type LongWorkDisplay, runLongWork } from "../long-work.ts";
 import { PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, formatOption, progressOption, rateOption } from "../options.ts";
+import {
+  backingPolicyOption,
+  cacheOption,
+  formatOption,
+  progressOption,
+  rateLimitOption,
+} from "../options.ts";
 import { print, printMessage, printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
@@ -27,6 +34,7 @@ interface CommitOptions extends SecretOptions {
   readonly progress?: boolean;
   readonly quiet?: boolean;
   readonly rate?: number;
+  readonly cache?: CacheMode;
   readonly backingPolicy?: BackingPolicy;
 }
 
@@ -47,7 +55,8 @@ export function defineCommit(command: DocumentedCommand): void {
     .option("-d, --drop", "leave the image as it is: it will be removed")
     .addOption(progressOption())
     .option("-q, --quiet", "say nothing if all goes well")
-    .option("-r, --rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
+    .addOption(rateLimitOption())
+    .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
     .document({
@@ -61,12 +70,13 @@ export function defineCommit(command: DocumentedCommand): void {
 }
 
 async function commit(image: string, options: CommitOptions): Promise<void> {
-  const { format, backingPolicy, base: path } = options;
+  const { format, backingPolicy, cache, base: path } = options;
   const isKept = options.drop === true || path !== undefined;
   hearStopSignals();
   const chain = openChain(image, {
     format,
     backingPolicy,
+    cache,
     forceShare: false,
     secrets: secretsOf(options),
     writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1 },
@@ -109,7 +119,8 @@ class CommitRun {
   async run(): Promise<StopSignal | undefined> {
     let signal: StopSignal | undefined;
     try {
-      signal = await this.#work(new Copying(this.#above, this.#base, this.#options.rate), "copied");
+      const job = new CommitJob(this.#above, this.#base);
+      signal = await this.#work(new DiskWork(job, this.#base, this.#options.rate), "copied");
     } finally {
       // What was copied is durable before anything is taken out of the image.
       this.#base.close();
@@ -133,43 +144,6 @@ class CommitRun {
       printable(`${this.#image}: stopped, ${place} ${what}; the same command does the rest`),
     );
     return signal;
-  }
-}
-
-class Copying implements LongWork {
-  readonly #base: Disk;
-  readonly #job: CommitJob;
-  readonly #limit: RateLimit;
-  /** Bytes that the last step has copied. */
-  #stepCopied = 0;
-
-  constructor(above: Disk, base: Disk, rate: number | undefined) {
-    this.#base = base;
-    this.#job = new CommitJob(above, base);
-    this.#limit = new RateLimit(rate);
-  }
-
-  get done(): number {
-    return this.#job.done;
-  }
-
-  get total(): number {
-    return this.#job.total;
-  }
-
-  step(): boolean {
-    const before = this.#job.copied;
-    const isDone = this.#job.step();
-    this.#stepCopied = this.#job.copied - before;
-    return isDone;
-  }
-
-  flush(): void {
-    this.#base.flush();
-  }
-
-  pauseAfter(startMs: number, endMs: number): number {
-    return this.#limit.pauseAfter(this.#stepCopied, startMs, endMs);
   }
 }
 

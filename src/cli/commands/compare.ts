@@ -10,9 +10,11 @@ import { type OfflineDisk, openOffline } from "../offline-disk.ts";
 import {
   backingPolicyOption,
   cacheOption,
-  choiceOption,
   forceShareOption,
   formatOption,
+  namedFormatOption,
+  oneOf,
+  parseCacheMode,
   progressOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
@@ -22,12 +24,14 @@ import { signalStatus } from "../stop-signals.ts";
 /** Exit codes, as qemu-img compare has them. */
 const EXIT = { different: 1, cannotOpen: 2, cannotRead: 4 } as const;
 
+/** Of what is parsed when the images are opened: what is wrong with it has that exit status. */
 interface CompareOptions extends SecretOptions {
-  readonly format?: FormatName;
-  readonly secondFormat?: FormatName;
+  readonly format?: string;
+  readonly secondFormat?: string;
   readonly progress?: boolean;
   readonly quiet?: boolean;
   readonly strict?: boolean;
+  readonly sourceCache?: string;
   readonly forceShare?: boolean;
   readonly backingPolicy?: BackingPolicy;
 }
@@ -37,18 +41,12 @@ export function defineCompare(command: DocumentedCommand): void {
     .description("Compare the disks of two images, as qemu-img compare does.")
     .argument("<first>", "an image")
     .argument("<second>", "the other one")
-    .addOption(formatOption("-f, --format <name>"))
-    .addOption(
-      choiceOption(
-        "-F, --second-format <name>",
-        FORMAT_NAMES,
-        (names) => `of the second: ${names}`,
-      ),
-    )
+    .addOption(formatOption("-f, --format <name>").argParser(asText))
+    .addOption(namedFormatOption("-F, --second-format <name>", "of the second").argParser(asText))
     .option("-s, --strict", "their sizes, and what is allocated, must be equal too")
     .addOption(progressOption())
     .option("-q, --quiet", "print nothing but errors; the exit status tells")
-    .addOption(cacheOption("-T, --source-cache <mode>", "source"))
+    .addOption(cacheOption("-T, --source-cache <mode>", "source").argParser(asText))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
@@ -65,11 +63,22 @@ export function defineCompare(command: DocumentedCommand): void {
     .action(compare);
 }
 
+function asText(text: string): string {
+  return text;
+}
+
+function formatOf(option: string, text: string | undefined): FormatName | undefined {
+  return text === undefined ? undefined : oneOf<FormatName>(option, FORMAT_NAMES)(text);
+}
+
 async function compare(first: string, second: string, options: CompareOptions): Promise<void> {
   const disks: OfflineDisk[] = [];
   try {
-    disks.push(openOffline(first, options));
-    disks.push(openOffline(second, { ...options, format: options.secondFormat }));
+    const { format, secondFormat, sourceCache, ...others } = options;
+    const cache = sourceCache === undefined ? undefined : parseCacheMode("-T")(sourceCache);
+    const formats = [formatOf("-f", format), formatOf("-F", secondFormat)];
+    disks.push(openOffline(first, { ...others, cache, format: formats[0] }));
+    disks.push(openOffline(second, { ...others, cache, format: formats[1] }));
     forgetSecrets();
     await compareDisks(disks, options);
   } catch (error) {

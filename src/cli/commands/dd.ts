@@ -8,12 +8,17 @@ import { printable, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { ConvertTarget, refuseSources } from "../convert-target.ts";
 import { CopyWork, copyThreads } from "../copy-work.ts";
-import { CREATE_FORMATS, type CreateFormat, CreateOptions } from "../create-options.ts";
+import { type CreateFormat, CreateOptions } from "../create-options.ts";
 import { requestedFormat } from "../create-request.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
-import { backingPolicyOption, choiceOption, forceShareOption, formatOption } from "../options.ts";
+import {
+  backingPolicyOption,
+  forceShareOption,
+  formatOption,
+  outputFormatOption,
+} from "../options.ts";
 import { printMessage } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
@@ -44,13 +49,7 @@ export function defineDd(command: DocumentedCommand): void {
       "count: where to end, in blocks from the start; skip: where to start",
     )
     .addOption(formatOption("-f, --format <name>"))
-    .addOption(
-      choiceOption(
-        "-O, --output-format <name>",
-        CREATE_FORMATS,
-        (names) => `of the target: ${names}`,
-      ).default("raw"),
-    )
+    .addOption(outputFormatOption("target"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
@@ -163,6 +162,7 @@ async function copy(
         targetIsZero: readsAsZeros,
         topOnly: false,
         salvage: false,
+        offload: false,
       },
     },
     { threads, quiet: false },

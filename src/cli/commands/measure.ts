@@ -4,37 +4,34 @@ import { Option } from "commander";
 import { copiedClusters } from "../../block/convert/measure-disk.ts";
 import type { CreateRequest } from "../../block/create-image.ts";
 import type { Disk } from "../../block/disk.ts";
-import { findSnapshot } from "../../block/find-snapshot.ts";
-import { parseSize } from "../../block/parse-size.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import { l1EntriesFor } from "../../formats/qcow2/create-layout.ts";
 import {
   bitmapsSize,
   fullyAllocatedSize,
   type MeasuredBitmap,
 } from "../../formats/qcow2/measure.ts";
-import {
-  CREATE_FORMATS,
-  type CreateFormat,
-  CreateOptions,
-  optionsHelp,
-} from "../create-options.ts";
+import { type CreateFormat, CreateOptions, optionsHelp } from "../create-options.ts";
 import { requestedFormat } from "../create-request.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { openOffline } from "../offline-disk.ts";
 import { asksForHelp } from "../option-list.ts";
 import {
   backingPolicyOption,
-  choiceOption,
-  collect,
+  createOptionsOption,
   forceShareOption,
   formatOption,
   type Output,
+  outputFormatOption,
   outputOption,
+  sizeOption,
+  snapshotOption,
 } from "../options.ts";
 import { print } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import { snapshotNumber } from "../snapshot-param.ts";
 
 interface MeasureOptions extends SecretOptions {
   readonly format?: FormatName;
@@ -70,22 +67,14 @@ export function defineMeasure(command: DocumentedCommand): void {
     .usage("[options] (--size <size> | <image>)")
     .argument("[image]", "the image that will be converted")
     .addOption(
-      new Option("--size <size>", "the new disk is empty, and so large").argParser((text) => {
-        const size = parseSize(text);
-        if (size !== undefined) return size;
-        throw new UsageError("--size", `${text} is not a size, such as 512, 64k or 10G`);
-      }),
+      new Option("--size <size>", "the new disk is empty, and so large").argParser(
+        sizeOption("--size"),
+      ),
     )
     .addOption(formatOption("-f, --format <name>"))
-    .addOption(
-      choiceOption(
-        "-O, --output-format <name>",
-        CREATE_FORMATS,
-        (names) => `of the new: ${names}`,
-      ).default("raw"),
-    )
-    .option("-o, --options <list>", "NAME=VALUE,...: of the new image; -o help lists them", collect)
-    .option("-l, --snapshot <name>", "measure an internal snapshot, by ID or name")
+    .addOption(outputFormatOption("new"))
+    .addOption(createOptionsOption("new image"))
+    .addOption(snapshotOption("measure"))
     .addOption(outputOption())
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
@@ -111,6 +100,9 @@ function measure(image: string | undefined, options: MeasureOptions): void {
   if ((image === undefined) === (size === undefined)) {
     throw new UsageError("measure", "needs either an image or --size");
   }
+  if (image === undefined && (options.format ?? options.snapshot) !== undefined) {
+    throw new UsageError("measure", "-f and -l are about an image, and there is none");
+  }
   const list = new CreateOptions(outputFormat, lists);
   if (image === undefined) show(measureImage(list, options, size ?? 0, undefined), options.output);
   else show(measureSource(image, list, options), options.output);
@@ -123,7 +115,9 @@ function measureSource(image: string, list: CreateOptions, options: MeasureOptio
     const top = opened.disk.chain.image;
     const { snapshot } = options;
     const disk =
-      snapshot === undefined ? opened.disk : opened.disk.openSnapshot(findSnapshot(top, snapshot));
+      snapshot === undefined
+        ? opened.disk
+        : opened.disk.openSnapshot(snapshotNumber(top, snapshot));
     const bitmaps = bitmapsOf(top.describe().specific);
     return measureImage(list, options, disk.virtualSize, { disk, bitmaps });
   } finally {
@@ -144,6 +138,8 @@ function measureImage(
   }
   const { clusterSize, version } = format.options;
   const virtualSize = Math.ceil(size / clusterSize) * clusterSize;
+  // As QEMU: what cannot be made has no size.
+  l1EntriesFor({ ...format.options, virtualSize }, "measure");
   const fullyAllocated = fullyAllocatedSize({ ...format.options, virtualSize });
   const data = dataSize(list, format.options, virtualSize, source);
   return {

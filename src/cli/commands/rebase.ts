@@ -16,12 +16,20 @@ import {
   repairBeforeWriting,
   setBackingFile,
 } from "../../formats/formats.ts";
+import type { CacheMode } from "../../storage/cache-mode.ts";
 import { lockForWriting } from "../../storage/image-lock.ts";
 import { LocalFile } from "../../storage/local-file.ts";
+import { DiskWork } from "../disk-work.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
-import { type LongWork, runLongWork } from "../long-work.ts";
+import { runLongWork } from "../long-work.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, choiceOption, formatOption, progressOption } from "../options.ts";
+import {
+  backingPolicyOption,
+  cacheOption,
+  choiceOption,
+  formatOption,
+  progressOption,
+} from "../options.ts";
 import { printMessage, printNote } from "../print.ts";
 import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
@@ -35,6 +43,9 @@ interface RebaseOptions extends SecretOptions {
   readonly compress?: boolean;
   readonly progress?: boolean;
   readonly quiet?: boolean;
+  readonly cache?: CacheMode;
+  readonly sourceCache?: CacheMode;
+  readonly forceShare?: boolean;
   readonly backingPolicy?: BackingPolicy;
 }
 
@@ -63,6 +74,9 @@ export function defineRebase(command: DocumentedCommand): void {
     .option("-c, --compress", "store what is copied compressed (qcow2)")
     .addOption(progressOption())
     .option("-q, --quiet", "as always: nothing is said if all goes well")
+    .addOption(cacheOption("-t, --cache <mode>", "image"))
+    .addOption(cacheOption("-T, --source-cache <mode>", "source"))
+    .option("-U, --force-share", "open the new backing file even if somebody may be writing to it")
     .addOption(backingPolicyOption())
     .addOption(secretOption())
     .document({
@@ -100,10 +114,10 @@ function wantedBacking(image: string, options: RebaseOptions): BackingReference 
 /** Change the name and nothing else: neither backing file is looked at. */
 function renameBacking(
   image: string,
-  { format: stated }: RebaseOptions,
+  { format: stated, cache }: RebaseOptions,
   backing: BackingReference | undefined,
 ): void {
-  const file = LocalFile.open(image, "read-write");
+  const file = LocalFile.open(image, "read-write", cache);
   try {
     lockForWriting(file);
     const format = determineFormat(file, stated);
@@ -119,55 +133,38 @@ function renameBacking(
 }
 
 /** One run: until the end, or a signal. */
-class RebaseRun implements LongWork {
+class RebaseRun {
   readonly #options: RebaseOptions;
   readonly #backing: BackingReference | undefined;
   readonly #source: OfflineDisk;
   readonly #below: OpenChain | undefined;
-  readonly #job: RebaseJob;
+  readonly #work: DiskWork;
 
   /** @throws {TsimgfsError} the image must not be rebased, or not on that; nothing is left open */
   constructor(image: string, options: RebaseOptions, backing: BackingReference | undefined) {
     this.#options = options;
     this.#backing = backing;
-    this.#source = openOffline(image, options, { policy: PLAIN_WRITING });
+    this.#source = openOffline(image, { ...options, forceShare: false }, { policy: PLAIN_WRITING });
     try {
       this.#refuse();
       this.#below = backing && this.#openBelow(backing);
       forgetSecrets();
       const resources = { clusterCache: new ClusterCache() };
-      this.#job = new RebaseJob(
-        this.#source.disk,
-        this.#below && attachChain(this.#below.layers, resources),
-        { compress: options.compress === true, shared: this.#sharedIndex() },
-      );
+      const { disk } = this.#source;
+      const below = this.#below && attachChain(this.#below.layers, resources);
+      const job = { compress: options.compress === true, shared: this.#sharedIndex() };
+      this.#work = new DiskWork(new RebaseJob(disk, below, job), disk);
     } catch (error) {
       this.#close();
       throw error;
     }
   }
 
-  get done(): number {
-    return this.#job.done;
-  }
-
-  get total(): number {
-    return this.#job.total;
-  }
-
-  step(): boolean {
-    return this.#job.step();
-  }
-
-  flush(): void {
-    this.#source.disk.flush();
-  }
-
   async run(): Promise<void> {
     try {
       let signal: StopSignal | undefined;
       try {
-        signal = await runLongWork(this, { progress: this.#options.progress === true });
+        signal = await runLongWork(this.#work, { progress: this.#options.progress === true });
       } finally {
         // Also after a failure: what was copied is kept.
         this.#source.endWriting();
@@ -192,13 +189,14 @@ class RebaseRun implements LongWork {
 
   #openBelow({ name, format }: BackingReference): OpenChain {
     const { path: imagePath } = this.#source;
-    const { backingFormat, backingPolicy } = this.#options;
+    const { backingFormat, backingPolicy, sourceCache, forceShare = false } = this.#options;
     if (format !== backingFormat) throw new RangeError(`a backing file of format ${format}`);
     const path = permittedPath({ imagePath, role: "backing file", name }, "any");
     const chain = openChain(path, {
       format: backingFormat,
       backingPolicy,
-      forceShare: false,
+      cache: sourceCache,
+      forceShare,
       overlay: imagePath,
       secrets: secretsOf(this.#options),
     });
@@ -229,7 +227,7 @@ class RebaseRun implements LongWork {
   }
 
   #tellOfStop(signal: StopSignal): void {
-    const { done, total } = this.#job;
+    const { done, total } = this.#work;
     const place = `${sizeText(done)} of ${sizeText(total)}`;
     printMessage(
       printable(`${this.#source.path}: stopped at ${place}; the same command does the rest`),

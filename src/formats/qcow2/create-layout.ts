@@ -54,19 +54,35 @@ export interface CreateLayout {
 }
 
 /**
+ * Entries of the L1 table of a disk.
+ *
+ * @throws {UsageError} the format has no such disks
+ */
+export function l1EntriesFor(
+  {
+    virtualSize,
+    clusterSize,
+    extendedL2,
+  }: Pick<CreateGeometry, "virtualSize" | "clusterSize" | "extendedL2">,
+  path: string,
+): number {
+  const l2EntryBytes = extendedL2 ? 2 * ENTRY_BYTES : ENTRY_BYTES;
+  const l1Entries = Math.ceil(virtualSize / (clusterSize * (clusterSize / l2EntryBytes)));
+  const l1Bytes = l1Entries * ENTRY_BYTES;
+  if (l1Bytes <= L1_SIZE_MAX) return l1Entries;
+  const reason = `a disk of ${virtualSize} bytes is too large for clusters of ${clusterSize} bytes: its L1 table would have ${l1Bytes} bytes, the limit is ${L1_SIZE_MAX}`;
+  throw new UsageError(path, `${reason}; use larger clusters (-o cluster_size)`);
+}
+
+/**
  * Lay out a new image.
  *
  * @throws {UsageError} the format has no such disks
  */
 export function layOut(geometry: CreateGeometry, path: string): CreateLayout {
   const { virtualSize, clusterSize, preallocate, luksBytes = 0 } = geometry;
-  const l2EntryBytes = geometry.extendedL2 ? 2 * ENTRY_BYTES : ENTRY_BYTES;
-  const l1Entries = Math.ceil(virtualSize / (clusterSize * (clusterSize / l2EntryBytes)));
+  const l1Entries = l1EntriesFor(geometry, path);
   const l1Bytes = l1Entries * ENTRY_BYTES;
-  if (l1Bytes > L1_SIZE_MAX) {
-    const reason = `a disk of ${virtualSize} bytes is too large for clusters of ${clusterSize} bytes: its L1 table would have ${l1Bytes} bytes, the limit is ${L1_SIZE_MAX}`;
-    throw new UsageError(path, `${reason}; use larger clusters (-o cluster_size)`);
-  }
   const l1Clusters = Math.ceil(l1Bytes / clusterSize);
   const l2Tables = preallocate === "nothing" ? 0 : l1Entries;
   const mappedClusters = preallocate === "nothing" ? 0 : Math.ceil(virtualSize / clusterSize);

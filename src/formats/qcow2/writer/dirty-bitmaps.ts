@@ -3,11 +3,11 @@
  * What a write is about to change is marked before; nothing of it is stored until the end.
  */
 
-import { UnsupportedError, UsageError } from "../../../errors.ts";
+import { UnsupportedError } from "../../../errors.ts";
 import type { Storage } from "../../../storage/storage.ts";
-import type { BitmapContents, DirtyBitmaps } from "../../writer.ts";
+import type { DirtyBitmaps } from "../../writer.ts";
 import { bitmapBytes, loadBits } from "../bitmap-bits.ts";
-import { type BitmapEntry, isTracked, isUsable, readBitmapEntries } from "../bitmap-directory.ts";
+import { type BitmapEntry, isTracked, readBitmapEntries } from "../bitmap-directory.ts";
 import type { Qcow2Layout } from "../layout.ts";
 import { bitRange } from "./subclusters.ts";
 
@@ -46,31 +46,6 @@ export function loadTrackedBitmaps(layout: Qcow2Layout, storage: Storage): Share
   }
   const capacity = Math.floor(CAPACITY / Math.max(1, entries.length));
   return entries.map((entry) => loadShared(entry, layout, storage, capacity));
-}
-
-/**
- * What a bitmap says.
- *
- * @throws {UsageError} there is none of that name, or it is inconsistent
- */
-export function readQcow2Bitmap(
-  layout: Qcow2Layout,
-  storage: Storage,
-  name: string,
-): BitmapContents {
-  const { virtualSize, clusterSize, extensions } = layout;
-  const { bitmaps } = extensions;
-  const entries = bitmaps === undefined ? [] : readBitmapEntries(bitmaps, storage, clusterSize);
-  const entry = entries.find((candidate) => candidate.name === name);
-  if (entry === undefined) throw new UsageError(storage.path, `there is no bitmap "${name}"`);
-  const { granularityBits } = entry;
-  const bytes = bitmapBytes(virtualSize, granularityBits);
-  if (!isUsable(entry) || bytes > BITMAP_MEMORY_MAX) {
-    throw new UsageError(storage.path, `bitmap "${name}" is inconsistent, or too large`);
-  }
-  const bits = new Uint8Array(bytes);
-  loadBits(entry, storage, layout, bits);
-  return { granularityBits, virtualSize, bits };
 }
 
 function loadShared(
