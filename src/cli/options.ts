@@ -67,10 +67,9 @@ export function rateOption(option: string): (text: string) => number {
 /** `-r` of qemu-img: bytes a second; 0, which is no limit, becomes infinity. */
 export function rateLimitOption(): Option {
   const parse = sizeOption("-r");
-  return new Option(
-    "-r, --rate <bytes/s>",
-    "copy no faster than this, such as 20M; 0: no limit",
-  ).argParser((text) => parse(text) || Number.POSITIVE_INFINITY);
+  return new Option("-r, --rate <bytes/s>", "copy no faster, such as 20M; 0: no limit").argParser(
+    (text) => parse(text) || Number.POSITIVE_INFINITY,
+  );
 }
 
 /** A whole number within a range. */

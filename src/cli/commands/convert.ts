@@ -46,15 +46,15 @@ export function defineConvert(command: DocumentedCommand): void {
     .addOption(
       new Option(
         "-S, --sparse <size>",
-        "zeros of that many bytes are left out (default: 4k); 0: none are",
+        "zeros so long are left out; 0: none (default: 4k)",
       ).argParser(sparseSize),
     )
     .option("-n, --no-create", "the target is there: write into it")
-    .option("--target-is-zero", "with -n: the target reads as zeros, which are left out then")
+    .option("--target-is-zero", "with -n: it reads as zeros, which are left out")
     .addOption(snapshotOption("copy"))
-    .option("--bitmaps", "copy the image's persistent bitmaps, too (qcow2 to qcow2)")
-    .option("--skip-broken-bitmaps", "with --bitmaps: leave out those that are inconsistent")
-    .option("-C, --copy-range", "let the host copy or share data; no zeros are looked for in it")
+    .option("--bitmaps", "copy persistent bitmaps, too (qcow2 to qcow2)")
+    .option("--skip-broken-bitmaps", "with --bitmaps: leave out inconsistent ones")
+    .option("-C, --copy-range", "let the host copy data, or share its blocks")
     .option("--salvage", "what cannot be read becomes zeros")
     .addOption(
       new Option("-m, --parallel <count>", "at most so many threads, 1..16")
@@ -72,6 +72,7 @@ export function defineConvert(command: DocumentedCommand): void {
     .addOption(secretOption())
     .document({
       details: [
+        "With -C, data goes from file to file without being read (copy_file_range; some file systems share the blocks), so that no zeros are looked for in it; what the host cannot copy is read and written.",
         "Unlike qemu-img, what was copied is durable at the end, unless -t unsafe says that it need not be; nothing is printed about the progress but on a terminal; and --image-opts and --object are not known.",
         "If it fails or is stopped, a target that is new is removed. One that was there before stays, and is not complete.",
         ...CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
