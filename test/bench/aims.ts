@@ -2,7 +2,7 @@
 
 import type { CellName } from "./cells.ts";
 import type { ImageName } from "./image-names.ts";
-import { READ_CELL_NAMES, type ReadCellName } from "./read-cells.ts";
+import { readCellsOf } from "./read-cells.ts";
 import type { ServerName } from "./servers.ts";
 
 /** Read-ahead from which on buffered reads are not bound by the kernel's default of 128 KiB. */
@@ -12,7 +12,7 @@ export const READY_AIM_MS = 150;
 export const RESIDENT_AIM_MIB = 100;
 
 /** Multiples of qemu-storage-daemon for plain qcow2, with or without data or a backing file. */
-const QCOW2_AIMS: Readonly<Record<CellName, number>> = {
+const QCOW2_AIMS: Readonly<Partial<Record<CellName, number>>> = {
   "qd1-pinned": 1.8,
   qd1: 1.3,
   jobs8: 2.4,
@@ -51,7 +51,7 @@ const ZLIB_AIMS: Readonly<Partial<Record<CellName, number>>> = {
 
 /** Share of the C server's result on a raw file that is read. */
 const RAW_AIM = 0.8;
-const RAW_AIM_CELLS: ReadonlySet<string> = new Set<ReadCellName>(READ_CELL_NAMES);
+const RAW_AIM_CELLS: ReadonlySet<string> = new Set(readCellsOf("raw"));
 
 /**
  * The multiple of `reference` that tsimgfs has to reach, undefined if that comparison has no aim.

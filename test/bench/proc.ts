@@ -17,6 +17,19 @@ export async function residentMib(pid: number): Promise<number> {
   return Number(kib) / 1024;
 }
 
+/** Ticks of /proc in a second: USER_HZ, 100 on all machines of interest. */
+const TICKS = 100;
+
+/** The processor time that all threads of a process have used, their system calls included, seconds. */
+export async function processorSeconds(pid: number): Promise<number> {
+  const text = await readText(`/proc/${pid}/stat`);
+  // After the name in parentheses: state is field 3, utime and stime are 14 and 15.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  const ticks = Number(fields[11]) + Number(fields[12]);
+  if (!Number.isFinite(ticks)) throw new Error(`process ${pid} has no processor time`);
+  return ticks / TICKS;
+}
+
 /** The processes that hold /dev/fuse open and carry `mark` in their environment or command line. */
 export async function fuseServersMarked(mark: string): Promise<number[]> {
   const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name)).map(Number);

@@ -7,6 +7,7 @@ import { type FioResult, fioForSeconds } from "./fio.ts";
 import type { ReadImageName } from "./image-names.ts";
 import { onOneCpu } from "./one-cpu.ts";
 import { dropDeviceCache } from "./page-cache.ts";
+import { processorSeconds } from "./proc.ts";
 import { run } from "./run-command.ts";
 
 export const READ_CELL_NAMES = [
@@ -17,8 +18,13 @@ export const READ_CELL_NAMES = [
   "read-1m",
   "dd",
   "cp",
+  "cpu-4k",
+  "cpu-1m",
 ] as const;
 export type ReadCellName = (typeof READ_CELL_NAMES)[number];
+
+/** Not for everybody's table: what a request costs, which others on the machine do not change. */
+const ONLY_IF_ASKED_FOR: ReadonlySet<ReadCellName> = new Set(["cpu-4k", "cpu-1m"]);
 
 const RANDOM_4K = ["--rw=randread", "--bs=4k", "--ioengine=psync", "--direct=1"];
 
@@ -70,6 +76,18 @@ export const READ_CELLS: Readonly<Record<ReadCellName, Cell>> = {
       return server.virtualSize / MIB / Number(seconds);
     },
   },
+  "cpu-4k": {
+    title: "4k random reads, 4 jobs, in a second of the server's processor time",
+    unit: "k/s",
+    measure: async (target) =>
+      (await perProcessorSecond(target, [...RANDOM_4K, "--numjobs=4"])) / 1000,
+  },
+  "cpu-1m": {
+    title: "1M reads, O_DIRECT, in a second of the server's processor time",
+    unit: "MiB/s",
+    measure: (target) =>
+      perProcessorSecond(target, ["--rw=read", "--bs=1M", "--ioengine=psync", "--direct=1"]),
+  },
   cp: {
     title: "cp --sparse=always to tmpfs",
     unit: "MiB/s",
@@ -89,9 +107,18 @@ export const READ_CELLS: Readonly<Record<ReadCellName, Cell>> = {
   },
 };
 
+/** Requests that a server answers in a second of processor time, its threads' and the kernel's for it. */
+async function perProcessorSecond(target: Target, args: readonly string[]): Promise<number> {
+  const { pid } = target.server;
+  const before = await processorSeconds(pid);
+  const { requests } = await read(target, args);
+  return requests / ((await processorSeconds(pid)) - before);
+}
+
 /** Compressed data is bound by inflate: cells that measure the transport say nothing more there. */
 export function readCellsOf(image: ReadImageName): readonly ReadCellName[] {
-  return image === "zlib" ? ["qd1-pinned", "qd1", "jobs8", "dd"] : READ_CELL_NAMES;
+  if (image === "zlib") return ["qd1-pinned", "qd1", "jobs8", "dd"];
+  return READ_CELL_NAMES.filter((cell) => !ONLY_IF_ASKED_FOR.has(cell));
 }
 
 function read(
