@@ -39,7 +39,7 @@ export interface AmendRequest {
   readonly amendment: Qcow2Amendment;
   /** Bytes; undefined: it stays. As with qemu-img, no more is asked where it becomes less. */
   readonly size: number | undefined;
-  readonly open: Pick<OpenOptions, "format" | "backingPolicy" | "secrets">;
+  readonly open: Pick<OpenOptions, "format" | "backingPolicy" | "secrets" | "backingSecrets">;
   /** Takes what the user should know, one line each. */
   readonly warn: (line: string) => void;
 }

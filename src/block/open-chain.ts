@@ -12,6 +12,7 @@ import {
   determineFormat,
   type FormatLayout,
   hasBitmaps,
+  isEncrypted,
   isFormatName,
   prepareWriting,
   probeFormat,
@@ -59,6 +60,11 @@ export interface OpenOptions {
   readonly cache?: CacheMode | undefined;
   /** Passphrases of encrypted images: of each, one must be among them. Default: there are none. */
   readonly secrets?: readonly Uint8Array[] | undefined;
+  /**
+   * Passphrases of the encrypted images below, one for each from the first backing file on: if there are any, no
+   * other is tried there. Default: `secrets` are for all images.
+   */
+  readonly backingSecrets?: readonly Uint8Array[] | undefined;
   /** Data is neither read nor written: encrypted images need no passphrase. */
   readonly onlyTables?: boolean;
   /** How the image is written to; default: it is only read. */
@@ -172,6 +178,8 @@ class ChainOpener {
   readonly #seen = new Map<string, string>();
   /** How the image that is being added is written to. */
   #writing: WriteOptions | undefined;
+  /** How many backing files have got a passphrase of their own, so far. */
+  #encryptedBelow = 0;
   /** The layer of the base, and its file. */
   #base: { readonly index: number; readonly file: LocalFile } | undefined;
 
@@ -190,6 +198,7 @@ class ChainOpener {
     try {
       const file = this.#openFile(this.#path, this.#mode());
       this.#addLayers(file, determineFormat(file, format));
+      this.#refuseUnusedSecrets();
       return {
         layers: this.#layers,
         writing: writing && this.#prepareWriting(0, file, writing),
@@ -262,10 +271,33 @@ class ChainOpener {
   }
 
   #unlock(layout: FormatLayout, file: LocalFile): ImageKey | undefined {
-    const { onlyTables = false, secrets = [] } = this.#options;
-    const key = onlyTables ? undefined : unlockImage(layout, file, secrets);
+    if (this.#options.onlyTables === true || !isEncrypted(layout)) return undefined;
+    const { secrets, isFirstMeant } = this.#candidates(file.path);
+    const key = unlockImage(layout, file, secrets, isFirstMeant);
     if (key !== undefined) this.#keys.push(key);
     return key;
+  }
+
+  /** The passphrases of the image that is being added, which is encrypted. */
+  #candidates(path: string): { secrets: readonly Uint8Array[]; isFirstMeant: boolean } {
+    const { secrets = [], backingSecrets = [], overlay } = this.#options;
+    if (this.#layers.length === 0 && overlay === undefined) return { secrets, isFirstMeant: true };
+    if (backingSecrets.length === 0 || overlay !== undefined) {
+      return { secrets: [...secrets, ...backingSecrets], isFirstMeant: false };
+    }
+    const secret = backingSecrets[this.#encryptedBelow++];
+    if (secret !== undefined) return { secrets: [secret], isFirstMeant: true };
+    const reason = `is encrypted backing file ${this.#encryptedBelow} of ${this.#path}, and has no --backing-secret: they are for all encrypted ones, from the first on`;
+    throw new UsageError(path, reason);
+  }
+
+  /** One too many may mean that all are off by one, and legacy AES would not tell. */
+  #refuseUnusedSecrets(): void {
+    const { backingSecrets = [] } = this.#options;
+    const used = this.#encryptedBelow;
+    if (used === 0 || used === backingSecrets.length) return;
+    const reason = `has ${used} encrypted backing files, and ${backingSecrets.length} --backing-secret are given`;
+    throw new UsageError(this.#path, reason);
   }
 
   /** @throws {TsimgfsError} ENODATA: there is no backing file; or the base is not below the image */

@@ -123,7 +123,7 @@ export class Conversion {
     const { outputFormat, backingPolicy, create, cache } = this.#options;
     const secrets = secretsOf(this.#options);
     const threads = this.#threads;
-    const options = { format: outputFormat, backingPolicy, secrets, threads, cache };
+    const options = { format: outputFormat, backingPolicy, ...secrets, threads, cache };
     const chains = this.#sources.map(({ chain }) => chain);
     if (!create) {
       refuseSources([this.#targetPath], chains);
@@ -146,7 +146,7 @@ export class Conversion {
     if (size < this.#size) {
       throw new UsageError(path, `a size of ${size} is less than the ${this.#size} of the source`);
     }
-    const format = requestedFormat(path, outputFormat, list, secretsOf(this.#options));
+    const format = requestedFormat(path, outputFormat, list, secretsOf(this.#options).secrets);
     this.#requireBitmapFormat(format, size);
     if (compress === true && format.name === "qcow2") {
       const { dataFile, preallocation, encryption } = format.options;

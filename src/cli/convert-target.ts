@@ -19,6 +19,7 @@ export interface TargetOptions {
   readonly backingPolicy?: BackingPolicy | undefined;
   /** Passphrases of encrypted images. */
   readonly secrets: readonly Uint8Array[];
+  readonly backingSecrets: readonly Uint8Array[];
   /** Threads that will write to it. */
   readonly threads: number;
   readonly cache?: CacheMode | undefined;

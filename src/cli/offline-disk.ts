@@ -52,7 +52,7 @@ export function openOffline(
     backingPolicy,
     cache,
     forceShare,
-    secrets: secretsOf(options),
+    ...secretsOf(options),
     onlyTables,
     writing: writing && { ...writing, threads: 1 },
   });

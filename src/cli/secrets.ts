@@ -16,9 +16,16 @@ const STANDARD_INPUT = "-";
 const STDIN = 0;
 const NEWLINE = 0x0a;
 
-/** What `--secret` becomes: the files are read with the command line. */
+/** What `--secret` and `--backing-secret` become: the files are read with the command line. */
 export interface SecretOptions {
   readonly secret?: readonly Buffer[];
+  readonly backingSecret?: readonly Buffer[];
+}
+
+/** Passphrases, as images are opened with them: see OpenOptions. */
+export interface Secrets {
+  readonly secrets: readonly Buffer[];
+  readonly backingSecrets: readonly Buffer[];
 }
 
 export function secretOption(): DocumentedOption {
@@ -28,18 +35,32 @@ export function secretOption(): DocumentedOption {
   ).inManual(
     `The passphrase of encrypted images is all that is in this file, or, for -, a line on standard input. It may be repeated, for images with different ones. Default: ${SECRET_VARIABLE} in the environment.`,
   );
-  return option.argParser((file: string, all: readonly Buffer[] = []) => [
-    ...all,
-    readSecret(file),
-  ]);
+  return option.argParser(collectSecret);
+}
+
+export function backingSecretOption(): DocumentedOption {
+  const option = new DocumentedOption(
+    "--backing-secret <file>",
+    "as --secret, of one encrypted backing file",
+  ).inManual(
+    "As --secret, of one encrypted backing file: repeated for each, from the first one of the chain on. Default: --secret is for all images.",
+  );
+  return option.argParser(collectSecret);
+}
+
+function collectSecret(file: string, all: readonly Buffer[] = []): readonly Buffer[] {
+  return [...all, readSecret(file)];
 }
 
 /** All that were read and are still in memory. */
 const held: Buffer[] = [];
 
 /** What the options, or the environment, give. */
-export function secretsOf({ secret }: SecretOptions): readonly Buffer[] {
-  if (secret !== undefined) return secret;
+export function secretsOf({ secret, backingSecret = [] }: SecretOptions): Secrets {
+  return { secrets: secret ?? secretsOfEnvironment(), backingSecrets: backingSecret };
+}
+
+function secretsOfEnvironment(): readonly Buffer[] {
   const text = process.env[SECRET_VARIABLE];
   return text === undefined || text === "" ? [] : [hold(Buffer.from(text))];
 }

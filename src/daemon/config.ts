@@ -30,9 +30,16 @@ export interface DaemonConfig {
   readonly logFile: string | undefined;
 }
 
-/** Where the passphrases of a task begin, after the JSON: each of so many bytes. */
+/** Passphrases of encrypted images: see OpenOptions. */
+export interface TaskSecrets {
+  readonly secrets: readonly Uint8Array[];
+  readonly backingSecrets: readonly Uint8Array[];
+}
+
+/** How long the passphrases of a task are, bytes: they follow the JSON. */
 export interface SecretSizes {
   readonly secretSizes: readonly number[];
+  readonly backingSecretSizes: readonly number[];
 }
 
 /**
@@ -41,26 +48,30 @@ export interface SecretSizes {
  *
  *     JSON       the configuration, and the sizes of the passphrases
  *     0          one byte
- *     secrets    one after the other
+ *     secrets    one after the other, those of backing files last
  */
-export function encodeTask(config: DaemonConfig, secrets: readonly Uint8Array[]): Buffer {
-  const sizes: SecretSizes = { secretSizes: secrets.map(({ length }) => length) };
+export function encodeTask(config: DaemonConfig, { secrets, backingSecrets }: TaskSecrets): Buffer {
+  const sizes: SecretSizes = {
+    secretSizes: secrets.map(({ length }) => length),
+    backingSecretSizes: backingSecrets.map(({ length }) => length),
+  };
   const json = Buffer.from(JSON.stringify({ ...config, ...sizes }));
-  return Buffer.concat([json, Buffer.of(0), ...secrets]);
+  return Buffer.concat([json, Buffer.of(0), ...secrets, ...backingSecrets]);
 }
 
 /** What `encodeTask` made; the secrets are parts of `task`. */
-export function decodeTask(task: Buffer): { config: DaemonConfig; secrets: readonly Buffer[] } {
+export function decodeTask(task: Buffer): { config: DaemonConfig; secrets: TaskSecrets } {
   const end = task.indexOf(0);
-  const { secretSizes, ...config }: DaemonConfig & SecretSizes = JSON.parse(
+  const { secretSizes, backingSecretSizes, ...config }: DaemonConfig & SecretSizes = JSON.parse(
     task.toString("utf8", 0, end),
   );
   let at = end + 1;
-  const secrets = secretSizes.map((size) => {
+  const take = (size: number): Buffer => {
     at += size;
     return task.subarray(at - size, at);
-  });
-  return { config, secrets };
+  };
+  const secrets = secretSizes.map(take);
+  return { config, secrets: { secrets, backingSecrets: backingSecretSizes.map(take) } };
 }
 
 /** What the background process tells the command that started it. */

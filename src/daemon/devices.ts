@@ -9,7 +9,7 @@ import { UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 import { deviceNameOf } from "../tree/names.ts";
-import type { DaemonConfig } from "./config.ts";
+import type { DaemonConfig, TaskSecrets } from "./config.ts";
 
 export interface OpenDevices {
   readonly devices: readonly DeviceDescription[];
@@ -39,10 +39,10 @@ function refuseEqualNames(images: readonly string[]): void {
 /**
  * Open all images.
  *
- * @param secrets passphrases of encrypted images, which are wiped
+ * @param taskSecrets passphrases of encrypted images, which are wiped
  * @throws {TsimgfsError} nothing is left open
  */
-export function openDevices(config: DaemonConfig, secrets: readonly Uint8Array[]): OpenDevices {
+export function openDevices(config: DaemonConfig, taskSecrets: TaskSecrets): OpenDevices {
   const chains: OpenChain[] = [];
   const close = (): void => {
     for (const chain of chains.splice(0)) closeChain(chain);
@@ -52,7 +52,7 @@ export function openDevices(config: DaemonConfig, secrets: readonly Uint8Array[]
     const devices = config.images.map((image) => {
       const chain = openChain(image, {
         ...config,
-        secrets,
+        ...taskSecrets,
         // The main thread is one more: it looks after what the others need.
         writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
       });
@@ -69,7 +69,8 @@ export function openDevices(config: DaemonConfig, secrets: readonly Uint8Array[]
     close();
     throw error;
   } finally {
-    for (const secret of secrets) secret.fill(0);
+    const { secrets, backingSecrets } = taskSecrets;
+    for (const secret of [...secrets, ...backingSecrets]) secret.fill(0);
   }
 }
 

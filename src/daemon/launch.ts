@@ -7,7 +7,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { TsimgfsError } from "../errors.ts";
 import { createTrace } from "../trace.ts";
-import { type DaemonConfig, encodeTask, type Readiness } from "./config.ts";
+import { type DaemonConfig, encodeTask, type Readiness, type TaskSecrets } from "./config.ts";
 
 /**
  * A daemon should be small: requests make no garbage worth a large young generation (Node's default
@@ -60,7 +60,7 @@ export class PendingDaemon {
    * @param secrets passphrases of encrypted images
    * @throws {DaemonError | TsimgfsError} nothing is left
    */
-  async launch(config: DaemonConfig, secrets: readonly Uint8Array[]): Promise<readonly string[]> {
+  async launch(config: DaemonConfig, secrets: TaskSecrets): Promise<readonly string[]> {
     const { images, mountpoint } = config;
     createTrace("mount")("process %d opens %s", this.#child.pid, images.join(", "));
     const task = encodeTask(config, secrets);

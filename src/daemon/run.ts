@@ -14,7 +14,7 @@ import { createRenderedFileMemory } from "../tree/description.ts";
 import { createDeviceOpens } from "../tree/device-opens.ts";
 import { createPartitionWindows } from "../tree/partition-windows.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
-import type { DaemonConfig } from "./config.ts";
+import type { DaemonConfig, TaskSecrets } from "./config.ts";
 import { DevFuseTransport } from "./dev-fuse-transport.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
 import type { Served } from "./io-thread-start.ts";
@@ -46,7 +46,7 @@ const READ_AHEAD_KB = 1024;
  */
 export async function runDaemon(
   config: DaemonConfig,
-  secrets: readonly Uint8Array[],
+  secrets: TaskSecrets,
   firstThread: FirstThread,
   onReady: (warnings: readonly string[]) => void,
 ): Promise<void> {

@@ -15,7 +15,7 @@ import {
 } from "./driver.ts";
 import { cipherOf, type ImageKey } from "./encryption/image-key.ts";
 import { setQcow2BackingFile } from "./qcow2/backing-name.ts";
-import { unlockQcow2 } from "./qcow2/encryption.ts";
+import { isEncryptedQcow2, unlockQcow2 } from "./qcow2/encryption.ts";
 import {
   conditionsOfQcow2,
   probeQcow2,
@@ -96,10 +96,16 @@ export function dataFileOf(layout: FormatLayout): DataFileReference | undefined 
   return layout.format === "qcow2" ? layout.dataFile : undefined;
 }
 
+/** Whether the data of an image is encrypted. */
+export function isEncrypted(layout: FormatLayout): boolean {
+  return layout.format === "qcow2" && isEncryptedQcow2(layout);
+}
+
 /**
  * The key of an image's data.
  *
- * @param secrets passphrases
+ * @param secrets passphrases; the legacy method of qcow2 takes the first
+ * @param isFirstMeant if not, several are refused where nothing tells which is right
  * @returns undefined: it is not encrypted
  * @throws {TsimgfsError} EACCES: none of them opens it; EINVAL, ENOTSUP: its encryption
  */
@@ -107,8 +113,10 @@ export function unlockImage(
   layout: FormatLayout,
   storage: Storage,
   secrets: readonly Uint8Array[],
+  isFirstMeant: boolean,
 ): ImageKey | undefined {
-  return layout.format === "qcow2" ? unlockQcow2(layout, storage, secrets) : undefined;
+  if (layout.format !== "qcow2") return undefined;
+  return unlockQcow2(layout, storage, secrets, isFirstMeant);
 }
 
 /** What the user should know of the state in which an image was left; reading it is safe. */

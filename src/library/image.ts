@@ -24,6 +24,8 @@ export interface OpenImageOptions {
   readonly backingPolicy?: BackingPolicy | undefined;
   /** Passphrases of encrypted images: of each, one must be among them. They may be wiped afterwards. */
   readonly secrets?: readonly Uint8Array[] | undefined;
+  /** Passphrases of encrypted backing files, one for each from the first one on. Default: `secrets` are for all. */
+  readonly backingSecrets?: readonly Uint8Array[] | undefined;
 }
 
 /** What a run of the disk is, in the words of qemu-img map. */

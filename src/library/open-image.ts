@@ -35,11 +35,13 @@ const WRITING: WritePolicy = {
  *   ENOTSUP: it is no valid image, or has a feature that is not known. Nothing is left open
  */
 export function openImage(path: string, options: OpenImageOptions = {}): Image {
-  const { format, backingPolicy, secrets, readOnly = true } = options;
+  const { format, backingPolicy, secrets, backingSecrets, readOnly = true } = options;
   requireOneOf(path, "format", format, FORMAT_NAMES);
   requireOneOf(path, "backingPolicy", backingPolicy, BACKING_POLICIES);
   const writing = readOnly ? undefined : { policy: WRITING, threads: 1 };
-  const chain = openChain(path, { format, backingPolicy, secrets, forceShare: false, writing });
+  const passphrases = { secrets, backingSecrets };
+  const how = { format, backingPolicy, ...passphrases, forceShare: false, writing };
+  const chain = openChain(path, how);
   try {
     return new DiskImage(new OpenDisk(path, chain));
   } catch (error) {

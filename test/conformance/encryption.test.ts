@@ -285,7 +285,10 @@ describe("an encrypted image", () => {
       ...["--secret", otherFile, "-o", list, top],
     ]);
     const content = await chainContent(bottom, middle);
-    const disk = new WritableDisk(top, { secrets: [...SECRETS, other] });
+    // Nothing would tell if the legacy image got the wrong one.
+    expect(() => new WritableDisk(top, { secrets: [...SECRETS, other] })).toThrow(/legacy AES/);
+    const backingSecrets = [...SECRETS, ...SECRETS];
+    const disk = new WritableDisk(top, { secrets: [other], backingSecrets });
     try {
       expect(disk.read(0, MIB).equals(content.subarray(0, MIB))).toBe(true);
       disk.fill(70_000, 70_000, 9);

@@ -10,7 +10,7 @@ import { runLongWork } from "../long-work.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, collect, formatOption, progressOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import { backingSecretOption, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
 interface AmendCommandOptions extends SecretOptions {
@@ -38,6 +38,7 @@ export function defineAmend(command: DocumentedCommand): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       details: [{ lines: amendOptionsHelp().trimEnd() }],
       examples: [
@@ -62,7 +63,7 @@ async function amend(image: string | undefined, options: AmendCommandOptions): P
     path: image,
     amendment: list.amendment(),
     size: list.size("size"),
-    open: { format, backingPolicy, secrets: secretsOf(options) },
+    open: { format, backingPolicy, ...secretsOf(options) },
     warn: printMessage,
   });
   try {

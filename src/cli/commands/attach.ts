@@ -29,7 +29,13 @@ import {
   outputOption,
 } from "../options.ts";
 import { print, printMessage, printNote } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+  secretsOf,
+} from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { STOP_SIGNALS, type StopSignal, signalStatus } from "../stop-signals.ts";
 
@@ -69,6 +75,7 @@ export function defineAttach(command: DocumentedCommand): void {
     .addOption(formatOption("--format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .addOption(outputOption())
     .document({
       examples: [

@@ -20,7 +20,12 @@ import {
   sizeOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
 interface BenchOptions extends SecretOptions {
@@ -86,6 +91,7 @@ export function defineBench(command: DocumentedCommand): void {
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       examples: [
         ["Reads of 64 KiB, one behind the other", "tsimgfs bench -c 10000 -s 64k vm.qcow2"],

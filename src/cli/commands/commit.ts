@@ -23,7 +23,13 @@ import {
   rateLimitOption,
 } from "../options.ts";
 import { print, printMessage, printNote } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+  secretsOf,
+} from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { hearStopSignals, type StopSignal, signalStatus } from "../stop-signals.ts";
 
@@ -59,6 +65,7 @@ export function defineCommit(command: DocumentedCommand): void {
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       notes: [
         "Other images on top of the same backing file, and those between, are of no use any more. QED images are not emptied.",
@@ -78,7 +85,7 @@ async function commit(image: string, options: CommitOptions): Promise<void> {
     backingPolicy,
     cache,
     forceShare: false,
-    secrets: secretsOf(options),
+    ...secretsOf(options),
     writing: isKept ? undefined : { policy: PLAIN_WRITING, threads: 1 },
     base: { path, writing: { policy: BASE_POLICY, threads: 1 } },
   });

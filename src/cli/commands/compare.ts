@@ -18,7 +18,12 @@ import {
   progressOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
 /** Exit codes, as qemu-img compare has them. */
@@ -50,6 +55,7 @@ export function defineCompare(command: DocumentedCommand): void {
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       exitStatus: [
         [0, "they are equal; where one is longer, it has zeros there"],

@@ -22,7 +22,7 @@ import {
   snapshotOption,
 } from "../options.ts";
 import { print } from "../print.ts";
-import { secretOption } from "../secrets.ts";
+import { backingSecretOption, secretOption } from "../secrets.ts";
 
 /** qemu-img's limits, bytes and requests. */
 const SPARSE_MAX = 16 * 1024 * 1024;
@@ -70,6 +70,7 @@ export function defineConvert(command: DocumentedCommand): void {
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       details: [
         "With -C, data goes from file to file without being read (copy_file_range; some file systems share the blocks), so that no zeros are looked for in it; what the host cannot copy is read and written.",

@@ -81,7 +81,7 @@ function create(
     path,
     size: requestedSize(path, sizeText, list),
     backing: requestedBacking(path, options, list),
-    format: requestedFormat(path, options.format, list, secretsOf(options)),
+    format: requestedFormat(path, options.format, list, secretsOf(options).secrets),
   };
   const plan = planImage(request);
   plan.warnings.forEach(printNote);

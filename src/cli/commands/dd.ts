@@ -20,7 +20,12 @@ import {
   outputFormatOption,
 } from "../options.ts";
 import { printMessage } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
 interface DdOptions extends SecretOptions {
@@ -53,6 +58,7 @@ export function defineDd(command: DocumentedCommand): void {
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       examples: [["The first MiB of a disk", "tsimgfs dd if=vm.qcow2 of=boot.raw bs=1M count=1"]],
       seeAlso: ["convert", "io", "qemu-img(1)"],
@@ -127,6 +133,7 @@ async function copyTo(
     format: outputFormat,
     backingPolicy,
     secrets: [],
+    backingSecrets: [],
     threads,
   });
   let signal: StopSignal | undefined;

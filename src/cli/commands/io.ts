@@ -25,7 +25,12 @@ import {
   formatOption,
 } from "../options.ts";
 import { printMessage } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 import { STOP_SIGNALS, signalStatus } from "../stop-signals.ts";
 
 interface IoOptions extends SecretOptions {
@@ -74,6 +79,7 @@ export function defineIo(command: DocumentedCommand): void {
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       examples: [
         [

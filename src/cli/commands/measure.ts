@@ -30,7 +30,12 @@ import {
   snapshotOption,
 } from "../options.ts";
 import { print } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 import { snapshotNumber } from "../snapshot-param.ts";
 
 interface MeasureOptions extends SecretOptions {
@@ -79,6 +84,7 @@ export function defineMeasure(command: DocumentedCommand): void {
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       examples: [
         ["Of a conversion", "tsimgfs measure -O qcow2 vm.raw"],

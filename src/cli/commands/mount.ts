@@ -29,7 +29,13 @@ import {
   rateOption,
 } from "../options.ts";
 import { printNote } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+  secretsOf,
+} from "../secrets.ts";
 
 const THREADS_DEFAULT = 4;
 
@@ -116,6 +122,7 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .option("--log-file <file>", "append the daemon's messages to this file")
     .document({
       details: [

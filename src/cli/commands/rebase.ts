@@ -31,7 +31,13 @@ import {
   progressOption,
 } from "../options.ts";
 import { printMessage, printNote } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+  secretsOf,
+} from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
@@ -79,6 +85,7 @@ export function defineRebase(command: DocumentedCommand): void {
     .option("-U, --force-share", "open the new backing file even if somebody may be writing to it")
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       examples: [
         ["Another backing file", "tsimgfs rebase -p -b new-base.qcow2 -F qcow2 vm.qcow2"],
@@ -198,7 +205,7 @@ class RebaseRun {
       cache: sourceCache,
       forceShare,
       overlay: imagePath,
-      secrets: secretsOf(this.#options),
+      ...secretsOf(this.#options),
     });
     chain.warnings.forEach(printNote);
     return chain;

@@ -20,7 +20,12 @@ import { isMountedDevice } from "../mounted-snapshots.ts";
 import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, choiceOption, formatOption } from "../options.ts";
 import { print } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 
 /** What an error of the daemon means; its log says more. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -61,6 +66,7 @@ export function defineResize(command: DocumentedCommand): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .option("-q, --quiet", "print nothing")
     .document({
       examples: [

@@ -21,7 +21,12 @@ import {
   rateOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
-import { forgetSecrets, type SecretOptions, secretOption } from "../secrets.ts";
+import {
+  backingSecretOption,
+  forgetSecrets,
+  type SecretOptions,
+  secretOption,
+} from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
 import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
@@ -50,6 +55,7 @@ export function defineStream(command: DocumentedCommand): void {
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
+    .addOption(backingSecretOption())
     .document({
       notes: [
         "An image that is mounted is streamed by its mount:",

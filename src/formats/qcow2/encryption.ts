@@ -1,6 +1,6 @@
 /** How a qcow2 image is encrypted, and the key that a passphrase gives. Source: FORMATS 1.15. */
 
-import { FormatError } from "../../errors.ts";
+import { FormatError, UsageError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import type { JsonValue } from "../driver.ts";
 import { type CipherSuite, suiteOf } from "../encryption/cipher-suite.ts";
@@ -42,6 +42,7 @@ export function luksPlaceOf(layout: Pick<Qcow2Layout, "extensions">, path: strin
  * The key of an image.
  *
  * @param secrets passphrases: LUKS takes the first one that opens a key slot, the legacy method the first
+ * @param isFirstMeant the first one is certainly meant for this image: the legacy method cannot tell
  * @returns undefined: it is not encrypted
  * @throws {TsimgfsError} EACCES: none of them, or there is none; EINVAL, ENOTSUP: the LUKS header
  */
@@ -49,6 +50,7 @@ export function unlockQcow2(
   layout: Qcow2Layout,
   storage: Storage,
   secrets: readonly Uint8Array[],
+  isFirstMeant: boolean,
 ): ImageKey | undefined {
   if (!isEncryptedQcow2(layout)) return undefined;
   const { path } = storage;
@@ -61,6 +63,10 @@ export function unlockQcow2(
     return shareKey(suite, "host", unlockVolumeKey(storage, place, luks, secrets));
   }
   refuseWithoutSecret(path, "AES", secrets);
+  if (!isFirstMeant && secrets.length > 1) {
+    const reason = `is encrypted with legacy AES, where a wrong passphrase cannot be told from the right one, and ${secrets.length} are given: say with --backing-secret which is that of a backing file`;
+    throw new UsageError(path, reason);
+  }
   const [first = new Uint8Array(0)] = secrets;
   return shareKey(suite, "guest", legacyKey(first));
 }

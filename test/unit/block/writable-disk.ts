@@ -28,6 +28,7 @@ export interface DiskOptions {
   readonly format?: FormatName | undefined;
   /** Passphrases of encrypted images. */
   readonly secrets?: readonly Uint8Array[] | undefined;
+  readonly backingSecrets?: readonly Uint8Array[];
   readonly attachFile?: AttachFile | undefined;
   /** Those of the first thread. */
   readonly counters?: Float64Array | undefined;
@@ -38,12 +39,16 @@ export class WritableDisk {
   readonly chain: OpenChain;
   readonly disk: Disk;
 
-  constructor(path: string, { policy, format, secrets, attachFile, counters }: DiskOptions = {}) {
+  constructor(
+    path: string,
+    { policy, format, secrets, backingSecrets, attachFile, counters }: DiskOptions = {},
+  ) {
     this.chain = openChain(path, {
       format,
       backingPolicy: "any",
       forceShare: false,
       secrets,
+      backingSecrets,
       writing: { policy: { ...USUAL_POLICY, ...policy }, threads: 2 },
     });
     try {

@@ -16,7 +16,9 @@ it("are all overwritten, wherever they came from", async () => {
     fs.writeFileSync(file, "from a file");
     const fromFile = readSecret(file);
     vi.stubEnv(SECRET_VARIABLE, "from the environment");
-    const [fromEnvironment] = secretsOf({});
+    const {
+      secrets: [fromEnvironment],
+    } = secretsOf({});
     expect(String(fromFile)).toBe("from a file");
     expect(String(fromEnvironment)).toBe("from the environment");
     forgetSecrets();

@@ -101,7 +101,7 @@ describe("the state of an image", () => {
   ])("may be encrypted: method %i", (crypt_method, code, message) => {
     const image = file("disk", qcow2Bytes({ header: { crypt_method } }));
     const layout = readLayout("qcow2", image, NO_CACHE);
-    expect(() => unlockImage(layout, image, [])).toThrow(
+    expect(() => unlockImage(layout, image, [], true)).toThrow(
       expect.objectContaining({ code, message: expect.stringMatching(message) }),
     );
   });
@@ -109,7 +109,7 @@ describe("the state of an image", () => {
   it("is readable for raw files and images that are not encrypted", () => {
     for (const format of ["raw", "qcow2"] as const) {
       const image = file("disk", qcow2Bytes());
-      expect(unlockImage(readLayout(format, image, NO_CACHE), image, [])).toBeUndefined();
+      expect(unlockImage(readLayout(format, image, NO_CACHE), image, [], true)).toBeUndefined();
     }
   });
 });
