@@ -4,20 +4,22 @@ import type { FormatImage, ThreadResources } from "../formats/driver.ts";
 import { attachImage } from "../formats/formats.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
 import type { WritableStorage } from "../storage/storage.ts";
+import { AccessLock } from "../threads/access-lock.ts";
 import { COUNTER, count } from "../threads/counters.ts";
+import { UnlockedReads } from "../threads/unlocked-reads.ts";
 import { BackingChain } from "./backing-chain.ts";
 import { Disk } from "./disk.ts";
 import type { SharedLayer } from "./open-chain.ts";
 import type { DiskThread, SharedWriting, WritableFiles } from "./writing-parts.ts";
 
 /** How a file of an image becomes one that a thread uses; tests put others in its place. */
-export type AttachFile = (file: SharedFile) => WritableStorage;
+export type AttachFile = (file: SharedFile, unlocked?: UnlockedReads) => WritableStorage;
 
 /** Attach files, and count in which bytes holes are punched. */
 function attachLocalFiles(counters?: Float64Array): AttachFile {
-  if (counters === undefined) return (file) => new LocalFile(file);
-  const onPunch = (bytes: number): void => count(counters, COUNTER.punchedBytes, bytes);
-  return (file) => new LocalFile(file, onPunch);
+  const onPunch =
+    counters && ((bytes: number): void => count(counters, COUNTER.punchedBytes, bytes));
+  return (file, unlocked) => new LocalFile(file, onPunch, unlocked);
 }
 
 /** The images of a chain, and the files of the first one. */
@@ -25,13 +27,14 @@ function attach(
   layers: readonly SharedLayer[],
   resources: ThreadResources,
   attachFile: AttachFile,
+  unlocked?: UnlockedReads,
 ): {
   images: readonly [FormatImage, ...FormatImage[]];
   files: WritableFiles;
 } {
   const [top, ...below] = layers.map(({ file, dataFile, layout, key }) => {
-    const storage = attachFile(file);
-    const dataStorage = dataFile && attachFile(dataFile);
+    const storage = attachFile(file, unlocked);
+    const dataStorage = dataFile && attachFile(dataFile, unlocked);
     return {
       image: attachImage(layout, { storage, dataStorage, key }, resources),
       files: { storage, dataStorage },
@@ -61,8 +64,9 @@ export function attachDisk(
   attachFile: AttachFile = attachLocalFiles(thread.counters),
 ): Disk {
   const { counters } = thread;
-  const { images, files } = attach(layers, { ...resources, counters }, attachFile);
+  const unlocked = writing && new UnlockedReads(new AccessLock(writing.lock, thread.slot));
+  const { images, files } = attach(layers, { ...resources, counters }, attachFile, unlocked);
   return writing === undefined
     ? Disk.readOnly(new BackingChain(images))
-    : Disk.writable(images, files, writing, thread);
+    : Disk.writable(images, { ...files, unlocked }, writing, thread);
 }

@@ -78,12 +78,7 @@ export class CopyOnRead {
   }
 
   #readOwn(guestOffset: number, length: number, target: NativeBuffer, start: number): number {
-    this.#changes.lockShared();
-    try {
-      return this.#chain.readOwn(guestOffset, length, target, start);
-    } finally {
-      this.#changes.unlockShared();
-    }
+    return this.#changes.reads.read(this.#chain, "own", guestOffset, length, target, start);
   }
 
   /** Read a start of a range that the image lacks. Returns its length; 0: look again. */

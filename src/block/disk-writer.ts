@@ -22,6 +22,7 @@ import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS } from "../syscalls/zeros.ts";
 import { COUNTER, count } from "../threads/counters.ts";
 import type { Mutex } from "../threads/mutex.ts";
+import { READ_AGAIN, type UnlockedReads } from "../threads/unlocked-reads.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import type { DataWriter } from "./data-extents.ts";
 import { DiskResizer, type GrowthPreallocation } from "./disk-resizer.ts";
@@ -52,6 +53,8 @@ export interface DiskWriterContext {
   /** Taken before the lock of the image: changes of the size go one after the other. */
   readonly resizing: Mutex;
   readonly changes: TableChanges;
+  /** How reads give up the lock; undefined: they do not. */
+  readonly unlocked: UnlockedReads | undefined;
   readonly policy: WritePolicy;
   /** No image magic may be written to the first sector. */
   readonly guardsMagic: boolean;
@@ -66,6 +69,7 @@ export class DiskWriter {
   readonly #dirtyBitmaps: DirtyBitmaps | undefined;
   readonly #data: DataWriter;
   readonly #changes: TableChanges;
+  readonly #unlocked: UnlockedReads | undefined;
   readonly #policy: WritePolicy;
   readonly #guardsMagic: boolean;
   readonly #filler: PlanFiller;
@@ -84,6 +88,7 @@ export class DiskWriter {
     this.#dirtyBitmaps = context.writer.dirtyBitmaps;
     this.#data = context.data;
     this.#changes = context.changes;
+    this.#unlocked = context.unlocked;
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
     this.#filler = new PlanFiller(context);
@@ -278,7 +283,9 @@ export class DiskWriter {
     if (touchesMore) this.#changes.lockExclusive();
     else this.#changes.lockShared();
     try {
-      const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
+      const count = touchesMore
+        ? this.#writer.mapInPlace(guestOffset, length, this.#place)
+        : this.#mapShared(guestOffset, length);
       if (count > 0) {
         const { hostOffset } = this.#place;
         this.#filler.put(kind, source, start, count, hostOffset, guestOffset);
@@ -288,6 +295,29 @@ export class DiskWriter {
       if (touchesMore) this.#changes.unlockExclusive();
       else this.#changes.unlockShared();
     }
+  }
+
+  /**
+   * As FormatWriter.mapInPlace, under the shared lock, which is given up while tables are read. What is cached
+   * then spares whoever goes on under the exclusive lock to wait for them.
+   */
+  #mapShared(guestOffset: number, length: number): number {
+    const unlocked = this.#unlocked;
+    if (unlocked === undefined) {
+      return this.#writer.mapInPlace(guestOffset, length, this.#place);
+    }
+    unlocked.begin();
+    try {
+      const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
+      if (!unlocked.hasRead) return count;
+    } catch (error) {
+      if (error !== READ_AGAIN) throw error;
+      return 0;
+    } finally {
+      unlocked.end();
+    }
+    // Another thread may have freed the place meanwhile.
+    return this.#writer.mapInPlace(guestOffset, length, this.#place);
   }
 
   /**
@@ -348,17 +378,28 @@ export class DiskWriter {
   #fillClaimed(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
     let mustBeDurable: boolean;
     try {
-      this.#changes.lockShared();
-      try {
-        mustBeDurable = this.#filler.fill(guestOffset, kind, source, start);
-      } finally {
-        this.#changes.unlockShared();
-      }
+      mustBeDurable = this.#fillShared(guestOffset, kind, source, start);
     } catch (error) {
       this.#changes.abandonClaimed();
       throw error;
     }
     if (mustBeDurable) this.#changes.provide(ALLOCATION.planned);
     else this.#changes.linkClaimed();
+  }
+
+  /** As PlanFiller.fill, of what is claimed: the lock is given up while old data is read. */
+  #fillShared(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
+    for (let attempt = 0; ; attempt++) {
+      this.#changes.lockShared();
+      if (attempt === 0) this.#unlocked?.begin();
+      try {
+        return this.#filler.fill(guestOffset, kind, source, start);
+      } catch (error) {
+        if (error !== READ_AGAIN) throw error;
+      } finally {
+        this.#unlocked?.end();
+        this.#changes.unlockShared();
+      }
+    }
   }
 }

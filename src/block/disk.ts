@@ -15,6 +15,7 @@ import type { GrowthPreallocation } from "./disk-resizer.ts";
 import type { DiskWriter } from "./disk-writer.ts";
 import type { OffloadedWrites } from "./offloaded-writes.ts";
 import type { PendingCopies } from "./pending-copies.ts";
+import { SharedReads } from "./shared-reads.ts";
 import { SnapshotAccess } from "./snapshot-access.ts";
 import type { DiskSnapshots, SnapshotAction } from "./snapshots.ts";
 import {
@@ -78,7 +79,8 @@ export class Disk {
     const chain = this.inspect(() => this.chain.openSnapshot(number));
     if (this.#access === undefined) return new Disk(chain);
     const reading = new SnapshotAccess(this.#access.changes, this.chain.image, number);
-    return new Disk(chain, { ...this.#access, reading });
+    const reads = new SharedReads(reading, this.#access.unlocked);
+    return new Disk(chain, { ...this.#access, reading, reads });
   }
 
   /**
@@ -133,12 +135,7 @@ export class Disk {
       this.#copier.read(guestOffset, length, target, start);
       return this.#copier.hasFetched;
     }
-    access.reading.lockShared();
-    try {
-      this.chain.read(guestOffset, length, target, start);
-    } finally {
-      access.reading.unlockShared();
-    }
+    access.reads.read(this.chain, "all", guestOffset, length, target, start);
     return false;
   }
 

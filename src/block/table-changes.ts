@@ -14,8 +14,10 @@ import {
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { AccessLock } from "../threads/access-lock.ts";
 import type { BusyRanges } from "../threads/busy-ranges.ts";
+import type { UnlockedReads } from "../threads/unlocked-reads.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import type { PendingCopies } from "./pending-copies.ts";
+import { SharedReads } from "./shared-reads.ts";
 
 /** Copies that are linked before other threads get the lock. */
 const LINKED_AT_ONCE = 32;
@@ -34,11 +36,15 @@ export interface TableChangesContext {
   readonly copying: BusyRanges;
   /** Copies that wait to be linked; undefined: there are none. */
   readonly copies: PendingCopies | undefined;
+  /** How reads give up the lock; undefined: they do not. */
+  readonly unlocked: UnlockedReads | undefined;
 }
 
 export class TableChanges {
   /** What the driver planned last. */
   readonly plan = new WritePlan();
+  /** Reading what the disk shows now. */
+  readonly reads: SharedReads;
   readonly #chain: BackingChain;
   readonly #writer: FormatWriter;
   readonly #lock: AccessLock;
@@ -60,6 +66,7 @@ export class TableChanges {
     this.#changing = context.changing;
     this.#copying = context.copying;
     this.#copies = context.copies;
+    this.reads = new SharedReads(this, context.unlocked);
   }
 
   /** Share the lock, and know what other threads have changed. */
@@ -84,12 +91,7 @@ export class TableChanges {
 
   /** Read what the disk shows now. Without the lock. */
   read(guestOffset: number, length: number, target: NativeBuffer, start: number): void {
-    this.lockShared();
-    try {
-      this.#chain.read(guestOffset, length, target, start);
-    } finally {
-      this.unlockShared();
-    }
+    this.reads.read(this.#chain, "all", guestOffset, length, target, start);
   }
 
   #refresh(): void {

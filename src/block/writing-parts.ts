@@ -7,6 +7,7 @@ import type { WritableStorage } from "../storage/storage.ts";
 import { AccessLock } from "../threads/access-lock.ts";
 import { BusyRanges } from "../threads/busy-ranges.ts";
 import { privateCounters } from "../threads/counters.ts";
+import type { UnlockedReads } from "../threads/unlocked-reads.ts";
 import { BackingChain } from "./backing-chain.ts";
 import { CompressedWrites } from "./compressed-writes.ts";
 import { CopiedImage } from "./copied-image.ts";
@@ -15,6 +16,7 @@ import { DataWriter } from "./data-extents.ts";
 import { DiskWriter } from "./disk-writer.ts";
 import { OffloadedWrites } from "./offloaded-writes.ts";
 import { PendingCopies } from "./pending-copies.ts";
+import type { SharedReads } from "./shared-reads.ts";
 import type { ReadAccess } from "./snapshot-access.ts";
 import { DiskSnapshots } from "./snapshots.ts";
 import { TableChanges } from "./table-changes.ts";
@@ -47,6 +49,8 @@ export interface DiskThread {
 /** How a disk of an image that is written to is used: under its lock, and knowing what has changed. */
 export interface DiskAccess {
   readonly reading: ReadAccess;
+  readonly reads: SharedReads;
+  readonly unlocked: UnlockedReads | undefined;
   readonly lock: AccessLock;
   readonly changes: TableChanges;
   readonly formatWriter: FormatWriter;
@@ -68,6 +72,8 @@ export interface DiskChanges {
 export interface WritableFiles {
   readonly storage: WritableStorage;
   readonly dataStorage: WritableStorage | undefined;
+  /** How reads of all files of the chain give up the lock; undefined: they do not. */
+  readonly unlocked?: UnlockedReads | undefined;
 }
 
 /** @param images of the chain, the image itself first */
@@ -91,9 +97,10 @@ export function assembleWriting(
   const chain = new BackingChain([top, ...below], shared.chain);
   const changing = new BusyRanges(shared.busy, 2 * slot);
   const copying = new BusyRanges(shared.busy, 2 * slot + 1);
-  const changes = new TableChanges({ chain, writer, lock, changing, copying, copies });
+  const { unlocked } = files;
+  const changes = new TableChanges({ chain, writer, lock, changing, copying, copies, unlocked });
   const data = new DataWriter(image, dataStorage);
-  const common = { chain, writer, data, changes };
+  const common = { chain, writer, data, changes, unlocked };
   const { policy, guardsMagic } = shared;
   const writing = { ...common, resizing: lock.resizing, policy, guardsMagic, counters };
   const diskWriter = new DiskWriter(writing);
@@ -103,7 +110,8 @@ export function assembleWriting(
   const compressed = new CompressedWrites({ ...common, dataStorage, diskWriter, detectZeroes });
   const offloaded = new OffloadedWrites({ ...common, dataStorage, diskWriter, guardsMagic });
   const snapshots = new DiskSnapshots(image, writer, changes);
-  const access = { reading: changes, lock, changes, formatWriter: writer };
+  const { reads } = changes;
+  const access = { reading: changes, reads, unlocked, lock, changes, formatWriter: writer };
   return {
     chain,
     access,

@@ -29,6 +29,10 @@ export class DevFuseTransport implements Transport {
     }
   }
 
+  gone(): Promise<void> {
+    return this.#threads.firstEnded();
+  }
+
   ended(): Promise<void> {
     return this.#threads.ended();
   }

@@ -39,6 +39,8 @@ export interface Served {
   readonly ownership: Ownership;
   /** Of `createThreadCrew`: which threads wait for requests. */
   readonly crew: SharedArrayBuffer;
+  /** Of `createRequestProgress`. */
+  readonly progress: SharedArrayBuffer;
 }
 
 /**

@@ -4,6 +4,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { QueuePoll } from "../fuse/queue-poll.ts";
 import { serveRequests } from "../fuse/request-loop.ts";
+import { RequestProgress } from "../threads/request-progress.ts";
 import { ThreadCrew } from "../threads/thread-crew.ts";
 import { Tree } from "../tree/tree.ts";
 import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thread-start.ts";
@@ -11,7 +12,7 @@ import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thre
 const data: IoThreadData = workerData;
 const start = waitForStart(data);
 if (start !== undefined) {
-  const { tree, ownership, crew, fd, dataMax } = start;
+  const { tree, ownership, fd, dataMax } = start;
   const resources = { clusterCache: new ClusterCache() };
   const say = (message: IoThreadMessage): void => parentPort?.postMessage(message);
   const thread = {
@@ -22,5 +23,7 @@ if (start !== undefined) {
   const server = { tree: new Tree(tree, resources, thread), ownership };
   say({ kind: "serving" });
   const queue = new QueuePoll(fd);
-  serveRequests(server, { fd, dataMax, crew: new ThreadCrew(crew, () => queue.hasRequest()) });
+  const crew = new ThreadCrew(start.crew, () => queue.hasRequest());
+  const progress = new RequestProgress(start.progress, data.thread);
+  serveRequests(server, { fd, dataMax, crew, progress });
 }

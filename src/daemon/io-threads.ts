@@ -51,6 +51,12 @@ export class IoThreads {
     if (interim === undefined) await firstServes;
   }
 
+  /** Resolves when a thread has ended, after the unmount; rejects if one fails. */
+  async firstEnded(): Promise<void> {
+    await this.#allStarted;
+    await Promise.race(this.#ends);
+  }
+
   /** Resolves when all threads have ended, after the unmount; rejects if one fails. */
   async ended(): Promise<void> {
     await this.#allStarted;

@@ -52,6 +52,11 @@ export class Maintenance {
       .every((isDone) => isDone);
   }
 
+  /** Make durable what was written, as far as that can be done: other threads do not end. */
+  flushAll(): void {
+    for (const disk of this.#disks.values()) attempt(() => disk.flush());
+  }
+
   #freeAll(): void {
     for (const disk of this.#disks.values()) {
       if (!disk.hasLateWork()) continue;

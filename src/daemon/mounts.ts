@@ -83,6 +83,9 @@ export function isAlive(pid: number): boolean {
 const ENDINGS = { closing: "tsimgfs closing", failed: "tsimgfs failed" } as const;
 export type Ending = keyof typeof ENDINGS;
 
+/** How long a daemon that could not end orderly stays to be seen so, ms. */
+export const FAILURE_SHOWN_MS = 1000;
+
 /** Let others see, by the name of this process, how it ends. */
 export function showEnding(ending: Ending): void {
   process.title = ENDINGS[ending];

@@ -53,6 +53,10 @@ export class NativeTransport implements Transport {
     });
   }
 
+  gone(): Promise<void> {
+    return this.ended();
+  }
+
   async ended(): Promise<void> {
     await this.#mount?.ended();
   }

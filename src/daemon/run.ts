@@ -7,6 +7,7 @@ import { unmountWhileServing } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
 import { prctl } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
+import { createRequestProgress } from "../threads/request-progress.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
 import { createThreadCrew } from "../threads/thread-crew.ts";
 import { writeLine } from "../trace.ts";
@@ -22,16 +23,14 @@ import type { FirstThread } from "./io-threads.ts";
 import type { MainThreadWork } from "./main-thread-work.ts";
 import { Maintenance } from "./maintenance.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
-import { showEnding } from "./mounts.ts";
+import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 import { NativeTransport } from "./native-transport.ts";
 import { redirectMessages } from "./standard-streams.ts";
 import { StreamJobs } from "./stream-jobs.ts";
+import { StuckEnd } from "./stuck-end.ts";
 import type { Transport } from "./transport.ts";
 
 const PR_SET_IO_FLUSHER = 57;
-
-/** How long a daemon that could not end orderly stays to be seen so, ms. */
-const FAILURE_SHOWN_MS = 1000;
 
 /** Read-ahead of a mount that root makes, KiB: buffered reads are bound by the kernel's default of 128. */
 const READ_AHEAD_KB = 1024;
@@ -58,6 +57,7 @@ export async function runDaemon(
   });
   let devices: OpenDevices | undefined;
   let stopOnSignals: SignalStop | undefined;
+  let stuckEnd: StuckEnd;
   let mountpoint: Mountpoint;
   try {
     mountpoint = prepareMountpoint(config.mountpoint, {
@@ -71,8 +71,10 @@ export async function runDaemon(
     // One more than I/O threads: the main thread serves until they have started, and maintains.
     const counters = createCounters(config.threads + 1, devices.devices.length);
     maintenance = new Maintenance(devices.devices, { slot: config.threads, counters });
-    stopOnSignals = new SignalStop(mountpoint);
     const served = describeServed(config, mountpoint, devices, counters);
+    const { path } = mountpoint;
+    stuckEnd = new StuckEnd(path, served.progress, () => maintenance?.flushAll());
+    stopOnSignals = new SignalStop(mountpoint, stuckEnd);
     streams = createStreamJobs(served, devices, maintenance);
     await transport.start(config, mountpoint, served);
   } catch (error) {
@@ -90,7 +92,8 @@ export async function runDaemon(
     // Whoever asked for the mount has been interrupted, and did not get it.
     stopOnSignals.unmount();
   }
-  await serveToTheEnd(transport, mountpoint);
+  await serveToTheEnd(transport, mountpoint, stuckEnd);
+  stuckEnd.forget();
   streams.stop();
   showEnding("closing");
   const isDurable = maintenance.close();
@@ -135,6 +138,7 @@ function describeServed(
       daemonPid: process.pid,
     },
     crew: createThreadCrew(),
+    progress: createRequestProgress(config.threads),
     ownership: {
       uid: uid ?? process.getuid?.() ?? 0,
       gid: gid ?? process.getgid?.() ?? 0,
@@ -162,8 +166,14 @@ function startStreaming({ streaming }: DaemonConfig, streams: StreamJobs): reado
   return streaming === undefined ? [] : streams.startAll(streaming.limit);
 }
 
-async function serveToTheEnd(transport: Transport, mountpoint: Mountpoint): Promise<void> {
+async function serveToTheEnd(
+  transport: Transport,
+  mountpoint: Mountpoint,
+  stuckEnd: StuckEnd,
+): Promise<void> {
   try {
+    await transport.gone();
+    stuckEnd.expect();
     await transport.ended();
   } catch (error) {
     // Fail-stop: a mount that some threads serve and others do not would hang whoever uses it.
@@ -185,14 +195,16 @@ const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
 
 class SignalStop {
   readonly #mountpoint: Mountpoint;
+  readonly #stuckEnd: StuckEnd;
   readonly unmount = (): void => {
     this.#unmount().catch((error: unknown) => {
       writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
     });
   };
 
-  constructor(mountpoint: Mountpoint) {
+  constructor(mountpoint: Mountpoint, stuckEnd: StuckEnd) {
     this.#mountpoint = mountpoint;
+    this.#stuckEnd = stuckEnd;
     for (const signal of STOP_SIGNALS) process.on(signal, this.unmount);
     for (const signal of IGNORED_SIGNALS) process.on(signal, ignore);
   }
@@ -204,6 +216,7 @@ class SignalStop {
 
   async #unmount(): Promise<void> {
     const { path } = this.#mountpoint;
+    this.#stuckEnd.expect();
     try {
       await unmountWhileServing(path, { lazy: false });
     } catch (error) {

@@ -14,6 +14,8 @@ export interface Transport {
    * @throws {TsimgfsError} nothing is mounted
    */
   start(config: DaemonConfig, mountpoint: Mountpoint, served: Served): Promise<void>;
+  /** Resolves when the mount is gone, though requests may still be under way; rejects as `ended`. */
+  gone(): Promise<void>;
   /** Resolves when the mount is gone, and nothing of it is used any more; rejects if it cannot be served. */
   ended(): Promise<void>;
   /** There is nothing to serve: let go of what was prepared. */

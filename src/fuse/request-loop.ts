@@ -3,6 +3,7 @@
 import { constants } from "node:os";
 import { errnoName } from "../syscalls/errno-names.ts";
 import { errno, read, write } from "../syscalls/libc.ts";
+import type { RequestProgress } from "../threads/request-progress.ts";
 import type { ThreadCrew } from "../threads/thread-crew.ts";
 import { createTrace, type Trace, writeLine } from "../trace.ts";
 import { IN_HEADER_SIZE, OUT_HEADER_SIZE, REPLY, REQUEST } from "./abi.ts";
@@ -21,6 +22,8 @@ export interface RequestServerOptions {
   readonly dataMax: number;
   /** The threads that serve the same session; undefined: this one alone does, or does not wait. */
   readonly crew?: ThreadCrew | undefined;
+  /** Told when requests begin and end. */
+  readonly progress?: RequestProgress | undefined;
 }
 
 /** How a turn of a server ended; `nothing`: interrupted, or no request waits on a non-blocking descriptor. */
@@ -30,14 +33,16 @@ export class RequestServer {
   readonly #server: Server;
   readonly #fd: number;
   readonly #crew: ThreadCrew | undefined;
+  readonly #progress: RequestProgress | undefined;
   readonly #request: Request;
   readonly #operations = operationTable();
   readonly #trace = createTrace("fuse");
 
-  constructor(server: Server, { fd, dataMax, crew }: RequestServerOptions) {
+  constructor(server: Server, { fd, dataMax, crew, progress }: RequestServerOptions) {
     this.#server = server;
     this.#fd = fd;
     this.#crew = crew;
+    this.#progress = progress;
     this.#request = new Request(dataMax);
     crew?.join();
   }
@@ -50,6 +55,7 @@ export class RequestServer {
     const length = read(this.#fd, input.address, input.length);
     if (length < IN_HEADER_SIZE) return length < 0 ? turnAfterFailure(errno()) : "gone";
     this.#crew?.leave();
+    this.#progress?.step();
     const operation = this.#operations[request.opcode] ?? UNKNOWN_OPERATION;
     const result = handle(operation, this.#server, request);
     if (this.#trace.enabled) traceRequest(this.#trace, operation, request, result);
@@ -63,6 +69,7 @@ export class RequestServer {
       tree.finishRequest();
       this.#crew?.join();
     }
+    this.#progress?.step();
     return turn;
   }
 

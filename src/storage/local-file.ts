@@ -18,7 +18,7 @@ import {
 import { NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import { CACHE_MANNERS, type CacheMode } from "./cache-mode.ts";
-import type { HostRun, Storage, WritableStorage } from "./storage.ts";
+import type { HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
 const SEEK_DATA = 3;
@@ -67,10 +67,14 @@ export class LocalFile implements WritableStorage {
   readonly #directFd: number;
   readonly #isUnsafe: boolean;
   readonly #onPunch: ((bytes: number) => void) | undefined;
+  readonly #interlude: ReadInterlude | undefined;
   #copyOffsets: NativeBuffer | undefined;
 
-  /** @param onPunch told of the bytes in which a hole was punched */
-  constructor(file: SharedFile, onPunch?: (bytes: number) => void) {
+  /**
+   * @param onPunch told of the bytes in which a hole was punched
+   * @param interlude around reads
+   */
+  constructor(file: SharedFile, onPunch?: (bytes: number) => void, interlude?: ReadInterlude) {
     this.fd = file.fd;
     this.path = file.path;
     this.length = file.length;
@@ -78,6 +82,7 @@ export class LocalFile implements WritableStorage {
     this.#directFd = file.directFd ?? -1;
     this.#isUnsafe = file.isUnsafe ?? false;
     this.#onPunch = onPunch;
+    this.#interlude = interlude;
   }
 
   /**
@@ -168,6 +173,20 @@ export class LocalFile implements WritableStorage {
   }
 
   readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
+    const interlude = this.#interlude;
+    if (interlude === undefined || !interlude.isOn) {
+      this.#readAt(target, start, length, offset);
+      return;
+    }
+    interlude.before();
+    try {
+      this.#readAt(target, start, length, offset);
+    } finally {
+      interlude.after();
+    }
+  }
+
+  #readAt(target: NativeBuffer, start: number, length: number, offset: number): void {
     let done = 0;
     while (done < length) {
       const address = target.address + start + done;

@@ -9,6 +9,15 @@ export interface HostRun {
   length: number;
 }
 
+/** What is done around each read of a file, which may take long. */
+export interface ReadInterlude {
+  /** False: nothing. */
+  readonly isOn: boolean;
+  before(): void;
+  /** @throws what was read, or has failed, is void */
+  after(): void;
+}
+
 export interface Storage {
   /** The name that error messages use; for relative backing names, its directory counts. */
   readonly path: string;

@@ -6,6 +6,7 @@
  *     word 1           1 while somebody excludes, or waits until he does
  *     word 2           the generation: counts structural changes (the size, the place of the L1 table)
  *     word 3           the mutex of those who change the size: one after the other
+ *     word 4           the releases: counts when space of the host that was in use is given to others
  *     word 16 + 16 n   1 while slot n shares: a cache line for each thread
  *
  * A thread holds it once at a time, and does not go from shared to exclusive.
@@ -17,6 +18,7 @@ const MUTEX_WORD = 0;
 const EXCLUSIVE_WORD = 1;
 const GENERATION_WORD = 2;
 const RESIZE_WORD = 3;
+const RELEASES_WORD = 4;
 const FIRST_SLOT_WORD = 16;
 const SLOT_WORDS = 16;
 
@@ -91,5 +93,15 @@ export class AccessLock {
   /** Tell all threads to look at the structure again; only while excluding. */
   bumpGeneration(): void {
     Atomics.add(this.#words, GENERATION_WORD, 1);
+  }
+
+  /** Changes whenever places on the host that tables referred to may come to hold something else. */
+  get releases(): number {
+    return Atomics.load(this.#words, RELEASES_WORD);
+  }
+
+  /** Places that no table refers to any more are about to be changed, or to be given to others. */
+  bumpReleases(): void {
+    Atomics.add(this.#words, RELEASES_WORD, 1);
   }
 }

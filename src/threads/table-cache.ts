@@ -3,6 +3,7 @@
  * by host offset, always clean. Set-associative with a clock per set, in one SharedArrayBuffer:
  *
  *     word 0               the mutex of all changes
+ *     word 1               counts changes of the file
  *     4 words a slot       version (odd: being replaced) | key low | key high | used since the clock passed
  *     sliceSize a slot     the bytes of the slice as they are on disk
  *
@@ -19,6 +20,7 @@ import { Mutex } from "./mutex.ts";
 const WAYS = 8;
 
 const MUTEX_WORD = 0;
+const CHANGES_WORD = 1;
 const SLOTS_WORD = 16;
 const SLOT_WORDS = 4;
 const VERSION = 0;
@@ -117,11 +119,12 @@ export class TableCache {
 
   /**
    * Bring what is cached of a part of the file up to date, after the file was written to. Whoever looks
-   * slices up meanwhile must be kept out: one that is being read from the file would be of before.
+   * slices up meanwhile must be kept out, but for who is reading one from the file: he reads it again.
    *
    * @param source.bytes[start] on: the new bytes of the file at `offset`; words of 4 bytes
    */
   update(source: NativeBuffer, start: number, length: number, offset: number): void {
+    Atomics.add(this.words, CHANGES_WORD, 1);
     let done = 0;
     while (done < length) {
       const inSlice = (offset + done) % this.sliceSize;
@@ -136,6 +139,7 @@ export class TableCache {
 
   /** Forget what is cached of a part of the file: whole slices. As for `update`, keep others out. */
   invalidate(offset: number, length: number): void {
+    Atomics.add(this.words, CHANGES_WORD, 1);
     for (let done = 0; done < length; done += this.sliceSize) {
       if (!this.#locate(offset + done)) continue;
       const at = this.#versionWord - VERSION;
@@ -184,8 +188,13 @@ export class TableCache {
   }
 
   #fill(set: number, lo: number, hi: number, offset: number): void {
-    this.#storage.readAt(this.#incoming, 0, this.sliceSize, offset);
     const words = this.words;
+    let changes: number;
+    do {
+      changes = Atomics.load(words, CHANGES_WORD);
+      this.#storage.readAt(this.#incoming, 0, this.sliceSize, offset);
+      // The storage may have given up the lock that keeps changes of the file out.
+    } while (Atomics.load(words, CHANGES_WORD) !== changes);
     this.#mutex.lock();
     try {
       // Another thread may have brought the same slice meanwhile.

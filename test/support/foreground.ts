@@ -44,6 +44,11 @@ export class Foreground {
     this.#child.stdin.write(text);
   }
 
+  /** No more is sent. */
+  closeInput(): void {
+    this.#child.stdin.end();
+  }
+
   kill(signal: NodeJS.Signals): void {
     process.kill(this.pid, signal);
   }

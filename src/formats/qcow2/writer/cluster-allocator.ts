@@ -226,7 +226,9 @@ export class ClusterAllocator {
   #lowerFreed(): void {
     // Taken from the queue first: what fails half-way must not be lowered twice.
     const runs = this.frees.takeDurable();
-    if (runs.length > 0) this.#changes.lower(runs);
+    if (runs.length === 0) return;
+    this.#context.lock.bumpReleases();
+    this.#changes.lower(runs);
   }
 
   /**

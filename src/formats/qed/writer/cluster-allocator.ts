@@ -99,6 +99,7 @@ export class ClusterAllocator {
 
   /** Nothing will refer to clusters that were taken, whatever they hold by now. Under the exclusive lock. */
   giveUp(first: number, count: number): void {
+    this.#context.lock.bumpReleases();
     this.#givenUp.add(first, count);
     // At the end only a look at all tables tells which clusters are the last in use.
     this.#state.raise(WORD.leaks);
