@@ -285,7 +285,7 @@ export class DiskWriter {
     try {
       const count = touchesMore
         ? this.#writer.mapInPlace(guestOffset, length, this.#place)
-        : this.#mapShared(guestOffset, length);
+        : this.#changes.reads.mapInPlace(this.#writer, guestOffset, length, this.#place);
       if (count > 0) {
         const { hostOffset } = this.#place;
         this.#filler.put(kind, source, start, count, hostOffset, guestOffset);
@@ -295,29 +295,6 @@ export class DiskWriter {
       if (touchesMore) this.#changes.unlockExclusive();
       else this.#changes.unlockShared();
     }
-  }
-
-  /**
-   * As FormatWriter.mapInPlace, under the shared lock, which is given up while tables are read. What is cached
-   * then spares whoever goes on under the exclusive lock to wait for them.
-   */
-  #mapShared(guestOffset: number, length: number): number {
-    const unlocked = this.#unlocked;
-    if (unlocked === undefined) {
-      return this.#writer.mapInPlace(guestOffset, length, this.#place);
-    }
-    unlocked.begin();
-    try {
-      const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
-      if (!unlocked.hasRead) return count;
-    } catch (error) {
-      if (error !== READ_AGAIN) throw error;
-      return 0;
-    } finally {
-      unlocked.end();
-    }
-    // Another thread may have freed the place meanwhile.
-    return this.#writer.mapInPlace(guestOffset, length, this.#place);
   }
 
   /**

@@ -1,5 +1,6 @@
 /** Reading a chain under the shared lock of its image, which nobody waits for while the medium is slow. */
 
+import type { FormatWriter, HostPlace } from "../formats/writer.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { READ_AGAIN, type UnlockedReads } from "../threads/unlocked-reads.ts";
 import type { BackingChain } from "./backing-chain.ts";
@@ -46,5 +47,28 @@ export class SharedReads {
         this.#access.unlockShared();
       }
     }
+  }
+
+  /**
+   * As FormatWriter.mapInPlace, under the shared lock, which is given up while tables are read. What is cached
+   * then spares whoever goes on under the exclusive lock to wait for them.
+   *
+   * @returns 0 also if the image has changed meanwhile
+   */
+  mapInPlace(writer: FormatWriter, guestOffset: number, length: number, out: HostPlace): number {
+    const unlocked = this.#unlocked;
+    if (unlocked === undefined) return writer.mapInPlace(guestOffset, length, out);
+    unlocked.begin();
+    try {
+      const count = writer.mapInPlace(guestOffset, length, out);
+      if (!unlocked.hasRead) return count;
+    } catch (error) {
+      if (error !== READ_AGAIN) throw error;
+      return 0;
+    } finally {
+      unlocked.end();
+    }
+    // Another thread may have freed the place meanwhile.
+    return writer.mapInPlace(guestOffset, length, out);
   }
 }
