@@ -9,6 +9,7 @@ import { createImage, qemuIo } from "../support/qemu.ts";
 import { REPOSITORY } from "../support/repository.ts";
 import { attempt, type RunResult, run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { WITHOUT_OTHERS } from "../support/without-others.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const HELPERS = join(REPOSITORY, "mount-scripts");
@@ -16,6 +17,7 @@ const HELPERS = join(REPOSITORY, "mount-scripts");
 /** Links to all programs of /sbin, in whose place they are put, and an fstab of two lines. */
 const NAMESPACE = `
 set -eu
+${WITHOUT_OTHERS}
 cd "$SCRATCH"
 sbin=$(readlink -f /sbin)
 mkdir -p programs sbin

@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { MAIN, REPOSITORY } from "./repository.ts";
 import { run } from "./run.ts";
 import type { ShownCommand } from "./shell-blocks.ts";
+import { WITHOUT_OTHERS } from "./without-others.ts";
 
 /** What the images of README have: partition 1 is FAT, 2 is ext4, both with the files that it shows. */
 const MAKE_IMAGES = `
@@ -31,10 +32,7 @@ cp vm.qcow2 base.qcow2
 const RUN = `
 set -eu
 cd "$WORLD"
-# The copies of others' mounts go, in here: they would keep daemons alive that others wait for.
-[ "$(findmnt --noheadings --output PROPAGATION /)" = private ]
-umount --internal-only --lazy --all --types fuse.tsimgfs || :
-own() { # own DIRECTORY NAME: instead of it, links to all that it has; what is put there stays here
+${WITHOUT_OTHERS}own() { # own DIRECTORY NAME: instead of it, links to all that it has; what is put there stays here
   real=$(readlink -f "$1")
   mkdir "$WORLD/.$2" "$WORLD/.$2.real"
   mount --bind "$real" "$WORLD/.$2.real"
