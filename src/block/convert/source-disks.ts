@@ -1,6 +1,6 @@
 /** What is copied from: disks one behind the other, or a part of that, as one thread reads it. */
 
-import { NO_OFFSET, type ThreadResources } from "../../formats/driver.ts";
+import { EXTENT, Extent, type ThreadResources } from "../../formats/driver.ts";
 import type { Storage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { attachDisk } from "../attach-disk.ts";
@@ -54,6 +54,7 @@ export class SourceDisks {
   readonly size: number;
   readonly #disks: readonly PlacedDisk[];
   readonly #status = new BlockStatus();
+  readonly #extent = new Extent();
 
   constructor(disks: readonly Disk[]) {
     let start = 0;
@@ -114,13 +115,22 @@ export class SourceDisks {
    */
   hostBytesAt(offset: number, maxLength: number, out: HostBytes): void {
     const { disk, start, end } = this.#find(offset);
-    const status = this.#status;
-    disk.statusAt(offset - start, Math.min(maxLength, end - offset), status);
-    const image = disk.chain.images[status.depth];
-    const isPlain = status.data && !status.compressed && status.hostOffset !== NO_OFFSET;
-    out.storage = image?.dataStorage;
-    out.offset = status.hostOffset;
-    out.length = isPlain && image?.encrypted === false ? status.length : 0;
+    const inDisk = offset - start;
+    const extent = this.#extent;
+    let length = Math.min(maxLength, end - offset);
+    out.length = 0;
+    // By the tables alone: the host would look through all that follows for holes.
+    for (const image of disk.chain.images) {
+      if (inDisk >= image.virtualSize) return;
+      image.mapExtent(inDisk, Math.min(length, image.virtualSize - inDisk), extent);
+      length = Math.min(length, extent.length);
+      if (extent.kind === EXTENT.unallocated) continue;
+      if (extent.kind !== EXTENT.data || image.encrypted) return;
+      out.storage = image.dataStorage;
+      out.offset = extent.hostOffset;
+      out.length = length;
+      return;
+    }
   }
 
   /**
