@@ -16,6 +16,7 @@ import { makeScratch } from "../support/scratch.ts";
 
 const CLUSTER = 65536;
 const MiB = 2 ** 20;
+const MINUTE_MS = 60_000;
 
 let directory: string;
 
@@ -179,9 +180,11 @@ describe("a snapshot table", () => {
       expect(engineCheck(path, "all").status).toBe(0);
       const after = await qemuCheck(path);
       expect(after.status, after.stderr).toBe(0);
-      const { stdout } = await run("qemu-img", ["snapshot", "-l", path]);
+      const limit = { timeoutMs: 5 * MINUTE_MS };
+      const { stdout } = await run("qemu-img", ["snapshot", "-l", path], limit);
       expect(stdout.match(/snapshot-\d/g)).toHaveLength(2);
     },
+    10 * MINUTE_MS,
   );
 });
 
