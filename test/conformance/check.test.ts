@@ -7,6 +7,7 @@ import {
   openSync,
   readSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -39,6 +40,9 @@ beforeAll(async () => {
 });
 
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+/** Repairs append a few refcount blocks at the most; small images have more of them than of all else. */
+const LENGTH_GROWTH_MAX = 16;
 
 /** What may be expected of a repair. */
 type Prospect = "clean" | "lasting" | "crossed";
@@ -96,7 +100,10 @@ async function examineIn(
   const afterContext = `${context} --- after ${repair.lines.join("; ")} / ${after.stderr}`;
   expect.soft(repair.counts ?? repair.status, afterContext).toEqual(after.counts ?? after.status);
   const { status: byQemuStatus } = await qemuRepair(byQemu, "all", format);
-  if (prospect === "clean" || (byQemuStatus === 0 && keepsSnapshots(byQemu, image))) {
+  // It may also make the file as long as a damaged entry says, which is right then: we leave no such file.
+  const isAsLong = statSync(byQemu).size <= LENGTH_GROWTH_MAX * image.bytes.length;
+  const isRepaired = byQemuStatus === 0 && isAsLong && keepsSnapshots(byQemu, image);
+  if (prospect === "clean" || isRepaired) {
     expect.soft(after.status, afterContext).toBe(0);
   }
   if (byQemuStatus === 0) {

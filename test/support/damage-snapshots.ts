@@ -64,12 +64,14 @@ export const SNAPSHOTS_LASTING: Readonly<Record<string, Damage>> = {
   "reserved bits in a snapshot's L2 table": (image, random) =>
     change(image, pick(random, image.snapshotL2Entries()), (word) => word | (1n << 57n) | 16n),
   "the snapshot table not aligned": (image) => {
+    if (image.header("nb_snapshots") === 0) return false;
     image.setHeader("snapshots_offset", image.header("snapshots_offset") + 8);
-    return image.header("nb_snapshots") > 0;
+    return true;
   },
   "the snapshot table past the end": (image, random) => {
+    if (image.header("nb_snapshots") === 0) return false;
     image.setHeader("snapshots_offset", pastEnd(image, random));
-    return image.header("nb_snapshots") > 0;
+    return true;
   },
   "extra data of a snapshot of another size": (image, random) =>
     changeSnapshot(image, random, (at) => {
