@@ -88,3 +88,18 @@ describe("persistent bitmaps of a mounted image", () => {
     });
   });
 });
+
+describe("tsimgfs bitmap of a device", () => {
+  it("is refused with the name of the mount, and nothing changes", async () => {
+    await withScratch("bitmap-device", async (directory) => {
+      const image = join(directory, "vm.qcow2");
+      await createImage(image, "qcow2", { size: 2 ** 20 });
+      await mounted([image], {}, async (mount) => {
+        const device = mount.device(image);
+        const reason = /is a device of the mount on \/.*, which keeps up the bitmaps/;
+        await expectRefusal(["bitmap", "--add", device, "new"], [reason]);
+      });
+      await expectClean(image);
+    });
+  });
+});

@@ -1,13 +1,17 @@
 /** `tsimgfs bitmap`: add, remove and change the persistent dirty bitmaps of an image. */
 
+import { dirname } from "node:path";
 import { closeChain, openChain } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
-import { UsageError } from "../../errors.ts";
+import { canonicalPath } from "../../daemon/mountpoint.ts";
+import { TsimgfsError, UsageError } from "../../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
 import { parseFormatName, readBitmap } from "../../formats/formats.ts";
 import type { BitmapContents, BitmapEdit } from "../../formats/writer.ts";
+import { findMount } from "../../fuse/mount-table.ts";
 import { LocalFile } from "../../storage/local-file.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { isMountedDevice } from "../mounted-snapshots.ts";
 import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, choiceOption, formatOption, sizeOption } from "../options.ts";
 import { printNote } from "../print.ts";
@@ -92,6 +96,12 @@ function changeBitmap(
   options: BitmapOptions,
 ): void {
   requireSense(image, actions, options);
+  if (isMountedDevice(image)) {
+    const place = canonicalPath(image);
+    const mountPoint = findMount(place) === undefined ? dirname(place) : place;
+    const reason = `is a device of the mount on ${mountPoint}, which keeps up the bitmaps of its images itself; unmount it, and name the image`;
+    throw new TsimgfsError("EBUSY", image, reason);
+  }
   const edits = actions.map((action): BitmapEdit => {
     if (action.action === "add") return { name, action: "add", granularity: options.granularity };
     if (action.action !== "merge") return { name, action: action.action };
