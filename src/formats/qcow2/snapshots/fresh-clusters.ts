@@ -103,17 +103,23 @@ export class FreshClusters {
       this.#cursor < covered
         ? refcounts.findFree(this.#cursor, SEARCH, 1)
         : [{ first: this.#cursor, count: SEARCH }];
-    const [run = { first: covered, count: 0 }] = runs;
-    this.#cursor = run.first + run.count;
-    this.#requirePlace(this.#cursor);
+    const [{ first, count: found } = { first: covered, count: 0 }] = runs;
+    const count = Math.min(found, this.#requirePlace(first));
+    this.#cursor = first + count;
     const end = this.#found.first + this.#found.count;
     this.#found =
-      end === run.first ? { first: this.#found.first, count: this.#found.count + run.count } : run;
+      end === first
+        ? { first: this.#found.first, count: this.#found.count + count }
+        : { first, count };
   }
 
-  #requirePlace(end: number): void {
+  /** Returns how many clusters the file can have from one on. */
+  #requirePlace(first: number): number {
     const { storage, clusterSize } = this.#context;
-    if (storage.resizable || end * clusterSize <= storage.length) return;
-    throw new StorageError("ENOSPC", storage.path, "no free clusters are left");
+    if (storage.resizable) return Number.POSITIVE_INFINITY;
+    const room = Math.floor(storage.length / clusterSize) - first;
+    if (room > 0) return room;
+    const reason = `no free clusters are left on this block device of ${storage.length} bytes`;
+    throw new StorageError("ENOSPC", storage.path, reason);
   }
 }

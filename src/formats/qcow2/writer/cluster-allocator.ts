@@ -125,7 +125,9 @@ export class ClusterAllocator {
   reserve(): void {
     this.#upkeep.exclusively(() => {
       if (this.#state.isSet(WORD.corrupt)) this.marks.markCorrupt("it was found corrupt");
-      if (this.#reservation.clusters === 0) this.#reserveRun();
+      if (this.#reservation.clusters > 0) return;
+      // Only now: to reserve ahead is no reason to move the table far behind all that is in use.
+      while (!this.#reserveRuns()) this.#changes.growTable();
     });
   }
 
@@ -168,7 +170,7 @@ export class ClusterAllocator {
     this.#upkeep.maintain(() => {
       if (this.#state.isSet(WORD.corrupt)) return;
       const { isLow, room } = this.#reservation;
-      if (isLow && room >= RESERVATION_RUNS_MAX) this.#reserveRun();
+      if (isLow && room >= RESERVATION_RUNS_MAX) this.#reserveRuns();
       this.#lowerFreed();
     });
   }
@@ -197,21 +199,15 @@ export class ClusterAllocator {
     });
   }
 
-  #reserveRun(): void {
+  /** Returns false if the refcount table counts no free clusters. */
+  #reserveRuns(): boolean {
     this.marks.markDirty();
-    const wanted = this.#reservationSize();
-    let runs = this.refcounts.findFree(
-      this.#state.get(NUMBER.freeHint),
-      wanted,
-      RESERVATION_RUNS_MAX,
-    );
-    while (runs.length === 0) {
-      this.#changes.growTable();
-      const from = this.#state.get(NUMBER.freeHint);
-      runs = this.refcounts.findFree(from, wanted, RESERVATION_RUNS_MAX);
-    }
+    const from = this.#state.get(NUMBER.freeHint);
+    const runs = this.refcounts.findFree(from, this.#reservationSize(), RESERVATION_RUNS_MAX);
+    if (runs.length === 0) return false;
     const usable = this.#changes.raise(runs);
     this.#context.lock.exclusively(() => this.#reservation.add(usable));
+    return true;
   }
 
   /** Clusters of the next reservation. */
@@ -251,7 +247,7 @@ export class ClusterAllocator {
     });
   }
 
-  /** Cut off what nobody uses at the end of the file; if the disk was not cut too, as far as it is a hole. */
+  /** Cut off what nobody uses at the end of the file; if the disk was not cut too, as far as it is a hole, or ours. */
   #cutTail(): void {
     if (!this.#storage.resizable) return;
     const length = this.#storage.currentLength();
@@ -260,6 +256,8 @@ export class ClusterAllocator {
     const run = { isData: true, length: 0 };
     this.#storage.hostRun(end, run);
     const isHole = !run.isData && end + run.length >= length;
-    if (isHole || this.#state.isSet(WORD.shrunk)) this.#storage.setLength(end);
+    const kept = isHole || this.#state.isSet(WORD.shrunk) ? end : this.#storage.length;
+    // Small clusters are no holes: the host's blocks are larger.
+    if (kept < length) this.#storage.setLength(Math.max(end, kept));
   }
 }

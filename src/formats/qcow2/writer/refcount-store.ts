@@ -62,7 +62,7 @@ export class RefcountStore {
    * @param from first cluster to look at
    * @param wanted clusters
    * @param runsMax runs of adjacent clusters; none reaches past a refcount block
-   * @throws {StorageError} ENOSPC: the block device is full; EFBIG: the format's end
+   * @returns none: the refcount table counts no more clusters, or the file can have no more
    */
   findFree(from: number, wanted: number, runsMax: number): ClusterRun[] {
     const runs: ClusterRun[] = [];
@@ -89,10 +89,6 @@ export class RefcountStore {
         left -= used - first;
         cluster = used;
       } else cluster = blockEnd;
-    }
-    if (runs.length === 0 && cluster >= end) {
-      const code = this.#storage.resizable ? "EFBIG" : "ENOSPC";
-      throw new StorageError(code, this.#storage.path, "no free clusters are left");
     }
     return runs;
   }
@@ -214,7 +210,7 @@ export class RefcountStore {
    * count the area itself; when all that is durable, let the header refer to it, which is not durable yet.
    *
    * @returns the clusters of the new table, of its blocks, and of the old table, which are still counted
-   * @throws {StorageError} EFBIG: the table would exceed QEMU's limit
+   * @throws {StorageError} ENOSPC: the block device is full; EFBIG: the table would exceed QEMU's limit
    */
   growTable(): { table: ClusterRun; blocks: ClusterRun; oldTable: ClusterRun } {
     const clusterSize = this.#clusterSize;
@@ -324,7 +320,9 @@ export class RefcountStore {
    */
   #extendTo(clusters: number): void {
     if (clusters > this.#clusterLimit()) {
-      throw new StorageError("ENOSPC", this.#storage.path, "no free clusters are left");
+      const { path, resizable, length } = this.#storage;
+      const place = resizable ? "in this file" : `on this block device of ${length} bytes`;
+      throw new StorageError("ENOSPC", path, `no free clusters are left ${place}`);
     }
     const length = clusters * this.#clusterSize;
     if (this.#storage.resizable && this.#storage.currentLength() < length) {

@@ -12,7 +12,7 @@
  * would know, if the bit were gone.
  */
 
-import { CorruptionError, hex, StorageError, TsimgfsError } from "../../../errors.ts";
+import { CorruptionError, StorageError, TsimgfsError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
 import { reservationSize } from "../../reservation-size.ts";
@@ -127,7 +127,9 @@ export class ClusterAllocator {
   reserve(): void {
     this.#upkeep.exclusively(() => {
       if (this.#state.isSet(WORD.corrupt)) this.refuseCorrupt("it was found corrupt");
-      if (this.#available < this.#tableClusters) this.#reserveRun();
+      if (this.#available >= this.#tableClusters) return;
+      this.#reserveRun();
+      if (this.#available < this.#tableClusters) this.#throwFull();
     });
   }
 
@@ -218,11 +220,13 @@ export class ClusterAllocator {
     const end = start + this.#reservationSize();
     if (this.#storage.resizable) return end;
     const clusters = Math.floor(this.#storage.currentLength() / this.#clusterSize);
-    if (clusters - this.#state.get(NUMBER.nextCluster) < this.#tableClusters) {
-      const reason = `the device is full at ${hex(clusters * this.#clusterSize)}: a QED image grows at its end`;
-      throw new StorageError("ENOSPC", this.#storage.path, reason);
-    }
-    return Math.min(end, clusters);
+    return Math.max(start, Math.min(end, clusters));
+  }
+
+  #throwFull(): never {
+    const { path, length } = this.#storage;
+    const reason = `no free clusters are left on this block device of ${length} bytes: a QED image grows at its end`;
+    throw new StorageError("ENOSPC", path, reason);
   }
 
   /** Clusters of the next reservation: as many as were taken so far, not more than the disk may need. */
