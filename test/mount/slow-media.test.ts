@@ -1,5 +1,6 @@
 // Images on a slow medium: a file system of ours answers each read of the image late, or not until it is told to.
 
+import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -50,9 +51,12 @@ async function withSlowMount(
     }
     await withSlowFiles(directory, async (slow) => {
       const image = slow.file(IMAGE);
-      await mounted([image], { args: ["--threads", String(THREADS), ...args] }, (mount) =>
-        body(slow, mount, image),
-      );
+      await mounted([image], { args: ["--threads", String(THREADS), ...args] }, async (mount) => {
+        // Until then the main thread serves, and hears no signals while a read of its own has no answer.
+        const threads = `/proc/${mount.daemonPid()}/task`;
+        await until("all I/O threads were started", () => readdirSync(threads).length > THREADS);
+        await body(slow, mount, image);
+      });
     });
     await expectClean(join(directory, IMAGE));
   });
