@@ -13,7 +13,7 @@ import {
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { engineCheck } from "../support/check-engine.ts";
-import { looksAlike, qemuCheck, qemuRepair } from "../support/check-oracle.ts";
+import { looksAlike, type OracleCheck, qemuCheck, qemuRepair } from "../support/check-oracle.ts";
 import { makeMemoryScratch } from "../support/crash-scratch.ts";
 import {
   EXTENSIONS_CROSSED,
@@ -79,6 +79,8 @@ async function examineIn(
   const oracle = await qemuCheck(damaged, format);
   const ours = engineCheck(damaged);
   const context = `${sample.name}: ${ours.lines.join("; ")} / ${oracle.stderr}`;
+  // A header that says more than any file has: QEMU takes it for damage, we for no image.
+  if (ours.counts === undefined && /above the limit of 2\^53/.test(context)) return;
   expect.soft(ours.counts ?? ours.status, context).toEqual(oracle.counts ?? oracle.status);
 
   const onlyLeaks = `${damaged}.only-leaks`;
@@ -103,7 +105,7 @@ async function examineIn(
   // It may also make the file as long as a damaged entry says, which is right then: we leave no such file.
   const isAsLong = statSync(byQemu).size <= LENGTH_GROWTH_MAX * image.bytes.length;
   const isRepaired = byQemuStatus === 0 && isAsLong && keepsSnapshots(byQemu, image);
-  if (prospect === "clean" || isRepaired) {
+  if (prospect === "clean" || (isRepaired && !onlyFlagsAreWrong(after))) {
     expect.soft(after.status, afterContext).toBe(0);
   }
   if (byQemuStatus === 0) {
@@ -116,6 +118,12 @@ async function examineIn(
   if (prospect !== "crossed") {
     expect.soft(await looksAlike(damaged, repaired, format), afterContext).not.toBe(false);
   }
+}
+
+/** Flags in a table that is other metadata too stay as they are: QEMU changes the one with the other. */
+function onlyFlagsAreWrong({ stderr }: OracleCheck): boolean {
+  const lines = stderr.split("\n").filter((line) => line !== "");
+  return lines.length > 0 && lines.every((line) => line.startsWith("ERROR OFLAG_COPIED"));
 }
 
 /** QEMU's repair can lose all snapshots of an image that has bitmaps, too: then nothing compares. */

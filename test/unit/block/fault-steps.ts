@@ -5,7 +5,7 @@ import type { DiskKind } from "./disk-kinds.ts";
 import type { FaultStep } from "./fault-model.ts";
 
 /** One of each kind of change, some of which need what others have freed. */
-export function stepsFor({ name, clusterSize, virtualSize, qed }: DiskKind): FaultStep[] {
+export function stepsFor({ name, clusterSize, virtualSize, qed, options }: DiskKind): FaultStep[] {
   const random = new Random(`failing ${name}`);
   const write = (offset: number, length: number): FaultStep => ({
     kind: "write",
@@ -20,7 +20,10 @@ export function stepsFor({ name, clusterSize, virtualSize, qed }: DiskKind): Fau
   });
   const flush: FaultStep = { kind: "flush" };
   const maintain: FaultStep = { kind: "maintain" };
+  const grow: FaultStep = { kind: "resize", size: virtualSize + 70 * clusterSize };
   const shrink: FaultStep = { kind: "resize", size: virtualSize - 4 * clusterSize };
+  // Snapshots of version 2 do not say which size they are of.
+  const keepsSize = options.version === 2 && options.snapshots !== undefined;
   return [
     write(clusterSize + 7, 100),
     write(3 * clusterSize - 50, 2 * clusterSize),
@@ -32,10 +35,10 @@ export function stepsFor({ name, clusterSize, virtualSize, qed }: DiskKind): Fau
     zero(8 * clusterSize, clusterSize, false),
     write(virtualSize - 700, 700),
     flush,
-    { kind: "resize", size: virtualSize + 70 * clusterSize },
+    ...(keepsSize ? [] : [grow]),
     write(virtualSize - 10, 10),
     // QED disks do not shrink.
-    ...(qed === undefined ? [shrink] : []),
+    ...(keepsSize || qed !== undefined ? [] : [shrink]),
     write(9 * clusterSize, 3 * clusterSize),
     flush,
     maintain,
