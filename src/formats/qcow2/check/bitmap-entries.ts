@@ -28,15 +28,15 @@ export function checkBitmapEntries(
       const site = { offset: extension.directoryOffset + at };
       throw new FormatError(storage.path, `bitmap "${bytes}" ${reason}`, site);
     };
-    // Names need not be text.
-    const key = bytes.toString("latin1");
     if (name.length === 0) refuse("has no name");
-    if (names.has(key)) refuse("is there twice");
-    names.add(key);
     if (entry.type !== TYPE_DIRTY_TRACKING) refuse(`has the type ${entry.type}, which is none`);
     if ((entry.flags & ~FLAGS_KNOWN) !== 0) refuse(`has the reserved flags ${hex(entry.flags)}`);
     // What is in use may be torn.
     if ((entry.flags & BITMAP_FLAG.inUse) !== 0) continue;
+    // Names need not be text.
+    const key = bytes.toString("latin1");
+    if (names.has(key)) refuse("is there twice");
+    names.add(key);
     const entries = tableEntriesFor(virtualSize, entry.granularity_bits, clusterSize);
     if (entry.bitmap_table_size !== entries) {
       refuse(`has a table of ${entry.bitmap_table_size} entries, where its disk takes ${entries}`);
