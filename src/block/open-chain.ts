@@ -140,31 +140,16 @@ function closeLayer({ file, dataFile, key }: SharedLayer): void {
   if (dataFile !== undefined) closeFile(dataFile);
 }
 
-function openFile(path: string, mode: OpenMode, cache: CacheMode | undefined): LocalFile {
-  try {
-    return LocalFile.open(path, mode, cache);
-  } catch (error) {
-    const isRefused =
-      error instanceof TsimgfsError && ["EACCES", "EPERM", "EROFS"].includes(error.code);
-    if (!isRefused || mode === "read-only") throw error;
-    const advice = isReadable(path) ? " to write to it; -r mounts it read-only" : "";
-    throw new TsimgfsError(error.code, path, `permission denied${advice}`, { cause: error });
-  }
-}
-
 /** What tells files apart, whatever their paths: of a device, the device. */
 function identityOf({ dev, ino, rdev }: fs.Stats): string {
   return rdev !== 0 ? `device ${rdev}` : `${dev}:${ino}`;
 }
 
-function isReadable(path: string): boolean {
-  try {
-    fs.accessSync(path, fs.constants.R_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
+/** What makes an image refer to another file. */
+const RENAMING = {
+  "backing file": "tsimgfs rebase -u",
+  "data file": "tsimgfs amend -o data_file=",
+} as const;
 
 class ChainOpener {
   readonly #path: string;
@@ -216,7 +201,7 @@ class ChainOpener {
     let file = first;
     let format = firstFormat;
     for (;;) {
-      createTrace("open")("%s: %s, %s", file.path, format, this.#mode());
+      createTrace("open")("%s is %s", file.path, format);
       const { layout, key } = this.#readLayout(file, format);
       const dataFile = this.#openDataFile(layout, file.path);
       this.#layers.push({ file: file.share(), dataFile: dataFile?.share(), layout, key });
@@ -338,7 +323,7 @@ class ChainOpener {
   }
 
   #openFile(path: string, mode: OpenMode): LocalFile {
-    const file = openFile(path, mode, this.#options.cache);
+    const file = LocalFile.open(path, mode, this.#options.cache);
     this.#files.push(file);
     const identity = identityOf(fs.fstatSync(file.fd));
     const other = this.#seen.get(identity);
@@ -357,7 +342,8 @@ class ChainOpener {
       return this.#openFile(path, this.#mode());
     } catch (error) {
       if (!(error instanceof TsimgfsError)) throw error;
-      const reason = `${error.reason} (${role} of ${imagePath})`;
+      const advice = error.code === "ENOENT" ? `; ${RENAMING[role]} names it anew` : "";
+      const reason = `${error.reason} (${role} of ${imagePath}${advice})`;
       throw new TsimgfsError(error.code, path, reason, { cause: error });
     }
   }

@@ -113,8 +113,7 @@ export class Conversion {
       }
     } catch (error) {
       target.close();
-      target.discard();
-      throw error;
+      throw target.discardAfter(error);
     }
     if (signal !== undefined) this.#tellOfStop(target, signal);
   }

@@ -6,7 +6,7 @@ import { createImage, type PlannedImage } from "../block/create-image.ts";
 import { closeChain, type OpenChain, type OpenOptions, openChain } from "../block/open-chain.ts";
 import { OpenDisk } from "../block/open-disk.ts";
 import type { BackingPolicy } from "../block/referenced-file.ts";
-import { UsageError } from "../errors.ts";
+import { TsimgfsError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../formats/driver.ts";
 import type { BitmapEdit } from "../formats/writer.ts";
@@ -126,6 +126,19 @@ export class ConvertTarget {
     } finally {
       image.close();
     }
+  }
+
+  /**
+   * As `discard`, when something has failed.
+   *
+   * @returns what to throw: it tells of an image that is not gone
+   */
+  discardAfter(error: unknown): unknown {
+    if (this.discard() || !(error instanceof TsimgfsError)) return error;
+    // It was refused before anything was written.
+    if (error instanceof UsageError) return error;
+    const reason = `${error.reason}; ${this.path} was there before, and is not complete now`;
+    return new TsimgfsError(error.code, error.path, reason, { cause: error });
   }
 
   /**

@@ -7,7 +7,7 @@ import type { WritePolicy } from "../block/write-policy.ts";
 import type { FormatName } from "../formats/driver.ts";
 import type { CacheMode } from "../storage/cache-mode.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
-import { printMessage } from "./print.ts";
+import { printNote } from "./print.ts";
 import { type SecretOptions, secretsOf } from "./secrets.ts";
 
 /** The options of commands, as commander names them. */
@@ -57,7 +57,7 @@ export function openOffline(
     writing: writing && { ...writing, threads: 1 },
   });
   try {
-    chain.warnings.forEach(printMessage);
+    chain.warnings.forEach(printNote);
     return new OpenDisk(path, chain);
   } catch (error) {
     closeChain(chain);

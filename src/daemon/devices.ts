@@ -5,8 +5,9 @@ import { resolve } from "node:path";
 import { attachChain } from "../block/attach-disk.ts";
 import { findSnapshot } from "../block/find-snapshot.ts";
 import { closeBelow, closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
-import { UsageError } from "../errors.ts";
+import { StorageError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import { isReadable } from "../storage/local-file.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 import { deviceNameOf } from "../tree/names.ts";
 import type { DaemonConfig, TaskSecrets } from "./config.ts";
@@ -36,6 +37,25 @@ function refuseEqualNames(images: readonly string[]): void {
   }
 }
 
+function openImage(image: string, config: DaemonConfig, secrets: TaskSecrets): OpenChain {
+  try {
+    return openChain(image, {
+      ...config,
+      ...secrets,
+      // The main thread is one more: it looks after what the others need.
+      writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
+    });
+  } catch (error) {
+    const isRefused = error instanceof StorageError && READ_ONLY_CODES.has(error.code);
+    if (!isRefused || config.writing === undefined || !isReadable(error.path)) throw error;
+    const reason = `${error.reason}; -r mounts it read-only`;
+    throw new StorageError(error.code, error.path, reason, { cause: error });
+  }
+}
+
+/** Failures of opening for writing that opening for reading may not have. */
+const READ_ONLY_CODES: ReadonlySet<string> = new Set(["EACCES", "EPERM", "EROFS"]);
+
 /**
  * Open all images.
  *
@@ -50,12 +70,7 @@ export function openDevices(config: DaemonConfig, taskSecrets: TaskSecrets): Ope
   try {
     refuseEqualNames(config.images);
     const devices = config.images.map((image) => {
-      const chain = openChain(image, {
-        ...config,
-        ...taskSecrets,
-        // The main thread is one more: it looks after what the others need.
-        writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
-      });
+      const chain = openImage(image, config, taskSecrets);
       chains.push(chain);
       const { snapshot } = config;
       return describe(image, chain, snapshot === undefined ? snapshot : numberOf(chain, snapshot));

@@ -5,6 +5,7 @@ import { TsimgfsError, UsageError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
 import { findMount, readMountTable } from "../fuse/mount-table.ts";
 import { createTrace } from "../trace.ts";
+import { mountUsers } from "./mount-users.ts";
 import { canonicalPath, isStale } from "./mountpoint.ts";
 import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
 
@@ -59,7 +60,9 @@ async function unmountIdle(path: string, mountpoint: string): Promise<void> {
 
 function explainBusy(cause: unknown, mountpoint: string): unknown {
   if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) return cause;
-  const reason = "is in use; close what uses it (fuser -m tells), or unmount with --lazy";
+  const users = mountUsers(canonicalPath(mountpoint));
+  const by = users.length === 0 ? "; root sees by whom, with fuser -vm" : ` by ${users.join(", ")}`;
+  const reason = `is in use${by}; end that, or unmount with --lazy`;
   return new TsimgfsError("EBUSY", mountpoint, reason, { cause });
 }
 

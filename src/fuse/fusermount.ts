@@ -137,6 +137,9 @@ export function explainMountFailure(stderr: string, mountpoint: string): string 
   if (/fuse device not found|\/dev\/fuse.*No such/.test(said)) {
     return "/dev/fuse does not exist; load the module with: modprobe fuse";
   }
+  if (/no write access to mountpoint|mountpoint .* not owned by/.test(said)) {
+    return "without root, a mount point must be yours: one that you may write to";
+  }
   return said;
 }
 

@@ -3,7 +3,7 @@
 import fs from "node:fs";
 import { constants } from "node:os";
 import { TWO_TO_32 } from "../binary/words.ts";
-import { StorageError } from "../errors.ts";
+import { type Errno, StorageError } from "../errors.ts";
 import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import {
   copyFileRange,
@@ -17,6 +17,7 @@ import {
 } from "../syscalls/libc.ts";
 import { NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
+import { createTrace } from "../trace.ts";
 import { CACHE_MANNERS, type CacheMode } from "./cache-mode.ts";
 import type { HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
 
@@ -124,17 +125,14 @@ export class LocalFile implements WritableStorage {
   }
 
   static #openWith(path: string, flags: number): LocalFile {
+    const isWritable = (flags & fs.constants.O_RDWR) !== 0;
+    createTrace("open")("%s, %s", path, isWritable ? "read-write" : "read-only");
     let fd: number;
     try {
       fd = fs.openSync(path, flags, 0o644);
     } catch (cause) {
       const code = nodeErrorCode(cause);
-      throw new StorageError(
-        code,
-        path,
-        OPEN_REASONS[code] ?? `open failed: ${nodeErrorName(cause)}`,
-        { cause },
-      );
+      throw new StorageError(code, path, openReason(path, code, cause), { cause });
     }
     try {
       const stats = fs.fstatSync(fd);
@@ -336,20 +334,57 @@ function setOffset(view: DataView, at: number, offset: number): void {
   view.setUint32(at + 4, Math.floor(offset / TWO_TO_32), true);
 }
 
+const PERMISSION_BITS = 0o7777;
+
 const OPEN_REASONS: Readonly<Partial<Record<string, string>>> = {
   ENOENT: "no such file",
-  EACCES: "permission denied",
   EISDIR: "is a directory",
+  EROFS: "is on a file system that is read-only",
   ENOTDIR: "a part of the path is not a directory",
   ELOOP: "too many symbolic links",
 };
 
+function openReason(path: string, code: Errno, cause: unknown): string {
+  if (code === "EACCES" || code === "EPERM") return denialOf(path);
+  return OPEN_REASONS[code] ?? `open failed: ${nodeErrorName(cause)}`;
+}
+
+/** Who was refused learns whose file it is. */
+function denialOf(path: string): string {
+  try {
+    const { uid, mode } = fs.statSync(path);
+    const permissions = (mode & PERMISSION_BITS).toString(8).padStart(4, "0");
+    const what = isReadable(path) ? "permission denied to write to it" : "permission denied";
+    return `${what}: it belongs to ${uid === 0 ? "root" : `user ${uid}`}, mode ${permissions}`;
+  } catch {
+    return "permission denied: its directory is closed to you";
+  }
+}
+
+/** Whether this process may read a file. */
+export function isReadable(path: string): boolean {
+  try {
+    fs.accessSync(path, fs.constants.R_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** What the usual failures of a call come from. */
+const CALL_REASONS: Readonly<Partial<Record<string, string>>> = {
+  ENOSPC: ", no space is left on its file system",
+  EDQUOT: ", the quota of its owner is used up",
+  EFBIG: ", its file system has no files of that size",
+};
+
 function callFailed(path: string, call: string, offset: number): StorageError {
   const number = errno();
+  const name = errnoName(number);
   return new StorageError(
     errnoCode(number),
     path,
-    `${call} at offset 0x${offset.toString(16)} failed: ${errnoName(number)}`,
+    `${call} at offset 0x${offset.toString(16)} failed: ${name}${CALL_REASONS[name] ?? ""}`,
     { offset },
   );
 }

@@ -9,7 +9,7 @@ import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, collect, formatOption, progressOption } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { print, printMessage, printNote } from "../print.ts";
 import { backingSecretOption, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
@@ -64,7 +64,7 @@ async function amend(image: string | undefined, options: AmendCommandOptions): P
     amendment: list.amendment(),
     size: list.size("size"),
     open: { format, backingPolicy, ...secretsOf(options) },
-    warn: printMessage,
+    warn: printNote,
   });
   try {
     const signal = await runLongWork(job, { progress: progress && !quiet });

@@ -15,7 +15,7 @@ import { formattingLine, requestedFormat } from "../create-request.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, choiceOption, collect } from "../options.ts";
-import { print, printNote } from "../print.ts";
+import { print, printMessage } from "../print.ts";
 import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 
 interface CreateCommandOptions extends SecretOptions {
@@ -84,7 +84,7 @@ function create(
     format: requestedFormat(path, options.format, list, secretsOf(options).secrets),
   };
   const plan = planImage(request);
-  plan.warnings.forEach(printNote);
+  plan.warnings.forEach(printMessage);
   if (options.quiet !== true) print(`${formattingLine(plan, request, list)}\n`);
   createImage(plan);
 }

@@ -26,7 +26,7 @@ import {
   type SecretOptions,
   secretOption,
 } from "../secrets.ts";
-import { type StopSignal, signalStatus } from "../stop-signals.ts";
+import { hearStopSignals, type StopSignal, signalStatus } from "../stop-signals.ts";
 
 interface DdOptions extends SecretOptions {
   readonly format?: FormatName;
@@ -127,6 +127,7 @@ async function copyTo(
 ): Promise<void> {
   const format = requestedFormat(path, outputFormat, new CreateOptions(outputFormat, []));
   refuseSources([path], [source.chain]);
+  hearStopSignals();
   const threads = copyThreads(THREADS);
   const plan = planImage({ path, size: part.size, backing: undefined, format });
   const target = ConvertTarget.create(plan, {
@@ -141,8 +142,7 @@ async function copyTo(
     signal = await copy(target, source, part, threads);
   } catch (error) {
     target.close();
-    target.discard();
-    throw error;
+    throw target.discardAfter(error);
   }
   target.close();
   if (signal === undefined) return;

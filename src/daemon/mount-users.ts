@@ -1,0 +1,62 @@
+/** Who keeps a mount from being unmounted, as far as /proc and /sys show it to us. */
+
+import fs from "node:fs";
+
+/** More are only counted. */
+const NAMED_MAX = 3;
+
+/**
+ * Processes that have a directory or a file of a mount open, and loop devices on its files.
+ *
+ * @param mountpoint as the mount table has it
+ * @returns such as `bash (pid 123)` and `/dev/loop0`; nothing: nobody whom we may see
+ */
+export function mountUsers(mountpoint: string): readonly string[] {
+  const isWithin = (path: string): boolean =>
+    path === mountpoint || path.startsWith(`${mountpoint}/`);
+  const users = [...loopDevices(isWithin), ...processes(isWithin)];
+  if (users.length <= NAMED_MAX) return users;
+  return [...users.slice(0, NAMED_MAX), `${users.length - NAMED_MAX} more`];
+}
+
+function loopDevices(isWithin: (path: string) => boolean): string[] {
+  return entries("/sys/block")
+    .filter((name) => isWithin(read(`/sys/block/${name}/loop/backing_file`)))
+    .map((name) => `/dev/${name}`);
+}
+
+function processes(isWithin: (path: string) => boolean): string[] {
+  return entries("/proc")
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => openPaths(`/proc/${pid}`).some(isWithin))
+    .map((pid) => `${read(`/proc/${pid}/comm`)} (pid ${pid})`);
+}
+
+/** What a process has open, and where it is. */
+function openPaths(process: string): string[] {
+  const links = ["cwd", "root", ...entries(`${process}/fd`).map((fd) => `fd/${fd}`)];
+  return links.map((link) => {
+    try {
+      return fs.readlinkSync(`${process}/${link}`);
+    } catch {
+      // It has ended, or is another user's.
+      return "";
+    }
+  });
+}
+
+function entries(directory: string): string[] {
+  try {
+    return fs.readdirSync(directory);
+  } catch {
+    return [];
+  }
+}
+
+function read(path: string): string {
+  try {
+    return fs.readFileSync(path, "utf8").trim();
+  } catch {
+    return "";
+  }
+}
