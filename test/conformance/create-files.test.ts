@@ -225,7 +225,9 @@ describe("a create that fails", () => {
           ["-f", "qcow2", ...options, "-o", `data_file=${path}.data`, path, "2M"],
           ["-f", "qcow2", ...options, old, "2M"],
         ]) {
-          expect(refusalOf(await attemptTsimgfs(["create", "-q", ...args]))).toMatch(/ENOSPC$/);
+          expect(refusalOf(await attemptTsimgfs(["create", "-q", ...args]))).toMatch(
+            /ENOSPC, no space is left on its file system$/,
+          );
           expect(await readdir(mountpoint)).toEqual(["old.qcow2"]);
         }
         // It had to be given up for the new one; it is no image any more.

@@ -187,7 +187,7 @@ describe("openChain", () => {
       expect(() => openChain(top, OPTIONS)).toThrow(
         expect.objectContaining({
           code: "ENOENT",
-          message: `${images.path("gone")}: no such file (backing file of ${top})`,
+          message: `${images.path("gone")}: no such file (backing file of ${top}; tsimgfs rebase -u names it anew)`,
         }),
       );
       const data = images.qcow2("data.qcow2", { dataFile: "gone.data" });

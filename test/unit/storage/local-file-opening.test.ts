@@ -114,7 +114,8 @@ describe("a LocalFile whose system call fails", () => {
         expect.objectContaining({
           name: "StorageError",
           code: "ENOSPC",
-          message: "disk.raw: write at offset 0x1f00 failed: ENOSPC",
+          message:
+            "disk.raw: write at offset 0x1f00 failed: ENOSPC, no space is left on its file system",
         }),
       );
     });
