@@ -2,8 +2,8 @@
 
 import fs from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
-import { TsimgfsError, UnsupportedError, UsageError } from "../errors.ts";
-import type { BackingReference, FormatImage } from "../formats/driver.ts";
+import { TsimgfsError, UsageError } from "../errors.ts";
+import type { BackingReference } from "../formats/driver.ts";
 import { backingFileOf } from "../formats/formats.ts";
 import type { SharedLayer } from "./open-chain.ts";
 import { protocolOf } from "./referenced-file.ts";
@@ -13,19 +13,6 @@ export interface StreamPlan {
   readonly bottom: number;
   /** The backing file afterwards; undefined: none. */
   readonly backing: BackingReference | undefined;
-}
-
-/**
- * Refuse images whose snapshots show the backing file where they have nothing themselves: without it, they
- * would change.
- *
- * @throws {UnsupportedError}
- */
-export function refuseSnapshots(image: FormatImage): void {
-  for (const { name } of image.readSnapshots()) {
-    const reason = `has internal snapshots ("${name}"), which need its backing file; delete them first`;
-    throw new UnsupportedError(image.storage.path, reason);
-  }
 }
 
 /**

@@ -6,8 +6,9 @@
 
 import { RateLimit, RateMeter } from "../block/copy-rate.ts";
 import type { Disk } from "../block/disk.ts";
+import { refuseDependentSnapshots } from "../block/snapshot-dependence.ts";
 import { StreamJob } from "../block/stream-job.ts";
-import { planStream, refuseSnapshots } from "../block/stream-plan.ts";
+import { planStream } from "../block/stream-plan.ts";
 import { printable, TsimgfsError } from "../errors.ts";
 import { setBackingFile } from "../formats/formats.ts";
 import { LocalFile } from "../storage/local-file.ts";
@@ -60,7 +61,7 @@ export class StreamJobs {
       try {
         if (disk === undefined) return [];
         planStream(layers, undefined);
-        refuseSnapshots(disk.chain.image);
+        refuseDependentSnapshots(disk.chain.image);
       } catch (error) {
         if (!(error instanceof TsimgfsError)) throw error;
         return [printable(`${imagePath}: warning: is not streamed: ${error.reason}`)];
@@ -123,7 +124,7 @@ class RunningJob {
     if (state.name === "idle" || state.name === "failed") this.#job = undefined;
     if (state.name !== "running") return;
     try {
-      refuseSnapshots(disk.chain.image);
+      refuseDependentSnapshots(disk.chain.image);
     } catch (error) {
       this.#fail(error);
       return;
@@ -180,7 +181,7 @@ class RunningJob {
     const [top] = description.layers;
     if (top === undefined) throw new RangeError("a chain has at least one image");
     disk.dropBacking(() => {
-      refuseSnapshots(disk.chain.image);
+      refuseDependentSnapshots(disk.chain.image);
       const length = new LocalFile(top.file).currentLength();
       const storage = new LocalFile({ ...top.file, length });
       setBackingFile(top.layout.format, storage, undefined);

@@ -1,7 +1,7 @@
 /** The extended attribute `user.tsimgfs.stream` of a device: what it says, and what can be told to it. */
 
 import type { Disk } from "../block/disk.ts";
-import { refuseSnapshots } from "../block/stream-plan.ts";
+import { refuseDependentSnapshots } from "../block/snapshot-dependence.ts";
 import { TsimgfsError } from "../errors.ts";
 import type { StreamState, StreamStateName } from "../threads/stream-state.ts";
 
@@ -77,7 +77,7 @@ export class StreamControl {
       throw new TsimgfsError("ENODATA", path, "has no backing file any more");
     }
     if (command.word === "start") {
-      this.#disk.inspect(() => refuseSnapshots(this.#disk.chain.image));
+      this.#disk.inspect(() => refuseDependentSnapshots(this.#disk.chain.image));
       this.#state.start(command.limit);
     } else if (command.word === "cancel") this.#state.cancel();
     else if (!this.#state.pause()) throw new TsimgfsError("EINVAL", path, "is not streamed now");

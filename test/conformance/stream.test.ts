@@ -13,7 +13,7 @@ import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import { makeStreamChain, STREAM_TOPS } from "../support/stream-chains.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
-import { checkImage, expectDisk } from "../support/write-images.ts";
+import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
 const [V3] = STREAM_TOPS;
@@ -130,9 +130,34 @@ describe("tsimgfs stream", () => {
       expect((await run("sha256sum", [image])).stdout).toBe(before);
       await run("qemu-img", ["snapshot", "-c", "old", image]);
       const withSnapshot = (await run("sha256sum", [image])).stdout;
-      await expectRefusal(["stream", image], [/has internal snapshots \("old"\)/]);
+      await expectRefusal(["stream", image], [/its snapshot "old" shows what is below it, from offset \d+ on/]);
       expect((await run("sha256sum", [image])).stdout).toBe(withSnapshot);
       await chain.expectWhole();
+    });
+  });
+
+  it("goes beside snapshots that have all themselves, which stay as they are", async () => {
+    await withScratch("stream", async (directory) => {
+      const chain = await makeStreamChain(directory, V3);
+      const { image } = chain;
+      await tsimgfs(["stream", "--base", chain.pathBelow(3), image]);
+      const whole = join(directory, "whole.qcow2");
+      await run("qemu-img", ["convert", "-O", "qcow2", "-S", "0", image, whole]);
+      await run("qemu-img", ["snapshot", "-c", "whole", whole]);
+      await run("qemu-img", ["rebase", "-u", "-b", chain.pathBelow(3), "-F", "raw", whole]);
+      const old = join(directory, "old.raw");
+      const snapshotIn = async (path: string): Promise<void> => {
+        await run("qemu-img", ["convert", "-l", "whole", "-O", "raw", whole, path]);
+      };
+      await snapshotIn(old);
+      await qemuIo(whole, "qcow2", ["write -q -P 9 0 64k", "discard 128k 64k"]);
+      await tsimgfs(["stream", whole]);
+      const { stdout } = await run("qemu-img", ["info", whole]);
+      expect(stdout).not.toContain("backing file");
+      const now = join(directory, "now.raw");
+      await snapshotIn(now);
+      await run("cmp", [old, now]);
+      await expectClean(whole);
     });
   });
 

@@ -5,7 +5,7 @@ import { CommitJob } from "../../block/commit-job.ts";
 import type { Disk } from "../../block/disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
-import { refuseSnapshots } from "../../block/stream-plan.ts";
+import { refuseDependentSnapshots } from "../../block/snapshot-dependence.ts";
 import type { WritePolicy } from "../../block/write-policy.ts";
 import { printable } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
@@ -117,7 +117,7 @@ class CommitRun {
     const resources = { clusterCache: new ClusterCache() };
     const above = { layers: layers.slice(0, base.index), writing };
     this.#above = attachDisk(above, resources, thread);
-    refuseSnapshots(this.#above.chain.image);
+    refuseDependentSnapshots(this.#above.chain.image);
     const below = { layers: layers.slice(base.index), writing: base.writing };
     this.#base = attachDisk(below, resources, thread);
   }

@@ -5,7 +5,7 @@ import { attachChain } from "../../block/attach-disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
 import { RebaseJob } from "../../block/rebase-job.ts";
 import { type BackingPolicy, permittedPath } from "../../block/referenced-file.ts";
-import { refuseSnapshots } from "../../block/stream-plan.ts";
+import { refuseDependentSnapshots } from "../../block/snapshot-dependence.ts";
 import { printable, UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import { type BackingReference, FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
@@ -188,7 +188,7 @@ class RebaseRun {
     if (chain.layers[0]?.layout.format === "raw") {
       throw new UsageError(path, "raw images have no backing files");
     }
-    refuseSnapshots(disk.chain.image);
+    refuseDependentSnapshots(disk.chain.image);
     if (this.#options.compress === true && !disk.canCompress) {
       throw new UsageError(path, "cannot have compressed clusters: leave -c out");
     }

@@ -2,8 +2,9 @@
 
 import { RateMeter } from "../../block/copy-rate.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
+import { refuseDependentSnapshots } from "../../block/snapshot-dependence.ts";
 import { StreamJob } from "../../block/stream-job.ts";
-import { planStream, refuseSnapshots, type StreamPlan } from "../../block/stream-plan.ts";
+import { planStream, type StreamPlan } from "../../block/stream-plan.ts";
 import { printable, StorageError, TsimgfsError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { setBackingFile } from "../../formats/formats.ts";
@@ -112,7 +113,7 @@ class StreamRun {
     this.#source = source;
     this.#plan = plan;
     this.#options = options;
-    refuseSnapshots(source.disk.chain.image);
+    refuseDependentSnapshots(source.disk.chain.image);
     const job = new StreamJob(source.disk, plan.bottom);
     this.#work = new DiskWork(job, source.disk, options.rate);
   }
