@@ -32,6 +32,10 @@ describe("sizeOption", () => {
     ["8T", 8 * 1024 ** 4],
     ["7P", 7 * 1024 ** 5],
     ["9007199254740991", Number.MAX_SAFE_INTEGER],
+    // As qemu-img.
+    ["+1", 1],
+    ["1.5G", 1.5 * 1024 ** 3],
+    ["0x10", 16],
   ])("takes %s for %i", (text, bytes) => {
     expect(parse(text)).toBe(bytes);
   });
@@ -40,12 +44,10 @@ describe("sizeOption", () => {
     "",
     "k",
     "-1",
-    "+1",
-    "1.5G",
+    "1.5",
     "1 k",
     "1kk",
     "1KiB",
-    "0x10",
     "1e3",
     "9007199254740992",
     "8P",
