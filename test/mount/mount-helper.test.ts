@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { IS_ROOT, ORDINARY_USER } from "../support/ordinary-user.ts";
 import { createImage, qemuIo } from "../support/qemu.ts";
-import { REPOSITORY } from "../support/repository.ts";
+import { MAIN, REPOSITORY } from "../support/repository.ts";
 import { attempt, type RunResult, run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
 import { WITHOUT_OTHERS } from "../support/without-others.ts";
@@ -101,7 +101,7 @@ describe.skipIf(!IS_ROOT)("mount(8) (needs root)", () => {
       mount -s -t fuse.tsimgfs "$IMAGE" "$TARGET" -o bogus
       umount -l "$TARGET"
     `);
-    expect(stderr).toMatch(/^tsimgfs: -o bogus: unknown option; there are ro, .*\n/);
+    expect(stderr).toMatch(/^mount\.fuse\.tsimgfs: -o bogus: unknown option; there are ro, .*\n/);
     expect(stderr).toMatch(/^tsimgfs: .*missing: no such file/m);
   });
 
@@ -150,12 +150,46 @@ describe("the helper of mount(8)", () => {
     ["discard,no_copy_on_read,growable", [], "<--discard=unmap><--no-copy-on-read><--growable>"],
     ["nodiscard,backing_policy=none", [], "<--discard=ignore><--backing-policy=none>"],
     ["stream=20M,force_share,log_file=/a b", [], "<--stream=20M><--force-share><--log-file=/a b>"],
-    ["fsname=a*b,bogus", [], "<-o><fsname=a*b,bogus>"],
+    [
+      "detect-zeroes=off,copy_on_read=off,copy-on-read,copy_on_read=on",
+      [],
+      "<--detect-zeroes=off><--no-copy-on-read>",
+    ],
+    [
+      "secret=/a b=c,backing_secret=-,backing-secret=x",
+      [],
+      "<--secret=/a b=c><--backing-secret=-><--backing-secret=x>",
+    ],
     ["fsname=a*b,bogus", ["-s"], "<-o><fsname=a*b>"],
   ])("understands %s, with %j", async (options, more, wanted) => {
     const list = options === "nothing" ? [] : ["-n", "-v", "-t", "fuse.tsimgfs", "-o", options];
     const args = options === "rw" ? more : [...list, ...more];
     expect(await called(...args)).toBe(`<mount>${wanted}<--></i m/a*.qcow2></m>`);
+  });
+
+  it("takes each option of tsimgfs mount, with _ and with -, and tells them", async () => {
+    const { stdout: help } = await run(process.execPath, [MAIN, "mount", "--help"]);
+    const long = [...help.matchAll(/^ {2}(?:-\w, )?--([\w-]+)( [<[])?/gm)]
+      .map(([, name = "", valued]) => ({ name, valued: valued !== undefined }))
+      .filter(({ name }) => !["options", "foreground", "help"].includes(name));
+    const [afterO = ""] = /--options <list>[^-]*/.exec(help) ?? [];
+    const short = [...afterO.matchAll(/\b([a-z_]+)(=)?(?=,|\n|$)/g)].map(([, name = ""]) => name);
+    expect(long.length).toBeGreaterThan(15);
+    expect(short).toContain("read_ahead_kb");
+    for (const { name, valued } of long) {
+      const wanted = valued ? `<--${name}=v>` : `<--${name}>`;
+      for (const spelling of [name, name.replaceAll("-", "_")]) {
+        const option = valued ? `${spelling}=v` : spelling;
+        expect(await called("-o", option)).toBe(`<mount>${wanted}<--></i m/a*.qcow2></m>`);
+      }
+    }
+    const refused = await attempt("sh", [helper, "/image", "/m", "-o", "ro,bogus"]);
+    expect(refused.status).toBe(1);
+    const [, list = ""] =
+      /^mount\.fuse\.tsimgfs: -o bogus: unknown option; there are (.*)\n$/.exec(refused.stderr) ??
+      [];
+    const known = [...short, ...long.map(({ name }) => name), "default_permissions"];
+    expect(list.split(", ").sort()).toEqual(known.sort());
   });
 
   it("does nothing with -f", async () => {
@@ -165,6 +199,9 @@ describe("the helper of mount(8)", () => {
   it.each([
     ["-o", "remount,ro"],
     ["-N", "ns"],
+    ["-o", "fsname=a*b,bogus"],
+    ["-o", "growable=on"],
+    ["-o", "secret"],
     ["-x", "1"],
     ["more", "arguments"],
   ])("refuses %s %s", async (...args) => {
