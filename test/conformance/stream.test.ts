@@ -130,7 +130,10 @@ describe("tsimgfs stream", () => {
       expect((await run("sha256sum", [image])).stdout).toBe(before);
       await run("qemu-img", ["snapshot", "-c", "old", image]);
       const withSnapshot = (await run("sha256sum", [image])).stdout;
-      await expectRefusal(["stream", image], [/its snapshot "old" shows what is below it, from offset \d+ on/]);
+      await expectRefusal(
+        ["stream", image],
+        [/its snapshot "old" shows what is below it, from offset \d+ on/],
+      );
       expect((await run("sha256sum", [image])).stdout).toBe(withSnapshot);
       await chain.expectWhole();
     });
