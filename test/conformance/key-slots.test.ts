@@ -59,13 +59,8 @@ describe("tsimgfs amend of key slots", () => {
 
   /** Whether QEMU reads what was written with a passphrase. */
   async function opens(passphrase: string): Promise<boolean> {
-    const args = ["-r", "-c", "read -P 7 64k 64k", ...openedBy(passphrase)];
+    const args = ["-r", "-c", "read -P 7 64k 64k", ...encryptedArguments(path, passphrase)];
     return (await attempt("qemu-io", args)).status === 0;
-  }
-
-  function openedBy(passphrase: string): string[] {
-    const secrets = ["--object", `secret,id=key,data=${passphrase}`];
-    return [...secrets, "--image-opts", encryptedSource(path)];
   }
 
   async function expectSameInfo(): Promise<void> {
@@ -116,7 +111,7 @@ describe("tsimgfs amend of key slots", () => {
     expect(await activeSlots()).toEqual([6]);
     expect([await opens(PASSPHRASE), await opens(NEW)]).toEqual([false, true]);
     expect(material(first).filter((sector) => before.has(sector))).toEqual([]);
-    await run("qemu-img", ["check", "-q", ...openedBy(NEW)]);
+    await run("qemu-img", ["check", "-q", ...encryptedArguments(path, NEW)]);
   });
 
   it("works on the key slots that QEMU has made, and QEMU on ours", async () => {

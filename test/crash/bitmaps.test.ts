@@ -1,5 +1,5 @@
 /**
- * Crashes of the host while persistent bitmaps are kept up, stored, and changed: a bitmap that is not marked as in
+ * Crashes of the host, and calls that fail, while persistent bitmaps are kept up, stored, and changed: a bitmap that is not marked as in
  * use has all that was changed, and nothing but leaks is left behind.
  */
 
@@ -7,9 +7,10 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { Disk } from "../../src/block/disk.ts";
+import { TsimgfsError } from "../../src/errors.ts";
 import { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
 import { type ReadBitmap, readBitmaps } from "../support/bitmap-reader.ts";
-import { openRecorded, USUAL_POLICY } from "../support/crash-engine.ts";
+import { openRecorded, recoverInPlace, USUAL_POLICY } from "../support/crash-engine.ts";
 import {
   contentOf,
   IMAGE_NAME,
@@ -20,12 +21,15 @@ import {
 import type { ImageRecipe } from "../support/crash-recipes.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import { CrashStates, STRATEGIES } from "../support/crash-states.ts";
+import { failEach } from "../support/failing-calls.ts";
 import { Random, SEED } from "../support/random.ts";
 import { SparseFile } from "../support/recording-sparse-file.ts";
-import type { RecordingLog } from "../support/recording-storage.ts";
+import type { FaultHook, RecordingLog } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
 const STATES = byScale(16, 600);
+/** Calls of each session that fail in one way. */
+const FAILING = byScale(2, 150);
 const KIB = 1024;
 
 const RECIPE: ImageRecipe = {
@@ -36,17 +40,33 @@ const RECIPE: ImageRecipe = {
   clusterSize: 512,
 };
 
-type Work = (disk: Disk, random: Random) => void;
+/** Makes a step of the work, which may fail where the storage does. */
+type MakeStep = (step: () => void) => void;
 
-function writeHereAndThere(disk: Disk, random: Random): void {
+type Work = (disk: Disk, random: Random, make: MakeStep) => void;
+
+const MUST_WORK: MakeStep = (step) => step();
+
+/** As a daemon, which goes on after a request that failed. */
+const MAY_FAIL: MakeStep = (step) => {
+  try {
+    step();
+  } catch (error) {
+    if (!(error instanceof TsimgfsError)) throw error;
+  }
+};
+
+function writeHereAndThere(disk: Disk, random: Random, make: MakeStep): void {
   const buffer = NativeBuffer.allocate(64 * KIB);
   for (let step = 0; step < 12; step++) {
     const length = 512 * random.between(1, 100);
     const offset = 512 * random.below((disk.virtualSize - length) / 512);
     buffer.bytes.fill(step + 1);
-    if (step % 4 === 3) disk.writeZeroes(offset, length, { unmap: true });
-    else disk.write(offset, length, buffer, 0);
-    if (step % 3 === 2) disk.flush();
+    make(() => {
+      if (step % 4 === 3) disk.writeZeroes(offset, length, { unmap: true });
+      else disk.write(offset, length, buffer, 0);
+    });
+    if (step % 3 === 2) make(() => disk.flush());
   }
 }
 
@@ -54,16 +74,16 @@ const WORKS: readonly (readonly [string, Work])[] = [
   ["writes", writeHereAndThere],
   [
     "writes and a larger disk",
-    (disk, random) => {
-      writeHereAndThere(disk, random);
-      disk.resize(disk.virtualSize * 9);
+    (disk, random, make) => {
+      writeHereAndThere(disk, random, make);
+      make(() => disk.resize(disk.virtualSize * 9));
     },
   ],
   [
     "writes and a smaller disk",
-    (disk, random) => {
-      disk.resize(disk.virtualSize / 4);
-      writeHereAndThere(disk, random);
+    (disk, random, make) => {
+      make(() => disk.resize(disk.virtualSize / 4));
+      writeHereAndThere(disk, random, make);
     },
   ],
 ];
@@ -85,16 +105,18 @@ interface Recorded {
   readonly log: RecordingLog;
 }
 
-function record(directory: string, work: (disk: Disk) => void): Recorded {
+/** A session that works on the image as it is in the directory. */
+function record(directory: string, work: (disk: Disk) => void, faultOf?: FaultHook): Recorded {
   const paths = imageFiles(directory, RECIPE);
   const files = paths.map((path) => SparseFile.load(path));
   const initial = files.map((file) => file.clone());
   const log: RecordingLog = { operations: [] };
   const policy = { ...USUAL_POLICY, growable: true };
-  const { disk, closeFiles } = openRecorded(directory, RECIPE, policy, files, log);
+  const { disk, closeFiles } = openRecorded(directory, RECIPE, policy, files, log, faultOf);
   try {
     work(disk);
-    disk.close();
+    if (faultOf === undefined) disk.close();
+    else MAY_FAIL(() => disk.close());
   } finally {
     closeFiles();
   }
@@ -132,7 +154,16 @@ async function contentBytes(directory: string): Promise<Buffer> {
   return readFileSync(join(directory, "disk"));
 }
 
-/** An enabled bitmap that may be used has all that differs. */
+/** Enabled bitmaps that may be used have all that differs. */
+async function expectNoneLacks(directory: string, before: Buffer, label: string): Promise<void> {
+  const now = await contentBytes(directory);
+  const bitmaps = (await readBitmaps(join(directory, IMAGE_NAME))) ?? [];
+  expect(bitmaps, label).toHaveLength(3);
+  for (const bitmap of bitmaps) {
+    if (bitmap.auto && !bitmap.inUse) expectMarked(bitmap, before, now, label);
+  }
+}
+
 function expectMarked(bitmap: ReadBitmap, before: Buffer, now: Buffer, label: string): void {
   const { granularity, set, name } = bitmap;
   const marked = new Set(set);
@@ -152,15 +183,8 @@ describe("a crash at any moment leaves no bitmap that lacks something", () => {
       await makeImage(directory);
       const before = await contentBytes(directory);
       const random = new Random(`bitmaps work ${name}`);
-      const recorded = record(directory, (disk) => work(disk, random));
-      await replay(directory, name, recorded, async (label) => {
-        const now = await contentBytes(directory);
-        const bitmaps = (await readBitmaps(join(directory, IMAGE_NAME))) ?? [];
-        expect(bitmaps, label).toHaveLength(3);
-        for (const bitmap of bitmaps) {
-          if (bitmap.auto && !bitmap.inUse) expectMarked(bitmap, before, now, label);
-        }
-      });
+      const recorded = record(directory, (disk) => work(disk, random, MUST_WORK));
+      await replay(directory, name, recorded, (label) => expectNoneLacks(directory, before, label));
       const last = await readBitmaps(join(directory, IMAGE_NAME));
       expect(last?.map(({ inUse }) => inUse)).toEqual([false, false, false]);
     });
@@ -171,7 +195,7 @@ describe("a crash at any moment leaves no bitmap that lacks something", () => {
       const directory = `${root}/work`;
       mkdirSync(directory);
       await makeImage(directory);
-      record(directory, (disk) => writeHereAndThere(disk, new Random("marks")));
+      record(directory, (disk) => writeHereAndThere(disk, new Random("marks"), MUST_WORK));
       const path = join(directory, IMAGE_NAME);
       const before = (await readBitmaps(path)) ?? [];
       const recorded = record(directory, (disk) => {
@@ -196,6 +220,38 @@ describe("a crash at any moment leaves no bitmap that lacks something", () => {
           if (!bitmap.inUse) expect(known).toContain(JSON.stringify(bitmap));
         }
       }
+    });
+  });
+});
+
+describe("calls that fail leave no bitmap that lacks something, and nothing but leaks", () => {
+  it.each(WORKS)("%s", async (name, work) => {
+    await withMemoryScratch("bitmaps", async (root) => {
+      const directory = `${root}/work`;
+      mkdirSync(directory);
+      await makeImage(directory);
+      const before = await contentBytes(directory);
+      const [path = ""] = imageFiles(directory, RECIPE);
+      const initial = SparseFile.load(path);
+      const worked = (make: MakeStep) => (disk: Disk) =>
+        work(disk, new Random(`failing bitmaps ${name}`), make);
+      const calls = record(directory, worked(MUST_WORK)).log.operations.length;
+      const random = new Random(`failing calls ${name}`);
+      await failEach(
+        { calls, cases: FAILING, random },
+        (faultOf) => {
+          initial.save(path);
+          record(directory, worked(MAY_FAIL), faultOf);
+        },
+        async (label) => {
+          const check = await qemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
+          expect([0, 3], `${label}: ${check.stdout}${check.stderr}`).toContain(check.status);
+          await expectNoneLacks(directory, before, label);
+          recoverInPlace(directory, RECIPE);
+          await mustQemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
+          await expectNoneLacks(directory, before, `${label}, recovered`);
+        },
+      );
     });
   });
 });

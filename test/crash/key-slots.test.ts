@@ -1,5 +1,5 @@
 /**
- * Crashes of the host at any moment of making key slots active and inactive: every slot that is active opens with
+ * Crashes of the host, kills, and failing calls at any moment of making key slots active and inactive: every slot that is active opens with
  * its passphrase, one of them at least, and what is made inactive never comes back.
  */
 
@@ -17,15 +17,22 @@ import {
   encryptedArguments,
   PASSPHRASE,
 } from "../support/encrypted-image.ts";
+import { failEach } from "../support/failing-calls.ts";
 import { Random, SEED } from "../support/random.ts";
 import { SparseFile } from "../support/recording-sparse-file.ts";
-import { type RecordingLog, RecordingStorage } from "../support/recording-storage.ts";
+import {
+  type FaultHook,
+  type RecordingLog,
+  RecordingStorage,
+} from "../support/recording-storage.ts";
 import { attempt } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 
 const STATES = byScale(8, 1000);
 /** One of so many states is shown to QEMU. */
 const QEMU_EVERY = byScale(8, 50);
+/** Calls of each change that fail in one way. */
+const FAILING = byScale(2, 40);
 /** Bytes of the disk, in digits: as the images of other tests, which are made once. */
 const SIZE = String(4 * 2 ** 20);
 const OLD = Buffer.from(PASSPHRASE);
@@ -99,6 +106,12 @@ const CASES: readonly Change[] = [
     { state: "inactive", slot: undefined, oldSecret: NEW },
     ...([[0], [1, 6]] as const),
   ],
+  [
+    "the first passphrase",
+    [added(1)],
+    { state: "inactive", slot: undefined, oldSecret: OLD },
+    ...([[1], [0]] as const),
+  ],
 ];
 
 /** An image with one active key slot, and what is written to it. */
@@ -113,6 +126,18 @@ async function makeRecorded(
 
 /** They have all steps of the others. */
 const QUICK = CASES.filter((_, index) => index % 2 === 1);
+
+/** A slot that is added, and the first passphrase, which is taken away. */
+const QUICK_FAILING = CASES.filter((_, index) => index % 3 === 1);
+
+/** Every active slot has its key, and is one that may be active. */
+function expectSlots(path: string, file: SparseFile, change: Change, label: string): void {
+  const [, , , kept, changed] = change;
+  const active = activeKeys(path, file);
+  expect([...active.values()], label).not.toContain("neither");
+  expect([...active.keys()], label).toEqual(expect.arrayContaining([...kept]));
+  expect([...kept, ...changed], label).toEqual(expect.arrayContaining([...active.keys()]));
+}
 
 /** All states after one of the first operations, and random ones of what a crash may leave. */
 function* crashedFiles(states: CrashStates, last: number, random: Random): Generator<Crashed> {
@@ -129,14 +154,27 @@ function* crashedFiles(states: CrashStates, last: number, random: Random): Gener
   }
 }
 
-async function expectQemuOpens(path: string, file: SparseFile, label: string): Promise<void> {
+/** @param secret one of those that must open it */
+async function expectQemuOpens(
+  path: string,
+  file: SparseFile,
+  label: string,
+  secret: Buffer = OLD,
+): Promise<void> {
   file.save(path);
-  const shown = await attempt("qemu-img", ["check", "-q", ...encryptedArguments(path)]);
+  const image = encryptedArguments(path, secret.toString());
+  const shown = await attempt("qemu-img", ["check", "-q", ...image]);
   expect(shown.status, `${label}: ${shown.stderr}`).toBe(0);
 }
 
+/** Of a slot that stays active. */
+function keptSecret([, , , kept]: Change): Buffer {
+  return kept.includes(0) ? OLD : NEW;
+}
+
 describe("a crash at any moment leaves every active key slot with its key", () => {
-  it.each(byScale(QUICK, CASES))("%s", async (name, before, change, kept, changed) => {
+  it.each(byScale(QUICK, CASES))("%s", async (...which) => {
+    const [name, before, change, , changed] = which;
     await withMemoryScratch("key-slots", async (directory) => {
       const path = join(directory, "disk.qcow2");
       const { storage, log } = await makeRecorded(path);
@@ -148,15 +186,39 @@ describe("a crash at any moment leaves every active key slot with its key", () =
       const random = new Random(`key slots ${name}`);
       let number = 0;
       for (const { file, label } of crashedFiles(states, log.operations.length, random)) {
-        const active = activeKeys(path, file);
-        expect([...active.values()], label).not.toContain("neither");
-        expect([...active.keys()], label).toEqual(expect.arrayContaining([...kept]));
-        expect([...kept, ...changed], label).toEqual(expect.arrayContaining([...active.keys()]));
-        if (number++ % QEMU_EVERY === 0) await expectQemuOpens(path, file, label);
+        expectSlots(path, file, which, label);
+        if (number++ % QEMU_EVERY !== 0) continue;
+        await expectQemuOpens(path, file, label, keptSecret(which));
       }
       const isActive = change.state === "active";
       const end = activeKeys(path, storage.content);
       for (const slot of changed) expect(end.get(slot)).toBe(isActive ? "new" : undefined);
+    });
+  });
+});
+
+describe("a call that fails leaves every active key slot with its key", () => {
+  it.each(byScale(QUICK_FAILING, CASES))("%s", async (...which) => {
+    const [name, before, change] = which;
+    await withMemoryScratch("key-slots", async (directory) => {
+      const path = join(directory, "disk.qcow2");
+      const { storage, log } = await makeRecorded(path);
+      for (const earlier of before) amend(storage, earlier);
+      const initial = storage.content.clone();
+      log.operations.length = 0;
+      amend(storage, change);
+      let file = initial;
+      await failEach(
+        { calls: log.operations.length, cases: FAILING, random: new Random(`failing ${name}`) },
+        (faultOf: FaultHook) => {
+          file = initial.clone();
+          amend(new RecordingStorage(path, file, { operations: [] }, 0, faultOf), change);
+        },
+        async (label) => {
+          expectSlots(path, file, which, label);
+          await expectQemuOpens(path, file, label, keptSecret(which));
+        },
+      );
     });
   });
 });

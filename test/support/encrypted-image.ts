@@ -9,8 +9,13 @@ import { scratchRoot } from "./scratch.ts";
 /** The passphrase of all images. */
 export const PASSPHRASE = "0123456789";
 
-/** What every one of QEMU's programs must be told to know the passphrase, as "key". */
-export const SECRET_OBJECT = ["--object", `secret,id=key,data=${PASSPHRASE}`];
+/** What every one of QEMU's programs must be told to know a passphrase, as "key". */
+function secretObject(passphrase: string): string[] {
+  return ["--object", `secret,id=key,data=${passphrase}`];
+}
+
+/** As every one of QEMU's programs is told of the passphrase of all images. */
+export const SECRET_OBJECT = secretObject(PASSPHRASE);
 
 /** How an encrypted image is named to QEMU's programs. */
 export function encryptedSource(path: string): string {
@@ -18,8 +23,8 @@ export function encryptedSource(path: string): string {
 }
 
 /** As `encryptedSource`, with all that must come before. */
-export function encryptedArguments(path: string): string[] {
-  return [...SECRET_OBJECT, "--image-opts", encryptedSource(path)];
+export function encryptedArguments(path: string, passphrase = PASSPHRASE): string[] {
+  return [...secretObject(passphrase), "--image-opts", encryptedSource(path)];
 }
 
 /** Images that were made, by how they are made: to choose its costs for LUKS, QEMU computes for a second. */
