@@ -3,6 +3,7 @@
 import fs from "node:fs";
 import { join } from "node:path";
 import { type MountEntry, readMountTable } from "../fuse/mount-table.ts";
+import { IMAGE_XATTR } from "../storage/fixed-length.ts";
 import { getxattr } from "../syscalls/libc.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isStale } from "./mountpoint.ts";
@@ -38,7 +39,7 @@ function describeMount({ mountpoint, source }: MountEntry): ActiveMount {
     pid: readDaemonPid(mountpoint),
     devices: deviceFiles(mountpoint).map((device) => ({
       device,
-      image: readXattr(device, "user.tsimgfs.image") ?? "",
+      image: readXattr(device, IMAGE_XATTR) ?? "",
       format: readXattr(device, "user.tsimgfs.format") ?? "",
     })),
   };

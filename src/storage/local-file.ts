@@ -19,6 +19,7 @@ import { NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import { createTrace } from "../trace.ts";
 import { CACHE_MANNERS, type CacheMode } from "./cache-mode.ts";
+import { hasFixedLength } from "./fixed-length.ts";
 import type { HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
@@ -43,7 +44,7 @@ export interface SharedFile {
   readonly fd: number;
   readonly path: string;
   readonly length: number;
-  /** A regular file: its length can change. */
+  /** A regular file, and no device of ours that keeps its length. */
   readonly resizable: boolean;
   /** The same file, open with O_DIRECT: for whole pages. Undefined: all goes through the page cache. */
   readonly directFd?: number | undefined;
@@ -144,7 +145,8 @@ export class LocalFile implements WritableStorage {
       }
       const length = lseek(fd, 0, SEEK_END);
       if (length < 0) throw callFailed(path, "lseek", 0);
-      return new LocalFile({ fd, path, length, resizable: stats.isFile() });
+      const resizable = stats.isFile() && !(isWritable && hasFixedLength(fd));
+      return new LocalFile({ fd, path, length, resizable });
     } catch (error) {
       fs.closeSync(fd);
       throw error;

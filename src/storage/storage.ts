@@ -50,7 +50,7 @@ export interface Storage {
  * was written in any order.
  */
 export interface WritableStorage extends Storage {
-  /** False for block devices: `setLength` cannot change them. */
+  /** False for block devices, and files of a fixed length: `setLength` cannot change them. */
   readonly resizable: boolean;
   /**
    * Write `length` bytes from `source.bytes[start]` on at `offset`; a file grows as needed.

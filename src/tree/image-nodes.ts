@@ -9,6 +9,7 @@ import { TsimgfsError } from "../errors.ts";
 import type { ThreadResources } from "../formats/driver.ts";
 import { backingFileOf } from "../formats/formats.ts";
 import { reservedBytes } from "../formats/image-allocation.ts";
+import { GROWABLE_XATTR, IMAGE_XATTR } from "../storage/fixed-length.ts";
 import { sumCounts, threadCounters } from "../threads/counters.ts";
 import { StreamState } from "../threads/stream-state.ts";
 import {
@@ -191,7 +192,8 @@ export class ImageNodes {
       xattrs: () => {
         const hasBacking = this.#disk.hasBacking();
         const size = device.currentSize();
-        const properties = { virtualSize: size, clusterSize, daemonPid, hasBacking };
+        const { isGrowable } = use;
+        const properties = { virtualSize: size, clusterSize, daemonPid, hasBacking, isGrowable };
         const sample = (): string =>
           JSON.stringify(counterSample(counters, place, this.#stream?.stats()));
         return withCounters(deviceXattrs(description, properties, stream), sample);
@@ -278,19 +280,27 @@ function deviceXattrs(
     clusterSize,
     daemonPid,
     hasBacking,
-  }: { virtualSize: number; clusterSize: number; daemonPid: number; hasBacking: boolean },
+    isGrowable,
+  }: {
+    readonly virtualSize: number;
+    readonly clusterSize: number;
+    readonly daemonPid: number;
+    readonly hasBacking: boolean;
+    readonly isGrowable: boolean;
+  },
   stream: StreamControl | undefined,
 ): ReadonlyMap<string, string> {
   const layout = description.layers[0]?.layout;
   const xattrs = new Map([
     ["user.tsimgfs.format", layout?.format ?? "raw"],
-    ["user.tsimgfs.image", description.imagePath],
+    [IMAGE_XATTR, description.imagePath],
     ["user.tsimgfs.virtual-size", String(virtualSize)],
     ["user.tsimgfs.cluster-size", String(clusterSize)],
     ["user.tsimgfs.pid", String(daemonPid)],
   ]);
   const backing = layout && backingFileOf(layout);
   if (backing !== undefined && hasBacking) xattrs.set("user.tsimgfs.backing-file", backing.name);
+  if (isGrowable) xattrs.set(GROWABLE_XATTR, "true");
   if (stream !== undefined) xattrs.set(STREAM_XATTR, stream.text());
   return xattrs;
 }

@@ -7,6 +7,7 @@ import type {
   PartitionTable,
 } from "../block/partitions/partition-entry.ts";
 import { readPartitionTable } from "../block/partitions/partition-table.ts";
+import { IMAGE_XATTR } from "../storage/fixed-length.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { Device } from "./device.ts";
 import type { DirectoryNode } from "./node.ts";
@@ -103,7 +104,7 @@ function partitionXattrs(
   entry: PartitionEntry | undefined,
 ): ReadonlyMap<string, string> {
   const xattrs = new Map([
-    ["user.tsimgfs.image", imagePath],
+    [IMAGE_XATTR, imagePath],
     ["user.tsimgfs.partition-number", String(number)],
     ["user.tsimgfs.partition-start", String(start)],
     ["user.tsimgfs.partition-size", String(size)],

@@ -70,7 +70,7 @@ describe("the room that a conversion takes", () => {
         const { status, stderr } = await attemptTsimgfs(["convert", "-O", "qcow2", full, device]);
         expect(status).toBe(1);
         expect(stderr).toMatch(
-          /^tsimgfs: (\S+): no free clusters are left on this block device of \d+ bytes; \1 was there before, and is not complete now\n$/,
+          /^tsimgfs: (\S+): no free clusters are left on this device of \d+ bytes; \1 was there before, and is not complete now\n$/,
         );
       });
     });

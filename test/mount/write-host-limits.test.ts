@@ -13,6 +13,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { attemptTsimgfs, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk, expectOrdered } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
 
@@ -320,6 +321,71 @@ describe.skipIf(!IS_ROOT)("an image on a block device (needs root)", () => {
           await expectSameBytes(block, device, "block device and device");
         });
       });
+    });
+  });
+});
+
+describe("a device of another mount as the image", () => {
+  it.each([
+    ["v3", "qcow2", { cluster_size: 65536 }],
+    ["small clusters", "qcow2", { cluster_size: 512 }],
+    ["QED", "qed", { cluster_size: 16384 }],
+  ] as const)("is filled to its end, and closed in order: %s", async (name, format, options) => {
+    await withScratch("nested", async (directory) => {
+      const outer = join(directory, "outer.qcow2");
+      const inner = join(directory, "inner");
+      const copy = join(directory, "copy");
+      const source = new Random(`nested ${name}`).bytes(16 * MIB);
+      await createImage(outer, "qcow2", { size: 4 * MIB });
+      await createImage(inner, format, { size: 16 * MIB, options });
+      await mounted([outer], {}, async (host) => {
+        const image = host.device(outer);
+        await run("dd", [`if=${inner}`, `of=${image}`, "conv=notrunc", "status=none"]);
+        // Ends as it should although the file cannot be cut.
+        const little = await mounted([image], { args: ["--format", format] }, async (mount) => {
+          const device = mount.device(image);
+          const bytes = source.subarray(0, 100_000);
+          await writeFile(device, bytes, { flag: "r+" });
+          return bytes.length;
+        });
+        expect((await stat(image)).size).toBe(4 * MIB);
+        expect((await checkImage(image, format)).verdict).not.toBe("corrupt");
+        await convertToRaw(image, format, copy);
+        await expectHead(copy, source, little);
+        const done = await mounted([image], { args: ["--format", format] }, (mount) =>
+          writeUntilFull(mount.device(image), source, "ENOSPC"),
+        );
+        expect(done).toBeGreaterThan(2 * MIB);
+        expect((await stat(image)).size).toBe(4 * MIB);
+        const { verdict, output } = await checkImage(image, format);
+        expect(verdict, output).not.toBe("corrupt");
+        await convertToRaw(image, format, copy);
+        await expectHead(copy, source, done);
+      });
+    });
+  });
+
+  it("is a disk that convert and dd write a raw image to", async () => {
+    await withScratch("nested-raw", async (directory) => {
+      const outer = join(directory, "outer.qcow2");
+      const source = join(directory, "source");
+      const bytes = new Random("nested raw").bytes(MIB);
+      await writeFile(source, bytes);
+      await createImage(outer, "qcow2", { size: 2 * MIB });
+      await mounted([outer], {}, async (host) => {
+        const device = host.device(outer);
+        await tsimgfs(["convert", "-f", "raw", "-O", "raw", source, device]);
+        await expectHead(device, bytes, MIB);
+        await tsimgfs(["dd", "-f", "raw", `if=${source}`, `of=${device}`, "bs=64k"]);
+        await expectHead(device, bytes, MIB);
+        expect((await stat(device)).size).toBe(2 * MIB);
+        const long = join(directory, "long");
+        await run("truncate", ["-s", "3M", long]);
+        const refused = await attemptTsimgfs(["convert", "-f", "raw", "-O", "raw", long, device]);
+        expect(refusalOf(refused)).toMatch(/the image needs 3145728 bytes, the device has 2097152/);
+        await expectHead(device, bytes, MIB);
+      });
+      await expectClean(outer);
     });
   });
 });

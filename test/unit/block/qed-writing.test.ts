@@ -238,7 +238,7 @@ describe("the end of the file of a QED image", () => {
       }
       const error = failureOf(() => device.fill(30 * CLUSTER, 10, 1));
       expect(error.code).toBe("ENOSPC");
-      expect(error.reason).toMatch(/no free clusters are left on this block device/);
+      expect(error.reason).toMatch(/no free clusters are left on this device/);
       device.fill(7 * CLUSTER, 5, 9);
       disk.fill(9, 7 * CLUSTER, 7 * CLUSTER + 5);
       expectBytes(device.read(), disk);

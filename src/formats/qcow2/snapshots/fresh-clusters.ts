@@ -119,7 +119,7 @@ export class FreshClusters {
     if (storage.resizable) return Number.POSITIVE_INFINITY;
     const room = Math.floor(storage.length / clusterSize) - first;
     if (room > 0) return room;
-    const reason = `no free clusters are left on this block device of ${storage.length} bytes`;
+    const reason = `no free clusters are left on this device of ${storage.length} bytes`;
     throw new StorageError("ENOSPC", storage.path, reason);
   }
 }

@@ -321,7 +321,7 @@ export class RefcountStore {
   #extendTo(clusters: number): void {
     if (clusters > this.#clusterLimit()) {
       const { path, resizable, length } = this.#storage;
-      const place = resizable ? "in this file" : `on this block device of ${length} bytes`;
+      const place = resizable ? "in this file" : `on this device of ${length} bytes`;
       throw new StorageError("ENOSPC", path, `no free clusters are left ${place}`);
     }
     const length = clusters * this.#clusterSize;

@@ -225,7 +225,7 @@ export class ClusterAllocator {
 
   #throwFull(): never {
     const { path, length } = this.#storage;
-    const reason = `no free clusters are left on this block device of ${length} bytes: a QED image grows at its end`;
+    const reason = `no free clusters are left on this device of ${length} bytes: a QED image grows at its end`;
     throw new StorageError("ENOSPC", path, reason);
   }
 
