@@ -1,9 +1,22 @@
 /** Standard output and standard error of the commands: written whole, before the process ends. */
 
 import fs from "node:fs";
+import { StorageError } from "../errors.ts";
+import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 
 const STDOUT = 1;
 const STDERR = 2;
+
+/** Where nothing else was found to be wrong. */
+const EXIT_FAILED = 1;
+
+/** Standard output takes no more. */
+export class OutputError extends StorageError {
+  constructor(name: string, cause: unknown) {
+    const reason = name === "ENOSPC" ? "no space left" : `cannot be written: ${name}`;
+    super(nodeErrorCode(cause), "standard output", reason, { cause });
+  }
+}
 
 function writeAll(fd: number, text: string): void {
   const bytes = Buffer.from(text);
@@ -12,17 +25,23 @@ function writeAll(fd: number, text: string): void {
     try {
       done += fs.writeSync(fd, bytes, done);
     } catch (error) {
-      const code = error instanceof Error && "code" in error ? error.code : undefined;
+      const code = nodeErrorName(error);
       // A pipe that somebody made non-blocking is full for the moment.
       if (code === "EAGAIN") continue;
-      // Whoever read it has seen enough, as `head` does.
-      if (code === "EPIPE") process.exit(0);
-      throw error;
+      // Whoever read it has seen enough, as `head` does. What was found until now is the exit status.
+      if (code === "EPIPE") process.exit();
+      // Of standard error nobody can be told.
+      if (fd === STDERR) process.exit(process.exitCode || EXIT_FAILED);
+      throw new OutputError(code, error);
     }
   }
 }
 
-/** Print to standard output. */
+/**
+ * Print to standard output. If its reader has gone, the process ends with the exit status that is set.
+ *
+ * @throws {OutputError} it cannot be written
+ */
 export function print(text: string): void {
   writeAll(STDOUT, text);
 }

@@ -8,7 +8,7 @@ import { traceSteps } from "../trace.ts";
 import { COMMANDS } from "./command-table.ts";
 import { DocumentedCommand } from "./documented-command.ts";
 import { defineHelp } from "./help-topics.ts";
-import { beQuiet, printMessage } from "./print.ts";
+import { beQuiet, print, printMessage } from "./print.ts";
 import { forgetSecrets } from "./secrets.ts";
 import { tellCodeCache } from "./tell-code-cache.ts";
 
@@ -32,6 +32,7 @@ function configure(command: DocumentedCommand): DocumentedCommand {
     .configureHelp({ optionDescription: describeOption })
     .exitOverride()
     .configureOutput({
+      writeOut: print,
       writeErr: () => undefined,
       outputError: () => undefined,
     });

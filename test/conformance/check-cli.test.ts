@@ -10,7 +10,7 @@ import { createImage, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run, until } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
+import { attemptTsimgfs, attemptWithOutput, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
 const MiB = 2 ** 20;
 /** Lock bytes of openers that read, and that write: see "Image locking" in FORMATS.md. */
@@ -114,6 +114,29 @@ describe("check beside qemu-img check", () => {
     expect(result.stderr).toMatch(/^tsimgfs: .*damaged\.qcow2: its refcounts .* -r all only\n$/);
     expect(readFileSync(path).equals(before)).toBe(true);
     expect((await attempt("qemu-img", ["check", "-r", "leaks", path])).status).toBe(1);
+  });
+
+  it.each(CASES)("%s: ends so also where nobody reads what it found", async (_, kinds, status) => {
+    expect((await attemptWithOutput("gone", ["check", damaged(...kinds)])).status).toBe(status);
+    const json = ["check", "--output", "json", damaged(...kinds)];
+    expect((await attemptWithOutput("gone", json)).status).toBe(status);
+  });
+
+  it("tells in one line where its output, or that of any command, cannot be written", async () => {
+    for (const args of [
+      ["check", intact],
+      ["info", intact],
+      ["map", intact],
+      ["--help"],
+      ["help"],
+    ]) {
+      const { status, stderr } = await attemptWithOutput("full", args);
+      expect({ args, status, stderr }).toEqual({
+        args,
+        status: 1,
+        stderr: "tsimgfs: standard output: no space left\n",
+      });
+    }
   });
 
   it("ends with 63 where there is no check", async () => {

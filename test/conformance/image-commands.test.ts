@@ -7,7 +7,7 @@ import { CONVERT_SOURCES, makeConvertSource } from "../support/convert-sources.t
 import { createImage, qemuIo } from "../support/qemu.ts";
 import { attempt, type RunResult, run } from "../support/run.ts";
 import { withScratch } from "../support/scratch.ts";
-import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
+import { attemptTsimgfs, attemptWithOutput, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
 interface Both {
   readonly ours: RunResult;
@@ -53,6 +53,21 @@ describe("tsimgfs compare", () => {
       await qemuIo(raw, "raw", ["write -P 6 3500k 1"]);
       expect((await expectSame("compare", disks)).status).toBe(1);
       expect((await expectSame("compare", ["-f", "qcow2", image, image])).status).toBe(0);
+    });
+  });
+
+  it("never says that they differ, or are equal, because of its output", async () => {
+    await withScratch("compare-output", async (directory) => {
+      const [a = "", b = ""] = ["a.raw", "b.raw"].map((name) => join(directory, name));
+      await writeFile(a, Buffer.alloc(2 ** 20));
+      for (const status of [0, 1]) {
+        await writeFile(b, Buffer.alloc(2 ** 20, status));
+        const args = ["compare", "-f", "raw", "-F", "raw", a, b];
+        const full = await attemptWithOutput("full", args);
+        expect(full.status).toBe(2);
+        expect(full.stderr).toBe("tsimgfs: standard output: no space left\n");
+        expect(await attemptWithOutput("gone", args)).toMatchObject({ status, stderr: "" });
+      }
     });
   });
 

@@ -1,8 +1,10 @@
 // Runs the built command as a user would, and checks the form of its refusals.
 
+import { join } from "node:path";
 import { expect } from "vitest";
 import { MAIN } from "./repository.ts";
 import { attempt, RunError, type RunOptions, type RunResult, run } from "./run.ts";
+import { withScratch } from "./scratch.ts";
 
 /** Runs `tsimgfs ARGS…`, which must succeed. */
 export function tsimgfs(args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
@@ -15,6 +17,29 @@ export function attemptTsimgfs(
   options: RunOptions = {},
 ): Promise<RunResult> {
   return attempt(process.execPath, [MAIN, ...args], options);
+}
+
+/** Standard outputs that take nothing: a full disk; a pipe whose reader has gone. */
+const BAD_OUTPUTS = {
+  full: '"$@" >/dev/full',
+  gone: 'mkfifo "$0" && exec 3<>"$0" 4>"$0" 3<&- && rm "$0" && "$@" >&4',
+};
+
+/** Runs `tsimgfs ARGS…` with an output that takes nothing. */
+export function attemptWithOutput(
+  output: keyof typeof BAD_OUTPUTS,
+  args: readonly string[],
+): Promise<RunResult> {
+  return withScratch("output", (directory) =>
+    attempt("bash", [
+      "-c",
+      BAD_OUTPUTS[output],
+      join(directory, "pipe"),
+      process.execPath,
+      MAIN,
+      ...args,
+    ]),
+  );
 }
 
 /** The one line of a refusal: exit status 1 and a single line on stderr that starts with "tsimgfs: ". */

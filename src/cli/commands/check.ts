@@ -70,8 +70,9 @@ function check(image: string, options: CheckCommandOptions): void {
     process.exitCode = EXIT.noCheck;
     return;
   }
-  say(output === "human" ? humanText(outcome) : jsonText(image, format, outcome));
+  // First: whoever reads the text may go away before its end.
   process.exitCode = exitCode(outcome);
+  say(output === "human" ? humanText(outcome) : jsonText(image, format, outcome));
 }
 
 function exitCode({ checkErrors, corruptions, leaks }: CheckOutcome): number {

@@ -17,7 +17,7 @@ import {
   parseCacheMode,
   progressOption,
 } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { OutputError, print, printMessage } from "../print.ts";
 import {
   backingSecretOption,
   forgetSecrets,
@@ -27,7 +27,7 @@ import {
 import { signalStatus } from "../stop-signals.ts";
 
 /** Exit codes, as qemu-img compare has them. */
-const EXIT = { different: 1, cannotOpen: 2, cannotRead: 4 } as const;
+const EXIT = { different: 1, cannotOpen: 2, cannotPrint: 2, cannotRead: 4 } as const;
 
 /** Of what is parsed when the images are opened: what is wrong with it has that exit status. */
 interface CompareOptions extends SecretOptions {
@@ -60,7 +60,7 @@ export function defineCompare(command: DocumentedCommand): void {
       exitStatus: [
         [0, "they are equal; where one is longer, it has zeros there"],
         [1, "they are not"],
-        [2, "an image cannot be opened"],
+        [2, "an image cannot be opened, or the result not printed"],
         [4, "an image cannot be read"],
       ],
       examples: [["Is the copy the same disk?", "tsimgfs compare vm.raw vm.qcow2"]],
@@ -90,10 +90,15 @@ async function compare(first: string, second: string, options: CompareOptions): 
   } catch (error) {
     if (!(error instanceof TsimgfsError)) throw error;
     printMessage(error.message);
-    process.exitCode = disks.length < 2 ? EXIT.cannotOpen : EXIT.cannotRead;
+    process.exitCode = exitCode(error, disks.length);
   } finally {
     for (const disk of disks) disk.close();
   }
+}
+
+function exitCode(error: TsimgfsError, opened: number): number {
+  if (error instanceof OutputError) return EXIT.cannotPrint;
+  return opened < 2 ? EXIT.cannotOpen : EXIT.cannotRead;
 }
 
 async function compareDisks(
@@ -108,8 +113,9 @@ async function compareDisks(
     process.exitCode = signalStatus(signal);
     return;
   }
-  if (!quiet) print(textOf(comparison));
+  // First: whoever reads the text may go away before its end.
   if (comparison.difference !== undefined) process.exitCode = EXIT.different;
+  if (!quiet) print(textOf(comparison));
 }
 
 function textOf({ difference, passedShorter }: DiskComparison): string {
