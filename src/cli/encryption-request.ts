@@ -13,6 +13,7 @@ import {
 import type { LuksWanted } from "../formats/encryption/luks-area.ts";
 import type { CreateEncryption } from "../formats/qcow2/create-header.ts";
 import type { CreateOptions } from "./create-options.ts";
+import { checkNewSecret } from "./secrets.ts";
 
 /** In qemu-img's order. */
 export const ENCRYPT_OPTIONS = [
@@ -69,6 +70,7 @@ export function requestedEncryption(
     const reason = "encrypt.format=luks needs a passphrase: --secret FILE, or TSIMGFS_SECRET";
     throw new UsageError(path, reason);
   }
+  checkNewSecret(path, passphrase);
   return { format, luks: { ...requestedCiphers(path, list), passphrase } };
 }
 

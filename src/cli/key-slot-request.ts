@@ -5,7 +5,7 @@ import { KEY_SLOTS } from "../formats/encryption/luks-header.ts";
 import type { SlotChange } from "../formats/encryption/slot-changes.ts";
 import type { AmendOptions } from "./amend-options.ts";
 import { requestedIterTimeMs } from "./encryption-request.ts";
-import { readSecret } from "./secrets.ts";
+import { checkNewSecret, readSecret } from "./secrets.ts";
 
 const OTHERS = [
   "encrypt.keyslot",
@@ -40,7 +40,9 @@ export function requestedSlotChange(list: AmendOptions): SlotChange | undefined 
       throw new UsageError("-o encrypt.state=active", "needs encrypt.new-secret=FILE");
     }
     const iterTimeMs = requestedIterTimeMs("-o", list.number("encrypt.iter-time"));
-    return { state, slot, newSecret: readSecret(file), iterTimeMs };
+    const newSecret = readSecret(file);
+    checkNewSecret(file, newSecret);
+    return { state, slot, newSecret, iterTimeMs };
   }
   refuse("encrypt.new-secret", "is for encrypt.state=active only");
   refuse("encrypt.iter-time", "is for encrypt.state=active only");

@@ -3,6 +3,7 @@
  * command line, which everybody on the machine can read.
  */
 
+import { isUtf8 } from "node:buffer";
 import fs from "node:fs";
 import { UsageError } from "../errors.ts";
 import { nodeErrorName } from "../syscalls/errno-names.ts";
@@ -82,7 +83,7 @@ function hold(secret: Buffer): Buffer {
  * Read a passphrase. Every byte of a file counts, as for QEMU and cryptsetup; a line on standard input ends
  * with a newline that does not.
  *
- * @throws {UsageError} it cannot be read, is empty, or too long
+ * @throws {UsageError} it cannot be read, or is too long
  */
 export function readSecret(file: string): Buffer {
   const isInput = file === STANDARD_INPUT;
@@ -90,11 +91,25 @@ export function readSecret(file: string): Buffer {
   const bytes = readBytes(isInput ? STDIN : file, name);
   const endsLine = isInput && bytes.at(-1) === NEWLINE;
   const secret = endsLine ? bytes.subarray(0, -1) : bytes;
-  if (secret.length === 0) throw new UsageError(name, "the passphrase is empty");
   if (secret.length > SECRET_MAX) {
     throw new UsageError(name, `the passphrase is longer than ${SECRET_MAX} bytes`);
   }
   return secret;
+}
+
+/**
+ * Refuse what QEMU takes for no passphrase; what opens an image that exists is not asked this.
+ *
+ * @param subject what the message names
+ * @param secret of a key slot that is to be made
+ * @throws {UsageError} it is not text in UTF-8, or has a NUL
+ */
+export function checkNewSecret(subject: string, secret: Uint8Array): void {
+  if (isUtf8(secret) && !secret.includes(0)) return;
+  throw new UsageError(
+    subject,
+    "the new passphrase is not valid UTF-8, or has a NUL: QEMU could not open the image with it",
+  );
 }
 
 /** One byte more than the limit, at the most: it may be a device without an end. */

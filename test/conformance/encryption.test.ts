@@ -16,7 +16,7 @@ import {
   SECRET_OBJECT,
 } from "../support/encrypted-image.ts";
 import { Random } from "../support/random.ts";
-import { run, runJson } from "../support/run.ts";
+import { attempt, run, runJson } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
 import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
@@ -78,6 +78,11 @@ const QUICK = [
   "aes-256-cbc-essiv:sha256, sha1",
   "aes-128-ctr-essiv:md5, sha224",
 ];
+/** With a NUL; not UTF-8; a surrogate. */
+const NOT_FOR_QEMU = ["a\0b", "\xff\xfe", "\xed\xa0\x80"].map((text) =>
+  Buffer.from(text, "latin1"),
+);
+
 const KINDS = byScale(
   LUKS.filter(([name]) => QUICK.includes(name)),
   LUKS,
@@ -364,7 +369,10 @@ describe("an encrypted image", () => {
       "refused.qcow2: no key slot opens with this passphrase",
     ]);
     await expectRefusal(secretIs(`${PASSPHRASE}\n`), ["ends with a newline, which counts"]);
-    await expectRefusal(secretIs(""), ["wrong: the passphrase is empty"]);
+    // Images may have them that others have made.
+    for (const other of ["", ...NOT_FOR_QEMU]) {
+      await expectRefusal(secretIs(other), ["no key slot opens with this passphrase"]);
+    }
     await expectRefusal(secretIs(Buffer.alloc(65_537, 65)), ["longer than 65536 bytes"]);
     await expectRefusal([...write, "--secret", "/dev/zero"], ["longer than 65536 bytes"]);
     await expectRefusal([...write, "--secret", pathOf("none")], ["none: ", "ENOENT"]);
@@ -380,6 +388,44 @@ describe("an encrypted image", () => {
     expect(result.stdout + result.stderr).toMatch(/cannot have compressed clusters/);
     expect(result.stdout).not.toMatch(/Pattern verification failed/);
     await expectSound(path);
+  });
+
+  it("may have an empty passphrase, as for QEMU", async () => {
+    const empty = pathOf("empty");
+    fs.writeFileSync(empty, "");
+    const options = "encrypt.format=luks,encrypt.iter-time=10";
+    const theirs = pathOf("empty-theirs.qcow2");
+    const object = ["--object", `secret,id=key,file=${empty}`];
+    const withKey = `${options},encrypt.key-secret=key`;
+    await run("qemu-img", ["create", "-q", "-f", "qcow2", ...object, "-o", withKey, theirs, "1M"]);
+    const ours = pathOf("empty-ours.qcow2");
+    const create = ["create", "-q", "-f", "qcow2", "--secret", empty, "-o", options];
+    await tsimgfs([...create, ours, "1M"]);
+    for (const path of [theirs, ours]) {
+      await tsimgfs(["io", "--secret", empty, "-c", "write -P 5 0 64k", path]);
+      const source = ["--image-opts", encryptedSource(path)];
+      const read = await run("qemu-io", ["-r", "-c", "read -P 5 0 64k", ...object, ...source]);
+      expect(read.stdout).not.toMatch(/failed/);
+    }
+  });
+
+  it("is not made with a passphrase that QEMU does not take", async () => {
+    const bad = pathOf("bad");
+    const path = pathOf("new.qcow2");
+    for (const bytes of NOT_FOR_QEMU) {
+      fs.writeFileSync(bad, bytes);
+      const create = ["create", "-q", "-f", "qcow2"];
+      const options = ["-o", "encrypt.format=luks,encrypt.iter-time=10"];
+      const object = ["--object", `secret,id=key,file=${bad}`];
+      const theirs = [...create, ...object, ...options, "-o", "encrypt.key-secret=key", path, "1M"];
+      expect((await attempt("qemu-img", theirs)).status).toBe(1);
+      fs.rmSync(path, { force: true });
+      await expectRefusal(
+        [...create, "--secret", bad, ...options, path, "1M"],
+        [/new\.qcow2: the new passphrase is not valid UTF-8, or has a NUL/],
+      );
+      expect(fs.existsSync(path)).toBe(false);
+    }
   });
 
   it("refuses creation options that mean nothing or what there is not", async () => {

@@ -148,6 +148,13 @@ describe("tsimgfs amend of key slots", () => {
       [`${inactive},encrypt.new-secret=${wrong}`, /is for encrypt\.state=active only/],
       [`${inactive},encrypt.iter-time=1`, /is for encrypt\.state=active only/],
     ];
+    for (const bytes of [Buffer.from("a\0b"), Buffer.from([0xff, 0xfe])]) {
+      const bad = join(directory, "bad");
+      fs.writeFileSync(bad, bytes);
+      const options = `encrypt.state=active,encrypt.new-secret=${bad}`;
+      const reason = /bad: the new passphrase is not valid UTF-8, or has a NUL/;
+      expect(() => new AmendOptions([options]).amendment()).toThrow(reason);
+    }
     for (const [options, reason] of refusals) {
       expect(() => new AmendOptions([options]).amendment(), options).toThrow(reason);
     }
