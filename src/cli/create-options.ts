@@ -17,7 +17,7 @@ const OPTIONS = {
     ["compression_type", "str",  "Compression method used for image cluster compression (zlib, zstd)"],
     ["data_file",        "str",  "File name of an external data file"],
     ["data_file_raw",    "bool (on/off)", "The external data file must stay valid as a raw image"],
-    ["encrypt.cipher-alg",     "str", "Name of encryption cipher algorithm (aes-128, aes-192, aes-256)"],
+    ["encrypt.cipher-alg",     "str", "Name of encryption cipher algorithm (aes-128, aes-192, aes-256, cast5-128)"],
     ["encrypt.cipher-mode",    "str", "Name of encryption cipher mode (ecb, cbc, xts, ctr)"],
     ["encrypt.format",         "str", "Encrypt the image, format choices: 'aes', 'luks'"],
     ["encrypt.hash-alg",       "str", "Name of encryption hash algorithm"],

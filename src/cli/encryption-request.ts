@@ -2,13 +2,13 @@
 
 import { UsageError } from "../errors.ts";
 import {
-  AES_KEY_BYTES,
-  type AesName,
   CIPHER_MODES,
+  CIPHER_NAMES,
+  CIPHERS,
   HASHES,
-  hashSize,
   IV_GENERATORS,
   keysOf,
+  mismatchOf,
 } from "../formats/encryption/cipher-suite.ts";
 import type { LuksWanted } from "../formats/encryption/luks-area.ts";
 import type { CreateEncryption } from "../formats/qcow2/create-header.ts";
@@ -25,8 +25,6 @@ export const ENCRYPT_OPTIONS = [
   "encrypt.hash-alg",
   "encrypt.iter-time",
 ] as const;
-
-const CIPHERS: readonly AesName[] = ["aes-128", "aes-192", "aes-256"];
 
 const DEFAULT = {
   cipher: "aes-256",
@@ -75,19 +73,18 @@ export function requestedEncryption(
 }
 
 function requestedCiphers(path: string, list: CreateOptions): Omit<LuksWanted, "passphrase"> {
-  const cipher = list.word("encrypt.cipher-alg", CIPHERS) ?? DEFAULT.cipher;
+  const cipher = list.word("encrypt.cipher-alg", CIPHER_NAMES) ?? DEFAULT.cipher;
   const mode = list.word("encrypt.cipher-mode", CIPHER_MODES) ?? DEFAULT.mode;
   const ivGenerator = list.word("encrypt.ivgen-alg", IV_GENERATORS) ?? DEFAULT.ivGenerator;
   const ivHash = list.word("encrypt.ivgen-hash-alg", HASHES) ?? DEFAULT.hash;
   const hash = list.word("encrypt.hash-alg", HASHES) ?? DEFAULT.hash;
   const iterTimeMs = requestedIterTimeMs(path, list.number("encrypt.iter-time"));
-  const isEssiv = ivGenerator === "essiv";
-  if (isEssiv && !Object.values(AES_KEY_BYTES).some((size) => size === hashSize(ivHash))) {
-    const reason = `essiv needs the key of a cipher: ${ivHash} has ${hashSize(ivHash)} bytes, not 16, 24 or 32`;
-    throw new UsageError(path, reason);
-  }
-  const keyBytes = AES_KEY_BYTES[cipher] * keysOf(mode);
-  const suite = { keyBytes, mode, ivGenerator, ivHash: isEssiv ? ivHash : undefined };
+  const { algorithm, keySize } = CIPHERS[cipher];
+  const keyBytes = keySize * keysOf(mode);
+  const hashOfKey = ivGenerator === "essiv" ? ivHash : undefined;
+  const suite = { algorithm, keyBytes, mode, ivGenerator, ivHash: hashOfKey };
+  const mismatch = mismatchOf(suite);
+  if (mismatch !== undefined) throw new UsageError(path, mismatch);
   return { suite, hash, iterTimeMs };
 }
 

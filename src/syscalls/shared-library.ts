@@ -2,7 +2,7 @@
 
 import koffi from "koffi";
 
-type Library = ReturnType<typeof koffi.load>;
+export type Library = ReturnType<typeof koffi.load>;
 
 /** Where a function may be: a library (undefined: this process itself) and a prefix of its names. */
 export interface LibraryPlace {
@@ -18,11 +18,19 @@ export function findLibrary(
   for (const { library: name, prefix } of places) {
     try {
       const library = koffi.load(name ?? null);
-      library.func(`int ${prefix}${symbol}()`);
-      return { library, prefix };
+      if (hasFunction(library, `${prefix}${symbol}`)) return { library, prefix };
     } catch {
-      // Not there: the next place.
+      // No such library: the next place.
     }
   }
   return undefined;
+}
+
+export function hasFunction(library: Library, symbol: string): boolean {
+  try {
+    library.func(`int ${symbol}()`);
+    return true;
+  } catch {
+    return false;
+  }
 }

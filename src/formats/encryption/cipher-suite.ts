@@ -26,8 +26,24 @@ export type CipherMode = (typeof CIPHER_MODES)[number];
 export const IV_GENERATORS = ["plain", "plain64", "essiv"] as const;
 export type IvGenerator = (typeof IV_GENERATORS)[number];
 
-/** AES with what is around it: plain data. */
+/** Block ciphers that OpenSSL has, as LUKS headers name them. */
+const ALGORITHM_NAMES = ["aes", "cast5"] as const;
+export type CipherAlgorithm = (typeof ALGORITHM_NAMES)[number];
+
+/** Bytes. */
+interface AlgorithmSizes {
+  readonly blockSize: number;
+  readonly keySizes: readonly number[];
+}
+
+export const ALGORITHMS: Readonly<Record<CipherAlgorithm, AlgorithmSizes>> = {
+  aes: { blockSize: 16, keySizes: [16, 24, 32] },
+  cast5: { blockSize: 8, keySizes: [16] },
+};
+
+/** A block cipher with what is around it: plain data. */
 export interface CipherSuite {
+  readonly algorithm: CipherAlgorithm;
   /** Bytes of the key; with XTS, of both keys together. */
   readonly keyBytes: number;
   readonly mode: CipherMode;
@@ -38,6 +54,8 @@ export interface CipherSuite {
 
 /** What a header says of its cipher, also where we have no such cipher. */
 export interface NamedCipher {
+  /** Undefined: one that OpenSSL has not. */
+  readonly algorithm: CipherAlgorithm | undefined;
   /** As QEMU's options name it, such as aes-256. */
   readonly cipher: string;
   readonly mode: CipherMode;
@@ -46,17 +64,27 @@ export interface NamedCipher {
   readonly keyBytes: number;
 }
 
-/** Bytes of the keys that ciphers may have in LUKS headers. */
-const KEY_BYTES: Readonly<Record<string, readonly number[]>> = {
-  aes: [16, 24, 32],
+/** Key sizes of ciphers that QEMU has and OpenSSL has not, bytes. */
+const FOREIGN_KEY_SIZES: Readonly<Record<string, readonly number[]>> = {
   serpent: [16, 24, 32],
   twofish: [16, 24, 32],
-  cast5: [16],
 };
 
-/** AES keys, by QEMU's names. */
-export const AES_KEY_BYTES = { "aes-128": 16, "aes-192": 24, "aes-256": 32 } as const;
-export type AesName = keyof typeof AES_KEY_BYTES;
+/** XTS is of blocks of this size, bytes. Source: IEEE 1619. */
+export const XTS_BLOCK_SIZE = 16;
+
+export const CIPHER_NAMES = ["aes-128", "aes-192", "aes-256", "cast5-128"] as const;
+export type CipherName = (typeof CIPHER_NAMES)[number];
+
+/** What QEMU's names stand for; key sizes are bytes. */
+export const CIPHERS: Readonly<
+  Record<CipherName, { readonly algorithm: CipherAlgorithm; readonly keySize: number }>
+> = {
+  "aes-128": { algorithm: "aes", keySize: 16 },
+  "aes-192": { algorithm: "aes", keySize: 24 },
+  "aes-256": { algorithm: "aes", keySize: 32 },
+  "cast5-128": { algorithm: "cast5", keySize: 16 },
+};
 
 /** XTS has two keys. */
 export function keysOf(mode: CipherMode): 1 | 2 {
@@ -85,37 +113,54 @@ export function parseCipher(
   if (ivGenerator === "essiv" && ivHash === undefined) {
     return fail(`cipher mode "${names.mode}" needs a hash that is known`);
   }
-  const keyBytes = names.keyBytes / keysOf(mode);
-  if (KEY_BYTES[names.cipher]?.includes(keyBytes) !== true) {
+  const keySize = names.keyBytes / keysOf(mode);
+  const algorithm = findAlgorithm(names.cipher);
+  const keySizes = algorithm ? ALGORITHMS[algorithm].keySizes : FOREIGN_KEY_SIZES[names.cipher];
+  if (keySizes?.includes(keySize) !== true) {
     return fail(`cipher "${names.cipher}" with ${names.keyBytes} bytes of key is not known`);
   }
-  const cipher = `${names.cipher}-${keyBytes * 8}`;
-  return { cipher, mode, ivGenerator, ivHash, keyBytes: names.keyBytes };
+  const cipher = `${names.cipher}-${keySize * 8}`;
+  return { algorithm, cipher, mode, ivGenerator, ivHash, keyBytes: names.keyBytes };
 }
 
 /**
- * What `createSectorCipher` takes.
+ * What `SectorCipher` takes.
  *
  * @throws {UnsupportedError} a cipher that OpenSSL has not
- * @throws {FormatError} essiv with a hash that is no key
+ * @throws {FormatError} its parts do not go together
  */
 export function suiteOf(named: NamedCipher, path: string): CipherSuite {
-  const { cipher, mode, ivGenerator, ivHash, keyBytes } = named;
-  if (!cipher.startsWith("aes-")) {
+  const { algorithm, cipher, mode, ivGenerator, ivHash, keyBytes } = named;
+  if (algorithm === undefined) {
     throw new UnsupportedError(path, `is encrypted with ${cipher}, which is not supported`);
   }
-  if (ivGenerator === "essiv") {
-    const size = hashSize(ivHash ?? "sha256");
-    if (KEY_BYTES["aes"]?.includes(size) !== true) {
-      throw new FormatError(path, `essiv needs an AES key, ${ivHash} has ${size} bytes`);
-    }
+  const suite = { algorithm, keyBytes, mode, ivGenerator, ivHash };
+  const reason = mismatchOf(suite);
+  if (reason !== undefined) throw new FormatError(path, `LUKS header: ${reason}`);
+  return suite;
+}
+
+/** Why the parts of a suite do not go together, or undefined: they do. The rules are QEMU's. */
+export function mismatchOf(suite: CipherSuite): string | undefined {
+  const { algorithm, mode, ivGenerator, ivHash } = suite;
+  const { blockSize, keySizes } = ALGORITHMS[algorithm];
+  if (mode === "xts" && blockSize !== XTS_BLOCK_SIZE) {
+    return `xts needs blocks of ${XTS_BLOCK_SIZE} bytes, ${algorithm} has ${blockSize}`;
   }
-  return { keyBytes, mode, ivGenerator, ivHash };
+  if (ivGenerator !== "essiv" || ivHash === undefined) return undefined;
+  const size = hashSize(ivHash);
+  if (keySizes.includes(size)) return undefined;
+  const sizes = keySizes.join(" or ");
+  return `essiv needs a key of ${algorithm}, ${sizes} bytes: ${ivHash} has ${size} bytes`;
 }
 
 /** A header's cipher_mode. */
 export function modeName({ mode, ivGenerator, ivHash }: CipherSuite): string {
   return `${mode}-${ivGenerator}${ivGenerator === "essiv" ? `:${ivHash}` : ""}`;
+}
+
+function findAlgorithm(name: string): CipherAlgorithm | undefined {
+  return ALGORITHM_NAMES.find((algorithm) => algorithm === name);
 }
 
 export function findHash(name: string | undefined): HashName | undefined {

@@ -195,9 +195,9 @@ export function encodeLuksHeader(
   suite: CipherSuite,
 ): Buffer {
   const bytes = Buffer.alloc(LUKS_HEADER_SIZE);
-  const { keyBytes } = suite;
+  const { algorithm, keyBytes } = suite;
   bytes.write(MAGIC, MAGIC_AT.start, "latin1");
-  bytes.write("aes", CIPHER_NAME.start);
+  bytes.write(algorithm, CIPHER_NAME.start);
   bytes.write(modeName(suite), CIPHER_MODE.start);
   bytes.write(header.hash, HASH_SPEC.start);
   bytes.write(header.uuid, UUID.start);

@@ -1,13 +1,13 @@
 /**
  * Encrypting and decrypting sectors, many at a time and in place. OpenSSL's own modes take a call or two
- * for each sector, and have no XTS with AES-192; here, AES goes over a whole batch in one call, and what a
- * mode adds are exclusive ors of words (native-notes/encryption.md has the numbers).
+ * for each sector, and have no XTS with AES-192; here, the cipher goes over a whole batch in one call, and
+ * what a mode adds are exclusive ors of words (native-notes/encryption.md has the numbers).
  */
 
 import assert from "node:assert";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
-import { AES_BLOCK_SIZE, Aes } from "./aes.ts";
-import { type CipherSuite, keysOf } from "./cipher-suite.ts";
+import { BlockCipher } from "./block-cipher.ts";
+import { ALGORITHMS, type CipherSuite, keysOf, XTS_BLOCK_SIZE } from "./cipher-suite.ts";
 import { SectorVectors } from "./sector-vectors.ts";
 
 /** What is encrypted under one initialisation vector, bytes. */
@@ -16,21 +16,24 @@ export const CRYPT_SECTOR_SIZE = 512;
 const BATCH_SIZE = 64 * 1024;
 
 const WORD_SIZE = Int32Array.BYTES_PER_ELEMENT;
-const BLOCK_WORDS = AES_BLOCK_SIZE / WORD_SIZE;
 const SECTOR_WORDS = CRYPT_SECTOR_SIZE / WORD_SIZE;
-const SECTOR_BLOCKS = CRYPT_SECTOR_SIZE / AES_BLOCK_SIZE;
+const BATCH_SECTORS = BATCH_SIZE / CRYPT_SECTOR_SIZE;
+const XTS_WORDS = XTS_BLOCK_SIZE / WORD_SIZE;
+const XTS_SECTOR_BLOCKS = CRYPT_SECTOR_SIZE / XTS_BLOCK_SIZE;
 /** x^128 = x^7 + x^2 + x + 1 in the field of XTS tweaks. Source: IEEE 1619, 5.2. */
 const XTS_POLYNOMIAL = 0x87;
 
 export class SectorCipher {
   readonly #suite: CipherSuite;
-  readonly #aes: Aes;
+  /** Bytes. */
+  readonly #blockSize: number;
+  readonly #cipher: BlockCipher;
   /** Of XTS: what encrypts the tweaks. */
-  readonly #tweakAes: Aes | undefined;
+  readonly #tweakCipher: BlockCipher | undefined;
   readonly #vectors: SectorVectors;
   /** Vectors of a batch, or one block of each of its sectors. */
-  readonly #blocks = NativeBuffer.allocate((BATCH_SIZE / CRYPT_SECTOR_SIZE) * AES_BLOCK_SIZE);
-  readonly #blockWords = wordsOf(this.#blocks);
+  readonly #blocks: NativeBuffer;
+  readonly #blockWords: Int32Array;
   /** What the sectors of a batch are combined with. */
   readonly #masks = NativeBuffer.allocate(BATCH_SIZE);
   readonly #maskWords = wordsOf(this.#masks);
@@ -40,14 +43,18 @@ export class SectorCipher {
 
   /**
    * @param key of `suite.keyBytes`; not used any more afterwards
-   * @throws {UnsupportedError} there is no libcrypto
+   * @throws {UnsupportedError} there is no libcrypto, or it has no such cipher
    */
   constructor(suite: CipherSuite, key: Uint8Array) {
     assert(key.length === suite.keyBytes, "a key of another size");
     this.#suite = suite;
-    const size = key.length / keysOf(suite.mode);
-    this.#aes = new Aes(key.subarray(0, size));
-    this.#tweakAes = suite.mode === "xts" ? new Aes(key.subarray(size)) : undefined;
+    const { algorithm, mode } = suite;
+    const size = key.length / keysOf(mode);
+    this.#blockSize = ALGORITHMS[algorithm].blockSize;
+    this.#cipher = new BlockCipher(algorithm, key.subarray(0, size));
+    this.#tweakCipher = mode === "xts" ? new BlockCipher(algorithm, key.subarray(size)) : undefined;
+    this.#blocks = NativeBuffer.allocate(BATCH_SECTORS * this.#blockSize);
+    this.#blockWords = wordsOf(this.#blocks);
     this.#vectors = new SectorVectors(suite, key);
   }
 
@@ -95,7 +102,7 @@ export class SectorCipher {
       return;
     }
     if (mode === "xts") addTweaks(words, at, sectors, this.#blockWords, this.#maskWords);
-    this.#aes.encrypt(buffer, start, bytes);
+    this.#cipher.encrypt(buffer, start, bytes);
     if (mode === "xts") addMasks(words, at, bytes / WORD_SIZE, this.#maskWords);
   }
 
@@ -105,7 +112,7 @@ export class SectorCipher {
     const sectors = bytes / CRYPT_SECTOR_SIZE;
     if (mode === "xts") addTweaks(words, at, sectors, this.#blockWords, this.#maskWords);
     else if (mode === "cbc") this.#keepChains(words, at, sectors);
-    this.#aes.decrypt(buffer, start, bytes);
+    this.#cipher.decrypt(buffer, start, bytes);
     if (mode !== "ecb") addMasks(words, at, bytes / WORD_SIZE, this.#maskWords);
   }
 
@@ -121,37 +128,36 @@ export class SectorCipher {
   #prepare(first: number, sectors: number): void {
     if (this.#suite.mode === "ecb") return;
     this.#vectors.fill(this.#blocks, first, sectors);
-    this.#tweakAes?.encrypt(this.#blocks, 0, sectors * AES_BLOCK_SIZE);
+    this.#tweakCipher?.encrypt(this.#blocks, 0, sectors * this.#blockSize);
   }
 
   /** CBC: what each block will be combined with is the block before it, or the vector. */
   #keepChains(words: Int32Array, at: number, sectors: number): void {
+    const blockWords = this.#blockSize / WORD_SIZE;
     const masks = this.#maskWords;
     const vectors = this.#blockWords;
-    const count = sectors * SECTOR_WORDS - BLOCK_WORDS;
-    masks.set(words.subarray(at, at + count), BLOCK_WORDS);
+    const count = sectors * SECTOR_WORDS - blockWords;
+    masks.set(words.subarray(at, at + count), blockWords);
+    let vector = 0;
     for (let sector = 0; sector < sectors; sector++) {
       const mask = sector * SECTOR_WORDS;
-      const vector = sector * BLOCK_WORDS;
-      masks[mask] = vectors[vector] ?? 0;
-      masks[mask + 1] = vectors[vector + 1] ?? 0;
-      masks[mask + 2] = vectors[vector + 2] ?? 0;
-      masks[mask + 3] = vectors[vector + 3] ?? 0;
+      for (let word = 0; word < blockWords; word++) masks[mask + word] = vectors[vector++] ?? 0;
     }
   }
 
   /** CBC: a block needs the one before it, so the first blocks of all sectors are done, then the second ones, … */
   #encryptChains(words: Int32Array, at: number, sectors: number): void {
-    for (let block = 0; block < SECTOR_BLOCKS; block++) {
-      gatherBlocks(words, at + block * BLOCK_WORDS, sectors, this.#blockWords);
-      this.#aes.encrypt(this.#blocks, 0, sectors * AES_BLOCK_SIZE);
-      scatterBlocks(words, at + block * BLOCK_WORDS, sectors, this.#blockWords);
+    const blockWords = this.#blockSize / WORD_SIZE;
+    for (let first = at; first < at + SECTOR_WORDS; first += blockWords) {
+      gatherBlocks(words, first, sectors, this.#blockWords, blockWords);
+      this.#cipher.encrypt(this.#blocks, 0, sectors * this.#blockSize);
+      scatterBlocks(words, first, sectors, this.#blockWords, blockWords);
     }
   }
 
   #addCounters(words: Int32Array, at: number, sectors: number): void {
-    makeCounters(this.#masks.view, sectors, this.#blocks.view);
-    this.#aes.encrypt(this.#masks, 0, sectors * CRYPT_SECTOR_SIZE);
+    makeCounters(this.#masks.view, sectors, this.#blocks.view, this.#blockSize);
+    this.#cipher.encrypt(this.#masks, 0, sectors * CRYPT_SECTOR_SIZE);
     addMasks(words, at, sectors * SECTOR_WORDS, this.#maskWords);
   }
 }
@@ -167,11 +173,11 @@ function addTweaks(
   let at = start;
   let mask = 0;
   for (let sector = 0; sector < sectors; sector++) {
-    let a = tweaks[sector * BLOCK_WORDS] ?? 0;
-    let b = tweaks[sector * BLOCK_WORDS + 1] ?? 0;
-    let c = tweaks[sector * BLOCK_WORDS + 2] ?? 0;
-    let d = tweaks[sector * BLOCK_WORDS + 3] ?? 0;
-    for (let block = 0; block < SECTOR_BLOCKS; block++) {
+    let a = tweaks[sector * XTS_WORDS] ?? 0;
+    let b = tweaks[sector * XTS_WORDS + 1] ?? 0;
+    let c = tweaks[sector * XTS_WORDS + 2] ?? 0;
+    let d = tweaks[sector * XTS_WORDS + 3] ?? 0;
+    for (let block = 0; block < XTS_SECTOR_BLOCKS; block++) {
       masks[mask] = a;
       masks[mask + 1] = b;
       masks[mask + 2] = c;
@@ -180,8 +186,8 @@ function addTweaks(
       words[at + 1] = (words[at + 1] ?? 0) ^ b;
       words[at + 2] = (words[at + 2] ?? 0) ^ c;
       words[at + 3] = (words[at + 3] ?? 0) ^ d;
-      mask += BLOCK_WORDS;
-      at += BLOCK_WORDS;
+      mask += XTS_WORDS;
+      at += XTS_WORDS;
       const carry = (d >> 31) & XTS_POLYNOMIAL;
       d = (d << 1) | (c >>> 31);
       c = (c << 1) | (b >>> 31);
@@ -198,13 +204,22 @@ function addMasks(words: Int32Array, start: number, count: number, masks: Int32A
 }
 
 /** Add a block of each sector to the one that was encrypted before it. */
-function gatherBlocks(words: Int32Array, start: number, sectors: number, chains: Int32Array): void {
+function gatherBlocks(
+  words: Int32Array,
+  start: number,
+  sectors: number,
+  chains: Int32Array,
+  blockWords: number,
+): void {
   let at = start;
-  for (let chain = 0; chain < sectors * BLOCK_WORDS; chain += BLOCK_WORDS) {
-    chains[chain] = (chains[chain] ?? 0) ^ (words[at] ?? 0);
-    chains[chain + 1] = (chains[chain + 1] ?? 0) ^ (words[at + 1] ?? 0);
-    chains[chain + 2] = (chains[chain + 2] ?? 0) ^ (words[at + 2] ?? 0);
-    chains[chain + 3] = (chains[chain + 3] ?? 0) ^ (words[at + 3] ?? 0);
+  let chain = 0;
+  for (let sector = 0; sector < sectors; sector++) {
+    // Blocks are pairs of words; by single words, this would cost a third of the speed of CBC.
+    for (let word = at; word < at + blockWords; word += 2) {
+      chains[chain] = (chains[chain] ?? 0) ^ (words[word] ?? 0);
+      chains[chain + 1] = (chains[chain + 1] ?? 0) ^ (words[word + 1] ?? 0);
+      chain += 2;
+    }
     at += SECTOR_WORDS;
   }
 }
@@ -215,25 +230,34 @@ function scatterBlocks(
   start: number,
   sectors: number,
   chains: Int32Array,
+  blockWords: number,
 ): void {
   let at = start;
-  for (let chain = 0; chain < sectors * BLOCK_WORDS; chain += BLOCK_WORDS) {
-    words[at] = chains[chain] ?? 0;
-    words[at + 1] = chains[chain + 1] ?? 0;
-    words[at + 2] = chains[chain + 2] ?? 0;
-    words[at + 3] = chains[chain + 3] ?? 0;
+  let chain = 0;
+  for (let sector = 0; sector < sectors; sector++) {
+    for (let word = at; word < at + blockWords; word += 2) {
+      words[word] = chains[chain] ?? 0;
+      words[word + 1] = chains[chain + 1] ?? 0;
+      chain += 2;
+    }
     at += SECTOR_WORDS;
   }
 }
 
 /** CTR: the vector is a big-endian number, to which the index of the block is added. */
-function makeCounters(masks: DataView, sectors: number, vectors: DataView): void {
+function makeCounters(
+  masks: DataView,
+  sectors: number,
+  vectors: DataView,
+  blockSize: number,
+): void {
+  const sectorBlocks = CRYPT_SECTOR_SIZE / blockSize;
   for (let sector = 0; sector < sectors; sector++) {
-    const vector = sector * AES_BLOCK_SIZE;
-    for (let block = 0; block < SECTOR_BLOCKS; block++) {
-      const mask = sector * CRYPT_SECTOR_SIZE + block * AES_BLOCK_SIZE;
+    const vector = sector * blockSize;
+    for (let block = 0; block < sectorBlocks; block++) {
+      const mask = sector * CRYPT_SECTOR_SIZE + block * blockSize;
       let carry = block;
-      for (let word = AES_BLOCK_SIZE - WORD_SIZE; word >= 0; word -= WORD_SIZE) {
+      for (let word = blockSize - WORD_SIZE; word >= 0; word -= WORD_SIZE) {
         const sum = vectors.getUint32(vector + word) + carry;
         masks.setUint32(mask + word, sum);
         carry = sum > 0xffff_ffff ? 1 : 0;

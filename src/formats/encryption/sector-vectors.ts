@@ -1,24 +1,26 @@
 /**
- * Initialisation vectors of sectors: their numbers, little-endian, in the 16 bytes of an AES block, and
- * with essiv encrypted.
+ * Initialisation vectors of sectors: their numbers, little-endian, in the bytes of a block, and with
+ * essiv encrypted.
  */
 
 import crypto from "node:crypto";
 import { TWO_TO_32 } from "../../binary/words.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
-import { AES_BLOCK_SIZE, Aes } from "./aes.ts";
-import type { CipherSuite } from "./cipher-suite.ts";
+import { BlockCipher } from "./block-cipher.ts";
+import { ALGORITHMS, type CipherSuite } from "./cipher-suite.ts";
 
 export class SectorVectors {
   readonly #has64Bits: boolean;
-  readonly #essiv: Aes | undefined;
+  readonly #blockSize: number;
+  readonly #essiv: BlockCipher | undefined;
 
   /** @param key of the sectors */
-  constructor({ ivGenerator, ivHash }: CipherSuite, key: Uint8Array) {
+  constructor({ algorithm, ivGenerator, ivHash }: CipherSuite, key: Uint8Array) {
+    this.#blockSize = ALGORITHMS[algorithm].blockSize;
     this.#has64Bits = ivGenerator !== "plain";
     if (ivGenerator !== "essiv" || ivHash === undefined) return;
     const salt = crypto.createHash(ivHash).update(key).digest();
-    this.#essiv = new Aes(salt);
+    this.#essiv = new BlockCipher(algorithm, salt);
     salt.fill(0);
   }
 
@@ -29,14 +31,14 @@ export class SectorVectors {
    */
   fill(out: NativeBuffer, first: number, sectors: number): void {
     const { view } = out;
+    const blockSize = this.#blockSize;
     for (let index = 0; index < sectors; index++) {
       const sector = first + index;
-      const at = index * AES_BLOCK_SIZE;
+      const at = index * blockSize;
       view.setUint32(at, sector % TWO_TO_32, true);
       view.setUint32(at + 4, this.#has64Bits ? sector / TWO_TO_32 : 0, true);
-      view.setUint32(at + 8, 0);
-      view.setUint32(at + 12, 0);
+      for (let rest = 8; rest < blockSize; rest += 4) view.setUint32(at + rest, 0);
     }
-    this.#essiv?.encrypt(out, 0, sectors * AES_BLOCK_SIZE);
+    this.#essiv?.encrypt(out, 0, sectors * blockSize);
   }
 }

@@ -12,6 +12,7 @@ import type { Qcow2Layout } from "./layout.ts";
 
 /** The legacy method: the key is the start of the passphrase itself. */
 const LEGACY_AES: CipherSuite = {
+  algorithm: "aes",
   keyBytes: 16,
   mode: "cbc",
   ivGenerator: "plain64",

@@ -1,6 +1,7 @@
 /** LUKS headers laid out by hand from the specification: what cannot be right is refused, by name. */
 
 import { describe, expect, it } from "vitest";
+import { suiteOf } from "../../../../src/formats/encryption/cipher-suite.ts";
 import { findVolumeKey } from "../../../../src/formats/encryption/key-slots.ts";
 import { parseLuksHeader } from "../../../../src/formats/encryption/luks-header.ts";
 import { MemoryStorage } from "../../memory-storage.ts";
@@ -107,6 +108,20 @@ describe("a LUKS header", () => {
     const storage = new MemoryStorage("disk", new Uint8Array(0));
     expect(() => findVolumeKey(storage, PLACE, header, Buffer.from("x"))).toThrow(
       /want 429496\d+ iterations of PBKDF2, our limit is 134217728/,
+    );
+  });
+
+  it.each([
+    ["xts-plain64", 32, /xts needs blocks of 16 bytes, cast5 has 8/],
+    ["cbc-essiv:sha256", 16, /essiv needs a key of cast5, 16 bytes: sha256 has 32 bytes/],
+  ])("is refused with CAST5 and %s", (mode, keyBytes, reason) => {
+    const bytes = headerBytes();
+    text(bytes, 8, "cast5");
+    text(bytes, 40, mode);
+    bytes.writeUInt32BE(keyBytes, 108);
+    const { cipher } = parseLuksHeader(bytes, PLACE);
+    expect(() => suiteOf(cipher, "disk")).toThrow(
+      expect.objectContaining({ name: "FormatError", message: expect.stringMatching(reason) }),
     );
   });
 

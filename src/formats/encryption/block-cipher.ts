@@ -1,14 +1,12 @@
-/** AES, block by block and many blocks at a time, in place: what all modes are made of. */
+/** Block ciphers, a block or many blocks at a time, in place: what all modes are made of. */
 
 import assert from "node:assert";
 import { UnsupportedError } from "../../errors.ts";
 import { type LibcryptoFunctions, loadLibcrypto } from "../../syscalls/libcrypto.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { ALGORITHMS, type CipherAlgorithm } from "./cipher-suite.ts";
 
-/** Bytes. */
-export const AES_BLOCK_SIZE = 16;
-
-export class Aes {
+export class BlockCipher {
   readonly #libcrypto: LibcryptoFunctions;
   readonly #encrypting: number;
   readonly #decrypting: number;
@@ -16,10 +14,12 @@ export class Aes {
   readonly #done = NativeBuffer.allocate(Int32Array.BYTES_PER_ELEMENT);
 
   /**
-   * @param key 16, 24 or 32 bytes; not used any more afterwards
-   * @throws {UnsupportedError} there is no libcrypto
+   * @param key of a size that the algorithm has; not used any more afterwards
+   * @throws {UnsupportedError} there is no libcrypto, or it has no such cipher
    */
-  constructor(key: Uint8Array) {
+  constructor(algorithm: CipherAlgorithm, key: Uint8Array) {
+    const { keySizes } = ALGORITHMS[algorithm];
+    assert(keySizes.includes(key.length), `a key of ${key.length} bytes for ${algorithm}`);
     const libcrypto = loadLibcrypto();
     if (libcrypto === undefined) {
       throw new UnsupportedError(
@@ -28,11 +28,12 @@ export class Aes {
       );
     }
     this.#libcrypto = libcrypto;
+    const type = typeOf(libcrypto, algorithm, key.length);
     const copy = NativeBuffer.allocate(key.length);
     copy.bytes.set(key);
     try {
-      this.#encrypting = this.#newContext(copy, 1);
-      this.#decrypting = this.#newContext(copy, 0);
+      this.#encrypting = this.#newContext(type, copy, 1);
+      this.#decrypting = this.#newContext(type, copy, 0);
     } finally {
       copy.bytes.fill(0);
     }
@@ -48,10 +49,8 @@ export class Aes {
     this.#update(this.#decrypting, buffer.address + start, length);
   }
 
-  #newContext(key: NativeBuffer, encrypts: 0 | 1): number {
+  #newContext(type: number, key: NativeBuffer, encrypts: 0 | 1): number {
     const libcrypto = this.#libcrypto;
-    const type = libcrypto.aesEcb[key.length]?.();
-    assert(type !== undefined, `an AES key of ${key.length} bytes`);
     const context = libcrypto.newContext();
     const isReady =
       context !== 0 &&
@@ -65,4 +64,19 @@ export class Aes {
     const result = this.#libcrypto.update(context, address, this.#done.address, address, length);
     assert(result === 1, "libcrypto has failed");
   }
+}
+
+/** The EVP_CIPHER of an algorithm in ECB. @throws {UnsupportedError} there is none */
+function typeOf(
+  libcrypto: LibcryptoFunctions,
+  algorithm: CipherAlgorithm,
+  keySize: number,
+): number {
+  const type = algorithm === "cast5" ? libcrypto.cast5Ecb() : libcrypto.aesEcb[keySize]?.();
+  if (type !== undefined && type !== 0) return type;
+  assert(algorithm === "cast5", "libcrypto without AES");
+  throw new UnsupportedError(
+    "libcrypto.so.3",
+    "CAST5 is in the legacy provider of OpenSSL (legacy.so), which cannot be loaded",
+  );
 }
