@@ -278,8 +278,12 @@ export class CopyStore {
     const isExpected = error instanceof TsimgfsError;
     if (isExpected && this.#hasComplained) return;
     this.#hasComplained = true;
-    const reason = isExpected || !(error instanceof Error) ? String(error) : (error.stack ?? "");
+    const reason = isExpected ? error.message : stackOf(error);
     const told = reason.split("\n").map(printable).join("\n");
     writeLine(`tsimgfs: what was read from a backing file could not be stored: ${told}`);
   }
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }

@@ -338,6 +338,9 @@ function setOffset(view: DataView, at: number, offset: number): void {
 
 const PERMISSION_BITS = 0o7777;
 
+/** What Node makes of bytes in arguments that are not UTF-8. */
+const REPLACEMENT = "\ufffd";
+
 const OPEN_REASONS: Readonly<Partial<Record<string, string>>> = {
   ENOENT: "no such file",
   EISDIR: "is a directory",
@@ -348,6 +351,9 @@ const OPEN_REASONS: Readonly<Partial<Record<string, string>>> = {
 
 function openReason(path: string, code: Errno, cause: unknown): string {
   if (code === "EACCES" || code === "EPERM") return denialOf(path);
+  if (code === "ENOENT" && path.includes(REPLACEMENT)) {
+    return "no such file: names that are not valid UTF-8 cannot be used";
+  }
   return OPEN_REASONS[code] ?? `open failed: ${nodeErrorName(cause)}`;
 }
 

@@ -150,6 +150,15 @@ describe("tsimgfs rebase", () => {
         ["rebase", "-b", "x", "-F", "raw", chain.pathBelow(3)],
         ["raw images have no backing files"],
       );
+      const raw = chain.pathBelow(3);
+      for (const none of [["-b", ""], []]) {
+        const args = ["rebase", "-u", "-f", "raw", ...none, raw];
+        await expectRefusal(args, ["raw images have no backing files"]);
+      }
+      for (const name of ["top.qcow2", "./top.qcow2", image]) {
+        const args = ["rebase", "-u", "-b", name, "-F", "qcow2", image];
+        await expectRefusal(args, ["top.qcow2: is in its own backing chain"]);
+      }
       await run("qemu-img", ["rebase", "-u", "-b", "top.qcow2", "-F", "qcow2", chain.pathBelow(0)]);
       await expectRefusal(onto("high.qcow2"), ["backing chain"]);
       expect((await run("sha256sum", [image])).stdout).toBe(before);

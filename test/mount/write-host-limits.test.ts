@@ -100,6 +100,23 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     },
   );
 
+  it("stops stream with lines that say why, and keeps the disk as it is", async () => {
+    await withTmpfs(12 * MIB, async (tmpfs) => {
+      await withScratch("stream-full", async (directory) => {
+        const base = join(directory, "base.raw");
+        await writeFile(base, new Random("stream full").bytes(DISK_SIZE));
+        const image = join(tmpfs.directory, "top.qcow2");
+        await createImage(image, "qcow2", { backing: { file: base, format: "raw" } });
+        const { status, stderr } = await attemptTsimgfs(["stream", image]);
+        expect(status).toBe(1);
+        expect(stderr).toMatch(/no space is left on its file system/);
+        expect(stderr).toMatch(/^(tsimgfs: [^\n]+\n)+$/);
+        expect(stderr).not.toMatch(/Error:/);
+        await expectDisk(image, "qcow2", base);
+      });
+    });
+  });
+
   it.each(KINDS)(
     "leaves an image that is clean when the mount ends then: $name",
     async ({ name, format = "qcow2", options }) => {

@@ -4,7 +4,11 @@ import fs from "node:fs";
 import { attachChain } from "../../block/attach-disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts";
 import { RebaseJob } from "../../block/rebase-job.ts";
-import { type BackingPolicy, permittedPath } from "../../block/referenced-file.ts";
+import {
+  type BackingPolicy,
+  permittedPath,
+  resolveReference,
+} from "../../block/referenced-file.ts";
 import { refuseDependentSnapshots } from "../../block/snapshot-dependence.ts";
 import { printable, UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
@@ -17,6 +21,7 @@ import {
   setBackingFile,
 } from "../../formats/formats.ts";
 import type { CacheMode } from "../../storage/cache-mode.ts";
+import { fileIdentity } from "../../storage/file-identity.ts";
 import { lockForWriting } from "../../storage/image-lock.ts";
 import { LocalFile } from "../../storage/local-file.ts";
 import { DiskWork } from "../disk-work.ts";
@@ -118,6 +123,16 @@ function wantedBacking(image: string, options: RebaseOptions): BackingReference 
   return { name, format };
 }
 
+function refuseRaw(path: string, format: FormatName | undefined): void {
+  if (format === "raw") throw new UsageError(path, "raw images have no backing files");
+}
+
+function refuseItself(path: string, backing: BackingReference | undefined): void {
+  if (backing === undefined) return;
+  if (fileIdentity(resolveReference(path, backing.name)) !== fileIdentity(path)) return;
+  throw new UsageError(path, "is in its own backing chain");
+}
+
 /** Change the name and nothing else: neither backing file is looked at. */
 function renameBacking(
   image: string,
@@ -128,6 +143,8 @@ function renameBacking(
   try {
     lockForWriting(file);
     const format = determineFormat(file, stated);
+    refuseRaw(image, format);
+    refuseItself(image, backing);
     const repaired = repairBeforeWriting(
       readLayout(format, file, { tableCacheMax: 0, keepsL1: false }),
       file,
@@ -185,9 +202,7 @@ class RebaseRun {
 
   #refuse(): void {
     const { disk, path, chain } = this.#source;
-    if (chain.layers[0]?.layout.format === "raw") {
-      throw new UsageError(path, "raw images have no backing files");
-    }
+    refuseRaw(path, chain.layers[0]?.layout.format);
     refuseDependentSnapshots(disk.chain.image);
     if (this.#options.compress === true && !disk.canCompress) {
       throw new UsageError(path, "cannot have compressed clusters: leave -c out");

@@ -53,6 +53,16 @@ describe("LocalFile.open for writing", () => {
     expect(() => LocalFile.open("/tmp", mode)).toThrow(expect.objectContaining({ code: "EISDIR" }));
   });
 
+  it("says of a name that is not UTF-8 that there can be no such file", async () => {
+    await withScratch("opening", async (directory) => {
+      const name = Buffer.from([0x6e, 0xff]);
+      fs.writeFileSync(Buffer.concat([Buffer.from(`${directory}/`), name]), "");
+      const open = (): unknown => LocalFile.open(join(directory, name.toString()), "read-only");
+      expect(open).toThrow(/no such file: names that are not valid UTF-8 cannot be used$/);
+      expect(() => LocalFile.open(join(directory, "none"), "read-only")).toThrow(/no such file$/);
+    });
+  });
+
   it("refuses devices that are no disks, and leaves no descriptor open", () => {
     const open = (): number => fs.readdirSync("/proc/self/fd").length;
     const before = open();
