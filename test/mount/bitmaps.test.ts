@@ -3,12 +3,16 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readBitmaps } from "../support/bitmap-reader.ts";
-import { mounted } from "../support/mounted.ts";
+import { atChange } from "../support/kill-at-write.ts";
+import { mounted, startMount } from "../support/mounted.ts";
 import { createImage, qemuIo } from "../support/qemu.ts";
+import { Random } from "../support/random.ts";
 import { run, until } from "../support/run.ts";
+import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { expectRefusal } from "../support/tsimgfs.ts";
-import { expectClean } from "../support/write-images.ts";
+import { attemptTsimgfs, expectRefusal } from "../support/tsimgfs.ts";
+import { checkImage, expectClean } from "../support/write-images.ts";
+import { withTmpfs } from "../support/write-tmpfs.ts";
 
 const MIB = 2 ** 20;
 
@@ -72,6 +76,67 @@ describe("persistent bitmaps of a mounted image", () => {
       });
       // What was lost stays lost.
       expect(await readBitmaps(image)).toMatchObject([{ inUse: true }, { inUse: false }]);
+      await expectClean(image);
+    });
+  });
+
+  /** Bitmaps that may be used have all that was written. */
+  async function expectNoneStale(image: string, places: readonly number[]): Promise<void> {
+    const [on] = (await readBitmaps(image)) ?? [];
+    const marked = new Set(on?.set);
+    const lacking = places.filter((place) => !marked.has(place * 16));
+    if (on?.inUse === false) expect(lacking).toEqual([]);
+  }
+
+  it("are stored, or stay in use, when the daemon is killed while it stores them", async () => {
+    const random = new Random("killed while storing");
+    for (let round = 0; round < byScale(2, 20); round++) {
+      await withScratch("bitmaps", async (directory) => {
+        const image = await makeImage(directory);
+        const places = [1, 2, 40];
+        const mount = await startMount([image]);
+        try {
+          await writeAt(mount.device(image), places);
+          await run("sync", [mount.device(image)]);
+          const daemon = mount.daemonPid();
+          const watcher = atChange(image, random.between(1, 8), () => {
+            if (mount.daemonPids().includes(daemon)) process.kill(daemon, "SIGKILL");
+          });
+          await attemptTsimgfs(["umount", mount.mountPoint]);
+          await until("the daemon is gone", () => mount.daemonPids().length === 0);
+          watcher.close();
+        } finally {
+          await mount.stop();
+        }
+        expect((await checkImage(image)).verdict).not.toBe("corrupt");
+        await expectNoneStale(image, places);
+        await mounted([image], {}, (again) => writeAt(again.device(image), [5]));
+        await expectNoneStale(image, [...places, 5]);
+        await expectClean(image);
+      });
+    }
+  });
+
+  it("stay in use where the host has no room for them", async () => {
+    await withTmpfs(64 * MIB, async (tmpfs) => {
+      const image = await makeImage(tmpfs.directory);
+      const places = [1, 2, 40];
+      const mount = await startMount([image]);
+      try {
+        await writeAt(mount.device(image), places);
+        await run("sync", [mount.device(image)]);
+        const { stdout } = await run("df", ["--output=used", "-B1", tmpfs.directory]);
+        await tmpfs.resize(Number(stdout.split("\n")[1]));
+        await attemptTsimgfs(["umount", mount.mountPoint]);
+        await until("the daemon is gone", () => mount.daemonPids().length === 0);
+      } finally {
+        await mount.stop();
+      }
+      expect((await checkImage(image)).verdict).not.toBe("corrupt");
+      await expectNoneStale(image, places);
+      await tmpfs.resize(64 * MIB);
+      await mounted([image], {}, (again) => writeAt(again.device(image), [5]));
+      await expectNoneStale(image, [...places, 5]);
       await expectClean(image);
     });
   });

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { asArray, asRecord } from "../support/json.ts";
+import { atChange } from "../support/kill-at-write.ts";
 import { type Mount, mounted, refusedMount, startMount } from "../support/mounted.ts";
 import { convertToRaw, createImage, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
@@ -254,6 +255,69 @@ describe("what goes wrong while snapshots change", () => {
         await expectClean(image);
       });
     }
+  });
+
+  it("a daemon that is killed while it applies one leaves the disk as it was or as it is to be", async () => {
+    const random = new Random("killed while applying");
+    for (let round = 0; round < byScale(2, 20); round++) {
+      await withImage({ cluster_size: 4096 }, async (image, directory) => {
+        const raws = ["one", "two"].map((name) => join(directory, `${name}.raw`));
+        const mount = await startMount([image]);
+        try {
+          const device = mount.device(image);
+          for (const [index, name] of ["one", "two"].entries()) {
+            await fill(device, name, index * 5 * MIB, 4 * MIB);
+            await tell(device, "create", name);
+            await copyFile(device, raws[index] ?? "");
+          }
+          const daemon = mount.daemonPid();
+          const watcher = atChange(image, random.between(1, 30), () =>
+            process.kill(daemon, "SIGKILL"),
+          );
+          const script =
+            "while :; do for s in one two; do " +
+            'setfattr -n user.tsimgfs.snapshot.apply -v $s "$1" || exit 0; done; done';
+          await attempt("sh", ["-c", script, "sh", device]);
+          watcher.close();
+        } finally {
+          await mount.stop();
+        }
+        expect((await checkImage(image)).verdict).not.toBe("corrupt");
+        await convertToRaw(image, "qcow2", `${image}.raw`);
+        const compared = raws.map((raw) => attempt("cmp", [`${image}.raw`, raw]));
+        expect((await Promise.all(compared)).map(({ status }) => status)).toContain(0);
+        await mounted([image], {}, (again) => same(again.device(image), `${image}.raw`));
+        await expectClean(image);
+      });
+    }
+  });
+
+  it("a full host keeps its disk where it has no room to apply one", async () => {
+    await withTmpfs(64 * MIB, async (tmpfs) => {
+      const image = join(tmpfs.directory, "disk.qcow2");
+      // An L1 table of many clusters.
+      await createImage(image, "qcow2", { size: 4096 * MIB, options: { cluster_size: 4096 } });
+      await qemuIo(image, "qcow2", ["write -q -P 1 0 12M"]);
+      await mounted([image], {}, async (mount) => {
+        const device = mount.device(image);
+        const first = async (): Promise<string> =>
+          (await run("sh", ["-c", 'head -c 12M "$0" | sha256sum', device])).stdout;
+        const one = await first();
+        await tell(device, "create", "one");
+        await fill(device, "a", MIB, 2 * MIB);
+        const now = await first();
+        const { stdout } = await run("df", ["--output=used", "-B1", tmpfs.directory]);
+        await tmpfs.resize(Number(stdout.split("\n")[1]));
+        const args = ["-n", "user.tsimgfs.snapshot.apply", "-v", "one", device];
+        const { status, stderr } = await attempt("setfattr", args);
+        if (status !== 0) expect(stderr).toContain("No space left");
+        expect(await first()).toBe(status === 0 ? one : now);
+        await tmpfs.resize(64 * MIB);
+        await tell(device, "apply", "one");
+        expect(await first()).toBe(one);
+      });
+      await expectClean(image);
+    });
   });
 
   it("a full host refuses what it has no room for, and nothing is left of it", async () => {
