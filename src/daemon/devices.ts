@@ -7,7 +7,7 @@ import { findSnapshot } from "../block/find-snapshot.ts";
 import { closeBelow, closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
 import { StorageError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
-import { isReadable } from "../storage/local-file.ts";
+import { isReadable } from "../storage/open-reason.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 import { deviceNameOf } from "../tree/names.ts";
 import type { DaemonConfig, TaskSecrets } from "./config.ts";

@@ -3,7 +3,7 @@
 import fs from "node:fs";
 import { constants } from "node:os";
 import { TWO_TO_32 } from "../binary/words.ts";
-import { type Errno, StorageError } from "../errors.ts";
+import { StorageError, UnsupportedError } from "../errors.ts";
 import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import {
   copyFileRange,
@@ -20,6 +20,7 @@ import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import { createTrace } from "../trace.ts";
 import { CACHE_MANNERS, type CacheMode } from "./cache-mode.ts";
 import { hasFixedLength } from "./fixed-length.ts";
+import { openReason } from "./open-reason.ts";
 import type { HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
@@ -92,6 +93,7 @@ export class LocalFile implements WritableStorage {
    *
    * @throws {StorageError} it does not exist, may not be read (or written), is something else, or is on a
    *   file system that has no O_DIRECT, which the cache mode needs
+   * @throws {UnsupportedError} it is longer than a number can say, 2^53 - 1 bytes
    */
   static open(path: string, mode: OpenMode, cache: CacheMode = "writeback"): LocalFile {
     const { O_RDONLY, O_RDWR, O_DSYNC, O_NONBLOCK } = fs.constants;
@@ -145,6 +147,9 @@ export class LocalFile implements WritableStorage {
       }
       const length = lseek(fd, 0, SEEK_END);
       if (length < 0) throw callFailed(path, "lseek", 0);
+      if (!Number.isSafeInteger(length)) {
+        throw new UnsupportedError(path, "its length is above the limit of 2^53 - 1");
+      }
       const resizable = stats.isFile() && !(isWritable && hasFixedLength(fd));
       return new LocalFile({ fd, path, length, resizable });
     } catch (error) {
@@ -334,49 +339,6 @@ export class LocalFile implements WritableStorage {
 function setOffset(view: DataView, at: number, offset: number): void {
   view.setUint32(at, offset % TWO_TO_32, true);
   view.setUint32(at + 4, Math.floor(offset / TWO_TO_32), true);
-}
-
-const PERMISSION_BITS = 0o7777;
-
-/** What Node makes of bytes in arguments that are not UTF-8. */
-const REPLACEMENT = "\ufffd";
-
-const OPEN_REASONS: Readonly<Partial<Record<string, string>>> = {
-  ENOENT: "no such file",
-  EISDIR: "is a directory",
-  EROFS: "is on a file system that is read-only",
-  ENOTDIR: "a part of the path is not a directory",
-  ELOOP: "too many symbolic links",
-};
-
-function openReason(path: string, code: Errno, cause: unknown): string {
-  if (code === "EACCES" || code === "EPERM") return denialOf(path);
-  if (code === "ENOENT" && path.includes(REPLACEMENT)) {
-    return "no such file: names that are not valid UTF-8 cannot be used";
-  }
-  return OPEN_REASONS[code] ?? `open failed: ${nodeErrorName(cause)}`;
-}
-
-/** Who was refused learns whose file it is. */
-function denialOf(path: string): string {
-  try {
-    const { uid, mode } = fs.statSync(path);
-    const permissions = (mode & PERMISSION_BITS).toString(8).padStart(4, "0");
-    const what = isReadable(path) ? "permission denied to write to it" : "permission denied";
-    return `${what}: it belongs to ${uid === 0 ? "root" : `user ${uid}`}, mode ${permissions}`;
-  } catch {
-    return "permission denied: its directory is closed to you";
-  }
-}
-
-/** Whether this process may read a file. */
-export function isReadable(path: string): boolean {
-  try {
-    fs.accessSync(path, fs.constants.R_OK);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** What the usual failures of a call come from. */

@@ -1,6 +1,6 @@
 // Hosts that fail a writer: no space, a limit of the file size, a disk with errors. Nothing acknowledged is lost.
 
-import { open, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { expectSameBytes } from "../support/device-content.ts";
@@ -13,7 +13,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { attemptTsimgfs, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
+import { attemptTsimgfs, expectRefusal, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk, expectOrdered } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
 
@@ -99,6 +99,25 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
       });
     },
   );
+
+  it("is of no use for a file above 2^53 - 1 bytes, and one line says so", async () => {
+    await withTmpfs(MIB, async (tmpfs) => {
+      const path = join(tmpfs.directory, "long.raw");
+      await run("truncate", ["-s", "9P", path]);
+      const target = join(tmpfs.directory, "new");
+      const place = join(tmpfs.directory, "place");
+      await mkdir(place);
+      for (const args of [
+        ["info", path],
+        ["convert", "-O", "qcow2", path, target],
+        ["mount", path, place],
+      ]) {
+        await expectRefusal(args, [/long\.raw: its length is above the limit of 2\^53 - 1$/]);
+      }
+      await run("truncate", ["-s", String(2 ** 53 - 1), path]);
+      await tsimgfs(["info", path]);
+    });
+  });
 
   it("stops stream with lines that say why, and keeps the disk as it is", async () => {
     await withTmpfs(12 * MIB, async (tmpfs) => {
