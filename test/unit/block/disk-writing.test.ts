@@ -1,6 +1,10 @@
 /** Writing to disks of all kinds: any offset and length, read back by us and by qemu-img. */
 
-import { describe, it } from "vitest";
+import fs from "node:fs";
+import { describe, expect, it } from "vitest";
+import { StorageError } from "../../../src/errors.ts";
+import { LocalFile, type SharedFile } from "../../../src/storage/local-file.ts";
+import { createImage } from "../../support/qemu.ts";
 import { Random } from "../../support/random.ts";
 import { expectBytes } from "../expect-bytes.ts";
 import { DISK_KINDS, type DiskKind, putDisk } from "./disk-kinds.ts";
@@ -143,6 +147,39 @@ describe.each(DISK_KINDS)("a disk with $name", (kind) => {
       files.use(kind.file, (again) => expectBytes(again.read(), model, "opened again"));
       if (kind.file !== "disk.raw") await files.expectClean(kind.file);
       expectBytes(await files.converted(kind.file), model, "afterwards");
+    });
+  });
+});
+
+/** Of a host that keeps files as long as they are. */
+class UncutFile extends LocalFile {
+  override setLength(length: number): void {
+    if (length < this.currentLength()) throw new StorageError("EPERM", this.path, "is not cut");
+    super.setLength(length);
+  }
+}
+
+describe("an image whose host does not cut files", () => {
+  it.each([
+    ["fixed.qcow2", "qcow2", 72],
+    ["fixed.qed", "qed", 16],
+  ] as const)("is closed in order all the same: %s", async (name, format, features) => {
+    await withDiskFiles(async (files) => {
+      await createImage(files.path(name), format, { size: 2 ** 20 });
+      fs.truncateSync(files.path(name), 2 ** 22);
+      const attachFile = (file: SharedFile): LocalFile => new UncutFile(file);
+      const disk = files.use(
+        name,
+        (writable) => {
+          writable.fill(100_000, 70_000, 5);
+          return writable.read();
+        },
+        { attachFile },
+      );
+      const bytes = files.bytes(name);
+      expect(bytes.length).toBeGreaterThanOrEqual(2 ** 22);
+      expect(bytes.subarray(features, features + 8)).toEqual(Buffer.alloc(8));
+      expectBytes(await files.converted(name), disk);
     });
   });
 });

@@ -10,6 +10,7 @@
 
 import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
+import { cutFile } from "../../cut-file.ts";
 import type { MetadataMap } from "../../metadata-map.ts";
 import { reservationSize } from "../../reservation-size.ts";
 import { Upkeep } from "../../upkeep.ts";
@@ -258,6 +259,6 @@ export class ClusterAllocator {
     const isHole = !run.isData && end + run.length >= length;
     const kept = isHole || this.#state.isSet(WORD.shrunk) ? end : this.#storage.length;
     // Small clusters are no holes: the host's blocks are larger.
-    if (kept < length) this.#storage.setLength(Math.max(end, kept));
+    if (kept < length) cutFile(this.#storage, Math.max(end, kept));
   }
 }

@@ -15,6 +15,7 @@
 import { CorruptionError, StorageError, TsimgfsError } from "../../../errors.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import type { AccessLock } from "../../../threads/access-lock.ts";
+import { cutFile } from "../../cut-file.ts";
 import { reservationSize } from "../../reservation-size.ts";
 import { Upkeep } from "../../upkeep.ts";
 import type { QedLayout } from "../layout.ts";
@@ -259,6 +260,6 @@ export class ClusterAllocator {
       ? examineTables(this.#storage).usedEnd / this.#clusterSize
       : state.get(NUMBER.nextCluster);
     const length = Math.max(end, state.get(NUMBER.keptClusters)) * this.#clusterSize;
-    if (length < this.#storage.currentLength()) this.#storage.setLength(length);
+    if (length < this.#storage.currentLength()) cutFile(this.#storage, length);
   }
 }
