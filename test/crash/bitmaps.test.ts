@@ -21,15 +21,16 @@ import {
 import type { ImageRecipe } from "../support/crash-recipes.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import { CrashStates, STRATEGIES } from "../support/crash-states.ts";
-import { failEach } from "../support/failing-calls.ts";
+import { type CallChoice, failEach } from "../support/failing-calls.ts";
 import { Random, SEED } from "../support/random.ts";
 import { SparseFile } from "../support/recording-sparse-file.ts";
 import type { FaultHook, RecordingLog } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
 const STATES = byScale(16, 600);
-/** Calls of each session that fail in one way. */
-const FAILING = byScale(2, 150);
+/** Calls of each session, and of its end, that fail in one way. */
+const FAILING = byScale(1, 150);
+const FAILING_AT_END = byScale(10, 100);
 const KIB = 1024;
 
 const RECIPE: ImageRecipe = {
@@ -103,6 +104,8 @@ async function makeImage(directory: string): Promise<void> {
 interface Recorded {
   readonly initial: SparseFile[];
   readonly log: RecordingLog;
+  /** Operations before the end of the session. */
+  readonly worked: number;
 }
 
 /** A session that works on the image as it is in the directory. */
@@ -113,15 +116,17 @@ function record(directory: string, work: (disk: Disk) => void, faultOf?: FaultHo
   const log: RecordingLog = { operations: [] };
   const policy = { ...USUAL_POLICY, growable: true };
   const { disk, closeFiles } = openRecorded(directory, RECIPE, policy, files, log, faultOf);
+  let worked = 0;
   try {
     work(disk);
+    worked = log.operations.length;
     if (faultOf === undefined) disk.close();
     else MAY_FAIL(() => disk.close());
   } finally {
     closeFiles();
   }
   for (const [index, path] of paths.entries()) files[index]?.save(path);
-  return { initial, log };
+  return { initial, log, worked };
 }
 
 /** Calls `expectState` for states of the image's file that a crash may leave, and for the last one. */
@@ -224,34 +229,52 @@ describe("a crash at any moment leaves no bitmap that lacks something", () => {
   });
 });
 
+/** What is left when calls fail, and what the next writer makes of it. */
+async function failCalls(
+  name: string,
+  work: Work,
+  choose: (recorded: Recorded) => Pick<CallChoice, "start" | "cases">,
+): Promise<void> {
+  await withMemoryScratch("bitmaps", async (root) => {
+    const directory = `${root}/work`;
+    mkdirSync(directory);
+    await makeImage(directory);
+    const before = await contentBytes(directory);
+    const [path = ""] = imageFiles(directory, RECIPE);
+    const initial = SparseFile.load(path);
+    const worked = (make: MakeStep) => (disk: Disk) =>
+      work(disk, new Random(`failing bitmaps ${name}`), make);
+    const recorded = record(directory, worked(MUST_WORK));
+    const calls = recorded.log.operations.length;
+    const random = new Random(`failing calls ${name}`);
+    await failEach(
+      { calls, random, ...choose(recorded) },
+      (faultOf) => {
+        initial.save(path);
+        record(directory, worked(MAY_FAIL), faultOf);
+      },
+      async (label) => {
+        const check = await qemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
+        expect([0, 3], `${label}: ${check.stdout}${check.stderr}`).toContain(check.status);
+        await expectNoneLacks(directory, before, label);
+        recoverInPlace(directory, RECIPE);
+        const again = await qemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
+        expect(again.status, `${label}, recovered: ${again.stderr.slice(0, 500)}`).toBe(0);
+        await expectNoneLacks(directory, before, `${label}, recovered`);
+      },
+    );
+  });
+}
+
 describe("calls that fail leave no bitmap that lacks something, and nothing but leaks", () => {
   it.each(WORKS)("%s", async (name, work) => {
-    await withMemoryScratch("bitmaps", async (root) => {
-      const directory = `${root}/work`;
-      mkdirSync(directory);
-      await makeImage(directory);
-      const before = await contentBytes(directory);
-      const [path = ""] = imageFiles(directory, RECIPE);
-      const initial = SparseFile.load(path);
-      const worked = (make: MakeStep) => (disk: Disk) =>
-        work(disk, new Random(`failing bitmaps ${name}`), make);
-      const calls = record(directory, worked(MUST_WORK)).log.operations.length;
-      const random = new Random(`failing calls ${name}`);
-      await failEach(
-        { calls, cases: FAILING, random },
-        (faultOf) => {
-          initial.save(path);
-          record(directory, worked(MAY_FAIL), faultOf);
-        },
-        async (label) => {
-          const check = await qemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
-          expect([0, 3], `${label}: ${check.stdout}${check.stderr}`).toContain(check.status);
-          await expectNoneLacks(directory, before, label);
-          recoverInPlace(directory, RECIPE);
-          await mustQemuImg(directory, ["check", "-q", "-f", "qcow2", IMAGE_NAME]);
-          await expectNoneLacks(directory, before, `${label}, recovered`);
-        },
-      );
-    });
+    await failCalls(name, work, () => ({ cases: FAILING }));
+  });
+
+  it("at the end of a session, when all is stored and given back", async () => {
+    await failCalls("the end", writeHereAndThere, ({ worked }) => ({
+      start: worked,
+      cases: FAILING_AT_END,
+    }));
   });
 });

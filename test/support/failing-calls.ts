@@ -53,6 +53,8 @@ export const FAILURES: readonly Failure[] = [ONCE, FULL, BROKEN];
 export interface CallChoice {
   /** How many the work makes when none fails. */
   readonly calls: number;
+  /** Those before it always work; default: none does. */
+  readonly start?: number;
   readonly cases: number;
   readonly random: Random;
 }
@@ -64,13 +66,13 @@ export interface CallChoice {
  * @param verify looks at what is left
  */
 export async function failEach(
-  { calls, cases, random }: CallChoice,
+  choice: CallChoice,
   work: (faultOf: FaultHook) => void,
   verify: (label: string) => Promise<void>,
 ): Promise<void> {
   for (const failure of FAILURES) {
-    for (const first of someCalls({ calls, cases, random })) {
-      const label = `${failure.name}, from call ${first} of ${calls}`;
+    for (const first of someCalls(choice)) {
+      const label = `${failure.name}, from call ${first} of ${choice.calls}`;
       try {
         work(failure.hookFor(first));
       } catch (error) {
@@ -82,9 +84,10 @@ export async function failEach(
 }
 
 /** Numbers of `cases` calls at most, counted from 0, in order: the last one, and random ones. */
-export function someCalls({ calls, cases, random }: CallChoice): number[] {
-  if (calls <= cases) return Array.from({ length: calls }, (_, index) => index);
+export function someCalls({ calls, start = 0, cases, random }: CallChoice): number[] {
+  const count = calls - start;
+  if (count <= cases) return Array.from({ length: count }, (_, index) => start + index);
   const numbers = new Set([calls - 1]);
-  while (numbers.size < cases) numbers.add(random.below(calls));
+  while (numbers.size < cases) numbers.add(random.between(start, calls - 1));
   return [...numbers].sort((one, other) => one - other);
 }

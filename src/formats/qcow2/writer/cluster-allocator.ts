@@ -196,7 +196,14 @@ export class ClusterAllocator {
   giveBack(): void {
     this.#upkeep.exclusively(() => {
       this.#lowerFreed();
-      for (const run of this.#reservation.takeAll()) this.refcounts.change(run, () => 0);
+      const runs = this.#reservation.takeAll();
+      try {
+        for (const run of runs) this.refcounts.change(run, () => 0);
+      } catch (error) {
+        // Nobody has them any more.
+        this.#state.raise(WORD.leaks);
+        throw error;
+      }
     });
   }
 
