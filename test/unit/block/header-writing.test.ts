@@ -119,6 +119,31 @@ describe("the first write to an image", () => {
     });
   });
 
+  it.each(["EIO", "ENOSPC"] as const)(
+    "keeps the dirty bit when the host cannot say what is durable: %s",
+    async (code) => {
+      await withDiskFiles(async (files) => {
+        files.put(NAME, strangeImage(12, 0n).bytes);
+        const faulty = new FaultyFiles();
+        const writable = files.open(NAME, { attachFile: faulty.attach });
+        writable.fill(20_000, 9000, 3);
+        const wanted = writable.read();
+        faulty.faults = ({ kind }) => (kind === "sync" ? { code } : "works");
+        expect(() => writable.disk.flush()).toThrow(expect.objectContaining({ code }));
+        faulty.faults = () => "works";
+        // Room that was made since does not bring back what the host has dropped.
+        expect(() => writable.disk.flush()).toThrow(/an earlier fdatasync failed/);
+        writable.disk.maintain();
+        expect(() => writable.close()).toThrow(expect.objectContaining({ code: "EIO" }));
+        expect(files.bytes(NAME).readBigUInt64BE(INCOMPATIBLE)).toBe(1n);
+        await files.check(NAME);
+        files.use(NAME, (again) => expectBytes(again.read(), wanted));
+        await files.expectClean(NAME);
+        expectBytes(await files.converted(NAME), wanted);
+      });
+    },
+  );
+
   it("sets the dirty bit, which the end clears", async () => {
     await withDiskFiles(async (files) => {
       files.put(NAME, strangeImage(12, 0n).bytes);

@@ -379,28 +379,33 @@ describe("a QED image that was not closed", () => {
     });
   });
 
-  it("keeps the need-check bit when the host cannot say what is durable", async () => {
-    await withDiskFiles(async (files) => {
-      files.put(NAME, buildQed(OPTIONS).bytes);
-      const faulty = new FaultyFiles();
-      const disk = initialDisk();
-      const writable = files.open(NAME, { attachFile: faulty.attach });
-      writable.fill(20 * CLUSTER, CLUSTER, 3);
-      disk.fill(3, 20 * CLUSTER, 21 * CLUSTER);
-      faulty.faults = ({ kind }) => (kind === "sync" ? { code: "EIO" } : "works");
-      expect(failureOf(() => writable.disk.flush()).code).toBe("EIO");
-      faulty.faults = () => "works";
-      // Nobody can know any more whether what was written before is durable.
-      expect(failureOf(() => writable.disk.flush()).message).toMatch(/an earlier fdatasync failed/);
-      writable.disk.maintain();
-      expect(failureOf(() => writable.close()).code).toBe("EIO");
-      expect(u64(files, FEATURES)).toBe(NEED_CHECK);
-      await files.check(NAME);
-      files.use(NAME, (again) => expectBytes(again.read(), disk));
-      await files.expectClean(NAME);
-      expectBytes(await files.converted(NAME), disk);
-    });
-  });
+  it.each(["EIO", "ENOSPC"] as const)(
+    "keeps the need-check bit when the host cannot say what is durable: %s",
+    async (code) => {
+      await withDiskFiles(async (files) => {
+        files.put(NAME, buildQed(OPTIONS).bytes);
+        const faulty = new FaultyFiles();
+        const disk = initialDisk();
+        const writable = files.open(NAME, { attachFile: faulty.attach });
+        writable.fill(20 * CLUSTER, CLUSTER, 3);
+        disk.fill(3, 20 * CLUSTER, 21 * CLUSTER);
+        faulty.faults = ({ kind }) => (kind === "sync" ? { code } : "works");
+        expect(failureOf(() => writable.disk.flush()).code).toBe(code);
+        faulty.faults = () => "works";
+        // Nobody can know any more whether what was written before is durable.
+        expect(failureOf(() => writable.disk.flush()).message).toMatch(
+          /an earlier fdatasync failed/,
+        );
+        writable.disk.maintain();
+        expect(failureOf(() => writable.close()).code).toBe("EIO");
+        expect(u64(files, FEATURES)).toBe(NEED_CHECK);
+        await files.check(NAME);
+        files.use(NAME, (again) => expectBytes(again.read(), disk));
+        await files.expectClean(NAME);
+        expectBytes(await files.converted(NAME), disk);
+      });
+    },
+  );
 });
 
 describe("a QED image whose tables cannot be right", () => {

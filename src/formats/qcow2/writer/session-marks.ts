@@ -27,9 +27,7 @@ export class SessionMarks {
     try {
       this.#storage.sync();
     } catch (error) {
-      if (!(error instanceof TsimgfsError && error.code === "ENOSPC")) {
-        this.#state.raise(WORD.syncFailed);
-      }
+      this.#state.raise(WORD.syncFailed);
       throw error;
     }
   }
