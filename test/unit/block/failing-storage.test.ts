@@ -10,7 +10,7 @@ import { byScale, LONG } from "../../support/scale.ts";
 import { DISK_KINDS, type DiskKind, GROWING_KINDS, putDisk } from "./disk-kinds.ts";
 import { FaultModel, type FaultStep } from "./fault-model.ts";
 import { fillingSteps, movingSteps, stepsFor } from "./fault-steps.ts";
-import { FAULT_WAYS, FaultyFiles } from "./faulty-storage.ts";
+import { FAULT_WAYS, type Faults, FaultyFiles } from "./faulty-storage.ts";
 import { type DiskFiles, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 interface Workload {
@@ -124,4 +124,46 @@ describe.each(WORKLOADS)("a disk with $kind.name on a failing storage", (workloa
     },
     600_000,
   );
+});
+
+describe.each([
+  { kind: GROWING_KINDS.l1, steps: movingSteps(GROWING_KINDS.l1), stride: 1 },
+  {
+    kind: GROWING_KINDS.refcounts,
+    steps: fillingSteps(GROWING_KINDS.refcounts),
+    stride: byScale(20, 1),
+  },
+])("a disk with $kind.name whose host cannot say once what is durable", (workload) => {
+  it("never says again that it is", async () => {
+    await withDiskFiles(async (files) => {
+      const { kind, stride } = workload;
+      const works = new FaultyFiles();
+      runSession(files, workload, new FaultModel(putDisk(files, kind)), works);
+      const syncs = works.calls.filter((call) => call.kind === "sync").length;
+      for (let n = new Random(kind.name).below(stride); n < syncs; n += stride) {
+        const model = new FaultModel(putDisk(files, kind));
+        let left = n;
+        const fails: Faults = (call) =>
+          call.kind === "sync" && left-- === 0 ? { code: "EIO" } : "works";
+        const disk = files.open(kind.file, {
+          attachFile: new FaultyFiles(fails).attach,
+          policy: { growable: true },
+        });
+        const flushed = workload.steps.filter((step) => {
+          const isDone = model.step(disk, step);
+          return step.kind === "flush" && isDone && left < 0;
+        });
+        const hasFailed = left < 0;
+        try {
+          disk.close();
+          // The one that fails is that of the end.
+          expect(hasFailed, `sync ${n} of ${syncs}: closed orderly`).toBe(false);
+        } catch (error) {
+          if (!(error instanceof TsimgfsError)) throw error;
+        }
+        expect(flushed, `sync ${n} of ${syncs}`).toEqual([]);
+        await verify(files, kind, model);
+      }
+    });
+  }, 600_000);
 });

@@ -63,13 +63,14 @@ export class ClusterAllocator {
     this.frees = new FreeQueue(context.state);
     this.#reservation = new Reservation(context.state);
     this.#upkeep = new Upkeep(context.state, context.requestMaintenance);
+    this.marks = new SessionMarks(context.state, context.storage, context.headerWriter);
     this.refcounts = new RefcountStore(
       context.layout,
       context.storage,
       context.state,
       context.headerWriter,
+      this.marks,
     );
-    this.marks = new SessionMarks(context.state, context.storage, context.headerWriter);
     this.#changes = new RefcountChanges(context, this.refcounts, this.marks);
   }
 

@@ -7,6 +7,7 @@ import { INCOMPATIBLE } from "../features.ts";
 import { type Qcow2Layout, readQcow2Layout } from "../layout.ts";
 import { HeaderWriter } from "./header-writer.ts";
 import { RefcountStore } from "./refcount-store.ts";
+import { SessionMarks } from "./session-marks.ts";
 import { createSharedState, SharedState } from "./shared-state.ts";
 
 /**
@@ -55,7 +56,8 @@ function reclaimUnmarked(layout: Qcow2Layout, storage: WritableStorage): string 
 function dropPastEnd(layout: Qcow2Layout, storage: WritableStorage): void {
   const state = new SharedState(createSharedState(layout.header, layout.virtualSize));
   const headerWriter = new HeaderWriter(storage, layout.header.version);
-  const refcounts = new RefcountStore(layout, storage, state, headerWriter);
+  const marks = new SessionMarks(state, storage, headerWriter);
+  const refcounts = new RefcountStore(layout, storage, state, headerWriter, marks);
   const { entriesPerBlock, table } = refcounts;
   let first = Math.ceil(storage.currentLength() / layout.clusterSize);
   for (let block = Math.floor(first / entriesPerBlock); block < table.entries; block++) {

@@ -300,7 +300,7 @@ export class Qcow2Writer implements FormatWriter {
   }
 
   flush(): void {
-    if (this.#hasDataFile) this.#context.dataStorage.sync();
+    if (this.#hasDataFile) this.#allocator.marks.sync(this.#context.dataStorage);
     this.#allocator.flush();
   }
 
@@ -321,7 +321,7 @@ export class Qcow2Writer implements FormatWriter {
       this.flush();
       return;
     }
-    if (this.#hasDataFile) this.#context.dataStorage.sync();
+    if (this.#hasDataFile) this.#allocator.marks.sync(this.#context.dataStorage);
     // Tables that say nothing but zeros say what no table says, unless a backing file shows through.
     if (this.#context.layout.backingFile === undefined) {
       for (const l1Index of this.#state.zeroedTables()) this.#cursor.dropTable(l1Index, "zeros");

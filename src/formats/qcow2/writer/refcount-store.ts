@@ -12,6 +12,7 @@ import type { Qcow2Layout } from "../layout.ts";
 import { readRefcount, writeRefcount } from "../refcount-entry.ts";
 import type { HeaderWriter } from "./header-writer.ts";
 import { putBlockOffset, RefcountBlockTable } from "./refcount-block-table.ts";
+import type { SessionMarks } from "./session-marks.ts";
 import { NUMBER, type SharedState } from "./shared-state.ts";
 
 /** Refcount blocks are looked through in pieces of this many bytes. */
@@ -36,6 +37,7 @@ export class RefcountStore {
   readonly #storage: WritableStorage;
   readonly #state: SharedState;
   readonly #headerWriter: HeaderWriter;
+  readonly #marks: SessionMarks;
   readonly #entry = NativeBuffer.allocate(8);
   readonly #piece: NativeBuffer;
 
@@ -44,6 +46,7 @@ export class RefcountStore {
     storage: WritableStorage,
     state: SharedState,
     headerWriter: HeaderWriter,
+    marks: SessionMarks,
   ) {
     this.table = new RefcountBlockTable(storage, state, layout.clusterSize);
     this.#bits = layout.refcountBits;
@@ -52,6 +55,7 @@ export class RefcountStore {
     this.#storage = storage;
     this.#state = state;
     this.#headerWriter = headerWriter;
+    this.#marks = marks;
     this.#piece = NativeBuffer.allocate(Math.min(SCAN_SIZE, layout.clusterSize));
   }
 
@@ -240,7 +244,7 @@ export class RefcountStore {
       this.writeNewBlock(cluster, { first: start, count });
     }
     this.#storage.writeAt(table, 0, table.length, first * clusterSize);
-    this.#storage.sync();
+    this.#marks.sync();
     this.#headerWriter.setRefcountTable(first * clusterSize, tableClusters);
     return {
       table: { first, count: tableClusters },
@@ -266,7 +270,7 @@ export class RefcountStore {
       this.#extendTo(next + clusters);
       this.#storage.zeroAt(next * clusterSize, clusters * clusterSize, "release");
       this.change({ first: next, count: clusters }, () => 1);
-      this.#storage.sync();
+      this.#marks.sync();
       return { first: next, blocks: { first: next, count: 0 } };
     }
     let blocks = 1;
@@ -285,11 +289,11 @@ export class RefcountStore {
       const count = Math.min(end - start, this.entriesPerBlock);
       this.writeNewBlock(first + clusters + index, { first: start, count });
     }
-    this.#storage.sync();
+    this.#marks.sync();
     for (let index = 0; index < blocks; index++) {
       this.table.link(block + index, first + clusters + index);
     }
-    this.#storage.sync();
+    this.#marks.sync();
     return { first, blocks: { first: first + clusters, count: blocks } };
   }
 

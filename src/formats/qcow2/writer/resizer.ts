@@ -77,7 +77,7 @@ export function setVirtualSize(context: Qcow2WriterContext, virtualSize: number)
   // The data file is never shorter than the disk.
   if (virtualSize > old) {
     resizeDataFile();
-    dataStorage.sync();
+    allocator.marks.sync(dataStorage);
   }
   context.headerWriter.setVirtualSize(virtualSize);
   allocator.marks.sync();

@@ -19,13 +19,15 @@ export class SessionMarks {
   /**
    * Wait until what was written is durable. After a failure nobody knows what is: no cluster changes its
    * owner any more.
+   *
+   * @param file the image, or its data file
    */
-  sync(): void {
+  sync(file = this.#storage): void {
     if (this.#state.isSet(WORD.syncFailed)) {
-      throw new TsimgfsError("EIO", this.#storage.path, "an earlier fdatasync failed");
+      throw new TsimgfsError("EIO", file.path, "an earlier fdatasync failed");
     }
     try {
-      this.#storage.sync();
+      file.sync();
     } catch (error) {
       this.#state.raise(WORD.syncFailed);
       throw error;

@@ -3,6 +3,7 @@
 import { describe, expect, it } from "vitest";
 import { HeaderWriter } from "../../../../../src/formats/qcow2/writer/header-writer.ts";
 import { RefcountStore } from "../../../../../src/formats/qcow2/writer/refcount-store.ts";
+import { SessionMarks } from "../../../../../src/formats/qcow2/writer/session-marks.ts";
 import { NUMBER } from "../../../../../src/formats/qcow2/writer/shared-state.ts";
 import type { Qcow2Options } from "../../../../support/qcow2-builder.ts";
 import { Random } from "../../../../support/random.ts";
@@ -19,7 +20,8 @@ function sampleOf(options: Qcow2Options): Sample {
   const writer = writerState(options);
   const { layout, storage, state } = writer;
   const headerWriter = new HeaderWriter(storage, layout.header.version);
-  const store = new RefcountStore(layout, storage, state, headerWriter);
+  const marks = new SessionMarks(state, storage, headerWriter);
+  const store = new RefcountStore(layout, storage, state, headerWriter, marks);
   return { ...writer, store, bits: layout.refcountBits };
 }
 
