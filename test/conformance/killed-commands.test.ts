@@ -24,7 +24,7 @@ import { checkImage, expectClean } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
 
 const MIB = 2 ** 20;
-const KILLS = byScale(2, 20);
+const KILLS = byScale(1, 20);
 /** Of a file, as far as the test hears of them, before the kill. */
 const CHANGES_MAX = 12;
 const NEW = "another passphrase";

@@ -29,8 +29,8 @@ import { byScale } from "../support/scale.ts";
 
 const STATES = byScale(16, 600);
 /** Calls of each session, and of its end, that fail in one way. */
-const FAILING = byScale(1, 150);
-const FAILING_AT_END = byScale(10, 100);
+const FAILING = byScale(2, 150);
+const FAILING_AT_END = byScale(6, 100);
 const KIB = 1024;
 
 const RECIPE: ImageRecipe = {
