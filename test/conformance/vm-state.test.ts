@@ -7,6 +7,7 @@ import { AmendJob } from "../../src/block/amend-job.ts";
 import type { Disk } from "../../src/block/disk.ts";
 import type { Qcow2Amendment } from "../../src/formats/qcow2/amend/amend.ts";
 import { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
+import { amendment } from "../support/amendment.ts";
 import { openLocal, USUAL_POLICY } from "../support/crash-engine.ts";
 import { IMAGE_NAME } from "../support/crash-images.ts";
 import { convertToRaw } from "../support/qemu.ts";
@@ -30,17 +31,6 @@ const RECIPE = {
   virtualSize: VM_DISK_SIZE,
   clusterSize: 4096,
 } as const;
-const NOTHING: Qcow2Amendment = {
-  version: undefined,
-  refcountBits: undefined,
-  lazyRefcounts: undefined,
-  dataFileRaw: undefined,
-  dataFile: undefined,
-  backingFile: undefined,
-  backingFormat: undefined,
-  keySlots: undefined,
-};
-
 /** An image with VM state, and what can be done to it by us. */
 class Machine {
   readonly path: string;
@@ -76,10 +66,10 @@ class Machine {
     }
   }
 
-  amend(amendment: Partial<Qcow2Amendment>): void {
+  amend(wanted: Partial<Qcow2Amendment>): void {
     const job = new AmendJob({
       path: this.path,
-      amendment: { ...NOTHING, ...amendment },
+      amendment: amendment(wanted),
       size: undefined,
       open: { format: undefined, backingPolicy: undefined },
       warn: () => undefined,

@@ -9,6 +9,7 @@ import { planQcow2Amendment, type Qcow2Amendment } from "../../src/formats/qcow2
 import { changeRefcountWidth } from "../../src/formats/qcow2/amend/refcount-width.ts";
 import { expandSnapshotZeros } from "../../src/formats/qcow2/amend/snapshot-zeros.ts";
 import { downgradeToVersion2, upgradeToVersion3 } from "../../src/formats/qcow2/amend/version.ts";
+import { amendment } from "../support/amendment.ts";
 import { recoverInPlace } from "../support/crash-engine.ts";
 import {
   contentOf,
@@ -53,21 +54,10 @@ function expandSnapshots(storage: RecordingStorage): void {
   expect(Array.from(expandSnapshotZeros(storage)).length).toBeGreaterThan(0);
 }
 
-const NOTHING: Qcow2Amendment = {
-  version: undefined,
-  refcountBits: undefined,
-  lazyRefcounts: undefined,
-  dataFileRaw: undefined,
-  dataFile: undefined,
-  backingFile: undefined,
-  backingFormat: undefined,
-  keySlots: undefined,
-};
-
 /** All that the command does with the file of an image. */
 function amended(wanted: Partial<Qcow2Amendment>): Amend {
   return (storage) => {
-    const { steps, downgrade } = planQcow2Amendment(storage, { ...NOTHING, ...wanted }, []);
+    const { steps, downgrade } = planQcow2Amendment(storage, amendment(wanted), []);
     for (const step of steps) step(storage);
     downgrade?.(storage);
   };

@@ -7,9 +7,10 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openSlot, readLuksHeader } from "../../src/formats/encryption/key-slots.ts";
 import type { SlotChange } from "../../src/formats/encryption/slot-changes.ts";
-import { planQcow2Amendment, type Qcow2Amendment } from "../../src/formats/qcow2/amend/amend.ts";
+import { planQcow2Amendment } from "../../src/formats/qcow2/amend/amend.ts";
 import { luksPlaceOf } from "../../src/formats/qcow2/encryption.ts";
 import { readQcow2Layout } from "../../src/formats/qcow2/layout.ts";
+import { amendment } from "../support/amendment.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
 import { CrashStates, STRATEGIES } from "../support/crash-states.ts";
 import {
@@ -38,23 +39,13 @@ const SIZE = String(4 * 2 ** 20);
 const OLD = Buffer.from(PASSPHRASE);
 const NEW = Buffer.from("new");
 const SECRETS = { old: OLD, new: NEW };
-const NOTHING_ELSE: Qcow2Amendment = {
-  version: undefined,
-  refcountBits: undefined,
-  lazyRefcounts: undefined,
-  dataFileRaw: undefined,
-  dataFile: undefined,
-  backingFile: undefined,
-  backingFormat: undefined,
-  keySlots: undefined,
-};
 
 function added(slot: number | undefined, newSecret = NEW): SlotChange {
   return { state: "active", newSecret, slot, iterTimeMs: 0 };
 }
 
 function amend(storage: RecordingStorage, keySlots: SlotChange): void {
-  const plan = planQcow2Amendment(storage, { ...NOTHING_ELSE, keySlots }, [OLD]);
+  const plan = planQcow2Amendment(storage, amendment({ keySlots }), [OLD]);
   for (const step of plan.steps) step(storage);
 }
 

@@ -30,6 +30,7 @@ import {
 } from "../../src/fuse/abi.ts";
 import { mountFuse, unmountFuse } from "../../src/fuse/fusermount.ts";
 import { negotiate } from "../../src/fuse/session.ts";
+import { OPCODE } from "./fuse-opcodes.ts";
 import {
   SLOW_FILES_READY,
   type SlowFilesCommand,
@@ -39,26 +40,6 @@ import {
 const { EIO, ENODEV, ENOENT, ENOSYS } = constants.errno;
 const ROOT = 1;
 const FIRST_FILE = 2;
-
-/** Opcodes that are answered with more than ENOSYS. */
-const OPCODE = {
-  lookup: 1,
-  forget: 2,
-  getattr: 3,
-  setattr: 4,
-  open: 14,
-  read: 15,
-  write: 16,
-  statfs: 17,
-  release: 18,
-  fsync: 20,
-  flush: 25,
-  opendir: 27,
-  releasedir: 29,
-  interrupt: 36,
-  batchForget: 42,
-  syncfs: 50,
-} as const;
 
 /** A request, in a buffer of its own: replies come in any order. */
 class SlowRequest {

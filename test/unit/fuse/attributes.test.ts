@@ -3,9 +3,10 @@
 import { constants } from "node:os";
 import { describe, expect, it } from "vitest";
 import type { Ownership } from "../../../src/fuse/attributes.ts";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { ALLOCATED_SIZE, MODIFIED_AT, withTree } from "../tree/sample-tree.ts";
-import { Caller, nameArguments, OPCODE } from "./call.ts";
+import { Caller, nameArguments } from "./call.ts";
 
 const { ENOENT, ENOTDIR, ESTALE } = constants.errno;
 const ROOT = 1;

@@ -2,31 +2,7 @@
 
 import { OPERATIONS, type Server, UNKNOWN_OPERATION } from "../../../src/fuse/opcodes.ts";
 import { Request } from "../../../src/fuse/request.ts";
-
-/** Opcodes of linux/fuse.h. */
-export const OPCODE = {
-  lookup: 1,
-  forget: 2,
-  getattr: 3,
-  setattr: 4,
-  open: 14,
-  read: 15,
-  write: 16,
-  statfs: 17,
-  release: 18,
-  fsync: 20,
-  getxattr: 22,
-  listxattr: 23,
-  init: 26,
-  opendir: 27,
-  readdir: 28,
-  interrupt: 36,
-  batchForget: 42,
-  fallocate: 43,
-  readdirplus: 44,
-  lseek: 46,
-  statx: 52,
-} as const;
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 
 /** `fuse_in_header` (40 bytes) and the arguments behind it. */
 export function layRequest(

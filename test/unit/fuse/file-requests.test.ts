@@ -4,10 +4,11 @@ import { constants } from "node:os";
 import { describe, expect, it } from "vitest";
 import { OPERATIONS, operationTable } from "../../../src/fuse/opcodes.ts";
 import { NO_REPLY } from "../../../src/fuse/request.ts";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { Random } from "../../support/random.ts";
 import { DAEMON_PID, withTree } from "../tree/sample-tree.ts";
-import { Caller, lseekArguments, OPCODE, readArguments, xattrArguments } from "./call.ts";
+import { Caller, lseekArguments, readArguments, xattrArguments } from "./call.ts";
 
 const { EINVAL, EISDIR, ENODATA, ENOSYS, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM, ERANGE, ESTALE } =
   constants.errno;

@@ -3,12 +3,12 @@
 import { constants } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { run } from "../../support/run.ts";
 import { expectBytes } from "../expect-bytes.ts";
 import {
   type Caller,
   fallocateArguments,
-  OPCODE,
   readArguments,
   setattrArguments,
   writeArguments,

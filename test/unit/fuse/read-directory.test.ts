@@ -2,9 +2,10 @@
 
 import { constants } from "node:os";
 import { describe, expect, it } from "vitest";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { withTree } from "../tree/sample-tree.ts";
-import { Caller, OPCODE, readArguments } from "./call.ts";
+import { Caller, readArguments } from "./call.ts";
 
 const { ESTALE, ENOTDIR } = constants.errno;
 const ROOT = 1;

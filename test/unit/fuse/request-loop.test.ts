@@ -4,9 +4,10 @@ import fs from "node:fs";
 import { constants } from "node:os";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { serveRequests } from "../../../src/fuse/request-loop.ts";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { withTree } from "../tree/sample-tree.ts";
-import { layRequest, nameArguments, OPCODE, readArguments } from "./call.ts";
+import { layRequest, nameArguments, readArguments } from "./call.ts";
 import { endRequests, readReplies, withSocketPair } from "./socket-pair.ts";
 
 const { EIO, ENOENT, ENOSYS } = constants.errno;

@@ -3,7 +3,8 @@
 import fs from "node:fs";
 import { describe, expect, it } from "vitest";
 import { cloneQueue, negotiate } from "../../../src/fuse/session.ts";
-import { layRequest, OPCODE } from "./call.ts";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
+import { layRequest } from "./call.ts";
 import { readReplies, withSocketPair } from "./socket-pair.ts";
 
 const UNIQUE = 0xfedc_ba98_7654_3210n;

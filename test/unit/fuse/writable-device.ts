@@ -4,11 +4,12 @@ import fs from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
 import type { WritePolicy } from "../../../src/block/write-policy.ts";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { convertToRaw } from "../../support/qemu.ts";
 import { run } from "../../support/run.ts";
 import { type SampleTree, withTree } from "../tree/sample-tree.ts";
-import { Caller, OPCODE } from "./call.ts";
+import { Caller } from "./call.ts";
 
 export const ROOT = 1;
 export const DEVICE = 16;

@@ -3,9 +3,10 @@
 import { constants } from "node:os";
 import { describe, expect, it, vi } from "vitest";
 import { LocalFile } from "../../../src/storage/local-file.ts";
+import { OPCODE } from "../../support/fuse-opcodes.ts";
 import { Random } from "../../support/random.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { type Caller, OPCODE, readArguments, setattrArguments, writeArguments } from "./call.ts";
+import { type Caller, readArguments, setattrArguments, writeArguments } from "./call.ts";
 import {
   DEVICE,
   FATTR,
