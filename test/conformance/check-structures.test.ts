@@ -16,7 +16,6 @@ import { makeScratch } from "../support/scratch.ts";
 
 const CLUSTER = 65536;
 const MiB = 2 ** 20;
-const MINUTE_MS = 60_000;
 
 let directory: string;
 
@@ -180,11 +179,9 @@ describe("a snapshot table", () => {
       expect(engineCheck(path, "all").status).toBe(0);
       const after = await qemuCheck(path);
       expect(after.status, after.stderr).toBe(0);
-      const limit = { timeoutMs: 5 * MINUTE_MS };
-      const { stdout } = await run("qemu-img", ["snapshot", "-l", path], limit);
+      const { stdout } = await run("qemu-img", ["snapshot", "-l", path]);
       expect(stdout.match(/snapshot-\d/g)).toHaveLength(2);
     },
-    10 * MINUTE_MS,
   );
 });
 
