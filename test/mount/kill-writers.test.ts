@@ -27,7 +27,7 @@ const SIZE = byScale(12, 48) * 2 ** 20;
 /** Under load the start takes longer; then the kill comes earlier in it. */
 const LONGEST_START_MS = 400;
 /** How often the daemon of each kind of image is killed. */
-const KILLS = byScale(3, 9);
+const KILLS = byScale(3, 12);
 const PROCESSES = 3;
 /** From the moment when all processes have begun. */
 const LONGEST_LIFE_MS = byScale(500, 1500);
