@@ -166,6 +166,22 @@ describe("a snapshot table", () => {
     expect(stdout.match(/snapshot-\d/g)).toHaveLength(3);
   });
 
+  it.each([1, 80, 81, 511, 512])(
+    "may start behind the end of the file, as far as whole sectors go (%i bytes of the last one)",
+    async (bytes) => {
+      const path = join(directory, `behind-${bytes}.qcow2`);
+      await createImage(path, "qcow2", { size: MiB, options: { cluster_size: 512 } });
+      const image = new DamageImage(readFileSync(path));
+      const end = image.clusters() * 512;
+      // Two entries of nothing but zeros: 80 bytes of the cluster behind the one that is cut short.
+      image.setHeader("nb_snapshots", 2);
+      image.setHeader("snapshots_offset", end + 512);
+      image.bytes = Buffer.concat([image.bytes, Buffer.alloc(end + bytes - image.bytes.length, 1)]);
+      writeFileSync(path, image.bytes);
+      await expectRepaired(path, "all");
+    },
+  );
+
   // QEMU reads 65536 entries one by one, several times.
   it.each(LONG ? [65537] : [])(
     "is cut where it has %i entries, more than readers accept",

@@ -28,6 +28,7 @@ const L1E_RESERVED_LO = 0x0000_01ff;
 const OFFSET_LO = 0xffff_fe00;
 /** Entries of L1 and bitmap tables, bytes. */
 const ENTRY_SIZE = 8;
+const SECTOR_SIZE = 512;
 /** Bits of a bitmap table's entry that are 0; with an offset, bit 0 too. */
 const BITMAP_RESERVED_HI = 0xff00_0000;
 const BITMAP_RESERVED_LO = 0x0000_01fe;
@@ -79,6 +80,8 @@ export class References {
   #l1IsAlone = true;
   readonly #dangling = new Set<number>();
   readonly #visit: VisitRegion | undefined;
+  /** Every region in the file ends before it. For QEMU, a file consists of whole sectors. */
+  readonly #regionsEnd: number;
 
   /**
    * Count everything but refcount blocks, which whoever reads the refcount table adds.
@@ -93,6 +96,7 @@ export class References {
     this.image = image;
     this.#findings = findings;
     this.#visit = visit;
+    this.#regionsEnd = Math.ceil(length / SECTOR_SIZE) * SECTOR_SIZE + layout.clusterSize;
     this.counts = new ReferenceCounts(storage.path, Math.ceil(length / layout.clusterSize));
     this.l2Tables = new L2Tables(storage.path, layout.clusterSize);
     this.addRegion(0, layout.clusterSize, 1, "the header");
@@ -114,9 +118,9 @@ export class References {
     return offset % this.image.layout.clusterSize === 0 && !this.#overlapping.has(offset);
   }
 
-  /** Whether a region lies in the file: its last cluster may be cut short. */
+  /** Whether a region lies in the file: its last cluster may be cut short, even to nothing. */
   isInFile(offset: number, size: number): boolean {
-    return offset + size - this.image.length < this.image.layout.clusterSize;
+    return offset + size < this.#regionsEnd;
   }
 
   /**
