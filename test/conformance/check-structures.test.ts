@@ -124,6 +124,49 @@ describe("a LUKS header", () => {
   });
 });
 
+describe("a LUKS header that reaches past the end of the file", () => {
+  it("is not written over by new refcount structures, though nothing says that it is in use", async () => {
+    const path = join(directory, "long-luks.qcow2");
+    const own = ["cluster_size=4096", "encrypt.iter-time=10"];
+    const options = ["encrypt.format=luks", "encrypt.key-secret=key", ...own];
+    await createEncryptedImage(path, options, "4M");
+    const image = new DamageImage(readFileSync(path));
+    const place = image.extensionPlace(EXTENSION_CRYPTO_HEADER) ?? 0;
+    const luks = Number(image.u64(place));
+    const keys = image.bytes.subarray(luks, luks + Number(image.u64(place + 8)));
+    image.setU64(place + 8, 1n << 40n);
+    // As an L2 table, the lost refcount table refers to the blocks: no other cluster looks as free as the keys'.
+    image.setU64(image.header("l1_table_offset"), BigInt(image.header("refcount_table_offset")));
+    image.setHeader("refcount_table_offset", image.clusters() * 4096);
+    writeFileSync(path, image.bytes);
+    const oracle = await qemuCheck(path, "encrypted qcow2");
+    expect(oracle.counts).toMatchObject({ status: 2 });
+    expect(engineCheck(path).counts).toEqual(oracle.counts);
+    const repaired = engineCheck(path, "all");
+    const bytes = readFileSync(path);
+    expect(bytes.subarray(luks, luks + keys.length).equals(keys)).toBe(true);
+    expect(bytes.length).toBeLessThan(2 * image.bytes.length);
+    expect(repaired.counts).toMatchObject({ status: 2, leaks: 0 });
+    expect((await qemuCheck(path, "encrypted qcow2")).counts).toEqual(repaired.counts);
+  });
+});
+
+describe("COPIED flags", () => {
+  it("are not looked at in L2 tables whose own refcount cannot be read", async () => {
+    const path = join(directory, "unreadable.qcow2");
+    await createImage(path, "qcow2", { size: MiB, options: { cluster_size: 1024 } });
+    await qemuIo(path, "qcow2", ["write 0 4k"]);
+    const image = new DamageImage(readFileSync(path));
+    // What this entry names is beyond the refcount table: its refcount is known, and 0.
+    for (const { at } of image.dataEntries()) image.setU64(at, COPIED | (1n << 40n));
+    for (const { at, word } of image.blockEntries()) image.setU64(at, word + 512n);
+    writeFileSync(path, image.bytes);
+    const oracle = await qemuCheck(path);
+    expect(oracle.counts).toMatchObject({ status: 1, corruptions: 5 });
+    expect(engineCheck(path).counts).toEqual(oracle.counts);
+  });
+});
+
 describe("a snapshot table", () => {
   const extra = (size: number): Buffer => Buffer.alloc(size, 0);
 

@@ -38,11 +38,15 @@ export class FreeClusters {
   }
 
   #find(count: number): number {
-    const { references, table, findings } = this.#analysis;
+    const { references, table } = this.#analysis;
     const { counts } = references;
     const isFree = (cluster: number): boolean =>
       counts.get(cluster) === 0 && table.get(cluster) === 0;
-    const found = this.#findRun(count, this.#hint, isFree);
+    // A block that is not there may be lost, as references are.
+    const isStoredAsFree = (cluster: number): boolean =>
+      isFree(cluster) && this.#isInIntactBlock(cluster);
+    const areLost = this.#areReferencesLost();
+    const found = this.#findRun(count, this.#hint, areLost ? isStoredAsFree : isFree);
     if (found !== undefined) {
       if (count === 1) this.#hint = found + 1;
       return found;
@@ -52,10 +56,20 @@ export class FreeClusters {
     this.#oldBlocks ??= this.#damagedBlocks();
     const isLeaked = (cluster: number): boolean =>
       counts.get(cluster) === 0 && this.#oldBlocks?.has(cluster) === false;
-    const leaked =
-      findings.count("reference") === 0 ? this.#findRun(count, 1, isLeaked) : undefined;
-    if (leaked !== undefined) return leaked;
+    const last = this.#findRun(count, 1, areLost ? isFree : isLeaked);
+    if (last !== undefined) return last;
     throw new StorageError("ENOSPC", this.#storage.path, "no room for new refcount structures");
+  }
+
+  /** Whether entries are damaged whose meaning is lost: what they referred to is not counted. */
+  #areReferencesLost(): boolean {
+    return this.#analysis.findings.count("reference") > 0;
+  }
+
+  #isInIntactBlock(cluster: number): boolean {
+    const { table } = this.#analysis;
+    const block = Math.floor(cluster / table.blockEntries);
+    return table.faults[block] === BLOCK_FAULT.none && table.blockOffset(block) !== 0;
   }
 
   /** Clusters behind the file, but none that something may refer to, which would then show them. */
@@ -72,11 +86,10 @@ export class FreeClusters {
 
   /** Whether references to a cluster past the end may be lost: only its refcount tells of them. */
   #mayBeReferenced(cluster: number): boolean {
-    const { table, image, findings } = this.#analysis;
-    if (findings.count("reference") === 0) return false;
-    const isIntact = table.faults[Math.floor(cluster / table.blockEntries)] === BLOCK_FAULT.none;
+    const { table, image } = this.#analysis;
+    if (!this.#areReferencesLost()) return false;
     const isNear = cluster < image.length / image.layout.clusterSize + AVOIDED_MAX;
-    return isIntact && isNear && table.get(cluster) > 0;
+    return this.#isInIntactBlock(cluster) && isNear && table.get(cluster) > 0;
   }
 
   #findRun(count: number, start: number, isFree: (cluster: number) => boolean): number | undefined {

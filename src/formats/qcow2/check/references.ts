@@ -158,12 +158,13 @@ export class References {
     return this.#dangling.has(cluster);
   }
 
-  /** Remember what would come to life if the file grew by a little. */
+  /** Remember what would come to life if the file grew by a little: as far as its last cluster. */
   #addDangling(offset: number, size: number): void {
     const { clusterSize } = this.image.layout;
     const end = Math.ceil(this.image.length / clusterSize);
+    const last = Math.floor((offset + size - 1) / clusterSize);
+    if (last > end + DANGLING_MAX) return;
     const first = Math.max(end, Math.floor(offset / clusterSize));
-    const last = Math.min(Math.floor((offset + size - 1) / clusterSize), end + DANGLING_MAX);
     for (let cluster = first; cluster <= last; cluster++) this.#dangling.add(cluster);
   }
 
