@@ -1,9 +1,8 @@
 /**
  * Writing to a disk: what is common to all formats. Bytes that have their place are written under the
  * shared lock. Where tables must change, the driver plans under the exclusive lock, the new place is
- * filled (with what was there before, where the write does not cover it), and the driver links it. If a
- * power cut could then show less than was there before, the new place is made durable first, and the
- * lock is not held meanwhile.
+ * filled without it (with what was there before, where the write does not cover it), and the driver links
+ * it. If a power cut could then show less than was there before, the new place is made durable first.
  */
 
 import assert from "node:assert";
@@ -52,6 +51,8 @@ export interface DiskWriterContext {
   readonly data: DataWriter;
   /** Taken before the lock of the image: changes of the size go one after the other. */
   readonly resizing: Mutex;
+  /** Writing data to new places, and linking them, goes one after the other. */
+  readonly filling: Mutex;
   readonly changes: TableChanges;
   /** How reads give up the lock; undefined: they do not. */
   readonly unlocked: UnlockedReads | undefined;
@@ -69,6 +70,7 @@ export class DiskWriter {
   readonly #dirtyBitmaps: DirtyBitmaps | undefined;
   readonly #data: DataWriter;
   readonly #changes: TableChanges;
+  readonly #filling: Mutex;
   readonly #unlocked: UnlockedReads | undefined;
   readonly #policy: WritePolicy;
   readonly #guardsMagic: boolean;
@@ -88,6 +90,7 @@ export class DiskWriter {
     this.#dirtyBitmaps = context.writer.dirtyBitmaps;
     this.#data = context.data;
     this.#changes = context.changes;
+    this.#filling = context.filling;
     this.#unlocked = context.unlocked;
     this.#policy = context.policy;
     this.#guardsMagic = context.guardsMagic;
@@ -341,10 +344,12 @@ export class DiskWriter {
     return mayBeZeros && this.#filler.covered <= QUICK_FILL_MAX;
   }
 
-  /** As PlanFiller.fill, under the exclusive lock. */
+  /** Fill the plan under the exclusive lock. Returns whether it must be durable before it is linked. */
   #fillLocked(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
     try {
-      return this.#filler.fill(guestOffset, kind, source, start);
+      const mustBeDurable = this.#filler.prepare(guestOffset, kind, source, start);
+      this.#filler.write();
+      return mustBeDurable;
     } catch (error) {
       this.#writer.abandon(this.#changes.plan);
       throw error;
@@ -353,24 +358,48 @@ export class DiskWriter {
 
   /** Fill what is planned and claimed while others use the disk, then link it. Without the lock. */
   #fillClaimed(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
-    let mustBeDurable: boolean;
+    if (this.#prepareClaimed(guestOffset, kind, source, start)) {
+      this.#writeClaimed();
+      this.#changes.provide(ALLOCATION.planned);
+      return;
+    }
+    // The host lets threads write to a file one by one: a table would wait behind the data of the next one.
+    this.#filling.lock();
     try {
-      mustBeDurable = this.#fillShared(guestOffset, kind, source, start);
+      this.#writeClaimed();
+      this.#changes.linkClaimed();
+    } finally {
+      this.#filling.unlock();
+    }
+  }
+
+  /** As PlanFiller.prepare, of what is claimed. */
+  #prepareClaimed(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
+    try {
+      return this.#prepareShared(guestOffset, kind, source, start);
     } catch (error) {
       this.#changes.abandonClaimed();
       throw error;
     }
-    if (mustBeDurable) this.#changes.provide(ALLOCATION.planned);
-    else this.#changes.linkClaimed();
   }
 
-  /** As PlanFiller.fill, of what is claimed: the lock is given up while old data is read. */
-  #fillShared(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
+  /** As PlanFiller.write, of what is claimed: however long it takes, who reads or changes other clusters goes on. */
+  #writeClaimed(): void {
+    try {
+      this.#filler.write();
+    } catch (error) {
+      this.#changes.abandonClaimed();
+      throw error;
+    }
+  }
+
+  /** As PlanFiller.prepare, under the shared lock, which is given up while old data is read. */
+  #prepareShared(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
     for (let attempt = 0; ; attempt++) {
       this.#changes.lockShared();
       if (attempt === 0) this.#unlocked?.begin();
       try {
-        return this.#filler.fill(guestOffset, kind, source, start);
+        return this.#filler.prepare(guestOffset, kind, source, start);
       } catch (error) {
         if (error !== READ_AGAIN) throw error;
       } finally {

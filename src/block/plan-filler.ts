@@ -1,6 +1,7 @@
 /**
  * Filling the place that a driver has planned for a write: with what is written, and around it with what the
- * disk shows there until now. It says whether that must be durable before tables refer to it.
+ * disk shows there until now. It says whether that must be durable before tables refer to it. What the disk
+ * shows is read under the lock; what is written goes to a place that nobody else uses, and needs none.
  */
 
 import type { FormatWriter, ZeroSpace } from "../formats/writer.ts";
@@ -39,6 +40,13 @@ export class PlanFiller {
   /** A cluster: head, data and tail of a small write. */
   #scratch: NativeBuffer | undefined;
   #covered = 0;
+  /** What `write` writes: bytes of a buffer, or zeros, to a place on the host. */
+  #kind: Source = SOURCE.nothing;
+  #source: NativeBuffer | undefined;
+  #start = 0;
+  #length = 0;
+  #hostOffset = 0;
+  #guestOffset = 0;
 
   constructor(context: PlanFillerContext) {
     this.#chain = context.chain;
@@ -65,37 +73,65 @@ export class PlanFiller {
   }
 
   /**
-   * Fill what the plan covers. It may be cut to one cluster; `covered` says how much of the write is done.
+   * Do what filling the plan needs the disk for; `write` does the rest. The plan may be cut to one cluster;
+   * `covered` says how much of the write is done then. Under the lock.
    *
    * @returns whether it must be durable before anything refers to it
    * @throws {CorruptionError | StorageError} the plan is to be given up
    */
-  fill(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
+  prepare(guestOffset: number, kind: Source, source: NativeBuffer, start: number): boolean {
     const { plan } = this.#changes;
     if (!this.#zeros.readsAsZero(plan.coverStart, plan.coverEnd)) {
-      this.#fillAround(guestOffset, kind, source, start);
+      this.#prepareAround(guestOffset, kind, source, start);
       return true;
     }
     // A place that is a hole is as good as a new one.
     const total = plan.coverEnd - plan.coverStart;
     if (this.#data.isZeroPlace(plan.fresh, plan.hostOffset, total)) {
-      if (kind === SOURCE.buffer) {
-        const place = plan.hostOffset + guestOffset - plan.coverStart;
-        this.#data.write(source, start, this.#covered, place, guestOffset);
-      }
+      const place = plan.hostOffset + guestOffset - plan.coverStart;
+      const needed = kind === SOURCE.buffer ? kind : SOURCE.nothing;
+      this.#keep(needed, source, start, this.#covered, place, guestOffset);
       return false;
     }
     // Many new clusters are one plan, places that are given can be filled one by one.
-    if (plan.fresh) this.#fillAround(guestOffset, kind, source, start);
-    else this.#fillPlace(guestOffset, kind, source, start);
+    if (plan.fresh) this.#prepareAround(guestOffset, kind, source, start);
+    else this.#preparePlace(guestOffset, kind, source, start);
     return true;
   }
 
   /**
-   * Fill a place of zeros that holds other bytes, of one cluster, with a write and the zeros around it. In
+   * Write what `prepare` has left.
+   *
+   * @throws {StorageError} the plan is to be given up
+   */
+  write(): void {
+    const source = this.#source;
+    this.#source = undefined;
+    if (source === undefined || this.#length === 0) return;
+    this.put(this.#kind, source, this.#start, this.#length, this.#hostOffset, this.#guestOffset);
+  }
+
+  #keep(
+    kind: Source,
+    source: NativeBuffer,
+    start: number,
+    length: number,
+    hostOffset: number,
+    guestOffset: number,
+  ): void {
+    this.#kind = kind;
+    this.#source = source;
+    this.#start = start;
+    this.#length = kind === SOURCE.nothing ? 0 : length;
+    this.#hostOffset = hostOffset;
+    this.#guestOffset = guestOffset;
+  }
+
+  /**
+   * A place of zeros that holds other bytes, of one cluster, gets a write and the zeros around it. In
    * one write: what says that it reads as zeros may not be durable, and no sector may become half of each.
    */
-  #fillPlace(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
+  #preparePlace(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
     const { plan } = this.#changes;
     const { clusterSize } = this.#writer;
     const clusterEnd = (Math.floor(plan.coverStart / clusterSize) + 1) * clusterSize;
@@ -108,28 +144,27 @@ export class PlanFiller {
       const data = source.bytes.subarray(start, start + this.#covered);
       scratch.bytes.set(data, guestOffset - plan.coverStart);
     }
-    this.#data.write(scratch, 0, total, plan.hostOffset, plan.coverStart);
+    this.#keep(SOURCE.buffer, scratch, 0, total, plan.hostOffset, plan.coverStart);
   }
 
-  /** Fill a place with a write and what was around it before. */
-  #fillAround(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
+  /** A place gets a write, and what was around it before. */
+  #prepareAround(guestOffset: number, kind: Source, source: NativeBuffer, start: number): void {
     const { coverStart, coverEnd, hostOffset } = this.#changes.plan;
     const count = kind === SOURCE.nothing ? 0 : this.#covered;
     const head = guestOffset - coverStart;
     const total = coverEnd - coverStart;
-    const size = this.#writer.clusterSize;
-    if (total <= size && kind === SOURCE.buffer) {
+    if (total <= this.#writer.clusterSize && count < total && kind === SOURCE.buffer) {
       // One write for all.
       const scratch = this.#scratchBuffer();
       this.#chain.read(coverStart, head, scratch, 0);
       scratch.bytes.set(source.bytes.subarray(start, start + count), head);
       this.#chain.read(guestOffset + count, total - head - count, scratch, head + count);
-      this.#data.write(scratch, 0, total, hostOffset, coverStart);
+      this.#keep(SOURCE.buffer, scratch, 0, total, hostOffset, coverStart);
       return;
     }
     this.#copyOld(coverStart, head, hostOffset);
-    if (count > 0) this.put(kind, source, start, count, hostOffset + head, guestOffset);
     this.#copyOld(guestOffset + count, total - head - count, hostOffset + head + count);
+    this.#keep(kind, source, start, count, hostOffset + head, guestOffset);
   }
 
   /** Copy what the disk shows now to a place on the host. */

@@ -102,7 +102,8 @@ export function assembleWriting(
   const data = new DataWriter(image, dataStorage);
   const common = { chain, writer, data, changes, unlocked };
   const { policy, guardsMagic } = shared;
-  const writing = { ...common, resizing: lock.resizing, policy, guardsMagic, counters };
+  const { resizing, filling } = lock;
+  const writing = { ...common, resizing, filling, policy, guardsMagic, counters };
   const diskWriter = new DiskWriter(writing);
   const copier =
     copies && new CopyOnRead({ ...common, diskWriter, copies, counters, requestMaintenance });

@@ -7,6 +7,7 @@
  *     word 2           the generation: counts structural changes (the size, the place of the L1 table)
  *     word 3           the mutex of those who change the size: one after the other
  *     word 4           the releases: counts when space of the host that was in use is given to others
+ *     word 5           the mutex of those who write data and then what refers to it: one after the other
  *     word 16 + 16 n   1 while slot n shares: a cache line for each thread
  *
  * A thread holds it once at a time, and does not go from shared to exclusive.
@@ -19,6 +20,7 @@ const EXCLUSIVE_WORD = 1;
 const GENERATION_WORD = 2;
 const RESIZE_WORD = 3;
 const RELEASES_WORD = 4;
+const FILL_WORD = 5;
 const FIRST_SLOT_WORD = 16;
 const SLOT_WORDS = 16;
 
@@ -31,6 +33,8 @@ export function createAccessLock(slots: number): SharedArrayBuffer {
 export class AccessLock {
   /** Taken before any other lock. */
   readonly resizing: Mutex;
+  /** Taken before the lock itself, by who holds neither. */
+  readonly filling: Mutex;
   readonly #words: Int32Array;
   readonly #mutex: Mutex;
   readonly #own: number;
@@ -40,6 +44,7 @@ export class AccessLock {
     this.#words = new Int32Array(memory);
     this.#mutex = new Mutex(this.#words, MUTEX_WORD);
     this.resizing = new Mutex(this.#words, RESIZE_WORD);
+    this.filling = new Mutex(this.#words, FILL_WORD);
     this.#own = FIRST_SLOT_WORD + slot * SLOT_WORDS;
   }
 
