@@ -85,6 +85,8 @@ export interface WriteOptions {
   readonly policy: WritePolicy;
   /** Threads that will use the image. */
   readonly threads: number;
+  /** Its data is written as a whole, and made durable at the end; default: who knows. */
+  readonly bulk?: boolean | undefined;
 }
 
 /** One image of a chain: plain data for other threads. */
@@ -323,7 +325,9 @@ class ChainOpener {
   }
 
   #openFile(path: string, mode: OpenMode): LocalFile {
-    const file = LocalFile.open(path, mode, this.#options.cache);
+    const { cache, writing } = this.#options;
+    const bulk = mode === "read-write" && writing?.bulk;
+    const file = LocalFile.open(path, mode, { cache, bulk });
     this.#files.push(file);
     const identity = identityOf(fs.fstatSync(file.fd));
     const other = this.#seen.get(identity);

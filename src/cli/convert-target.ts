@@ -157,7 +157,7 @@ function openForWriting(
   { threads, ...options }: TargetOptions & Pick<OpenOptions, "onlyTables">,
 ): OpenChain {
   const { backingPolicy } = options;
-  const writing = { policy: PLAIN_WRITING, threads };
+  const writing = { policy: PLAIN_WRITING, threads, bulk: true };
   return openChain(path, { ...options, backingPolicy, forceShare: false, writing });
 }
 

@@ -2,11 +2,9 @@
 
 import fs from "node:fs";
 import { constants } from "node:os";
-import { TWO_TO_32 } from "../binary/words.ts";
 import { StorageError, UnsupportedError } from "../errors.ts";
-import { errnoCode, errnoName, nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
+import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import {
-  copyFileRange,
   errno,
   fallocate,
   fdatasync,
@@ -14,11 +12,14 @@ import {
   lseek,
   pread,
   pwrite,
+  syncFileRange,
 } from "../syscalls/libc.ts";
-import { NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
+import { type NativeBuffer, PAGE_SIZE } from "../syscalls/native-buffer.ts";
 import { ZEROS, ZEROS_SIZE } from "../syscalls/zeros.ts";
 import { createTrace } from "../trace.ts";
 import { CACHE_MANNERS, type CacheMode } from "./cache-mode.ts";
+import { callFailed } from "./call-failed.ts";
+import { FileRangeCopier } from "./file-range-copier.ts";
 import { hasFixedLength } from "./fixed-length.ts";
 import { openReason } from "./open-reason.ts";
 import type { HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
@@ -28,17 +29,16 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 /** The unit of st_blocks, bytes. */
 const STAT_BLOCK_SIZE = 512;
-const { EINTR, EINVAL, ENODEV, ENOSYS, ENXIO, EOPNOTSUPP, EXDEV } = constants.errno;
-/** What copy_file_range(2) says where it cannot copy between two files. */
-const CANNOT_COPY: readonly number[] = [EINVAL, ENOSYS, EOPNOTSUPP, EXDEV];
-
-/** Bytes of an off64_t. */
-const OFF_SIZE = 8;
+const { EINTR, ENODEV, ENOSYS, ENXIO, EOPNOTSUPP } = constants.errno;
 
 /** Modes of fallocate(2). */
 const FALLOC_FL_KEEP_SIZE = 0x01;
 const FALLOC_FL_PUNCH_HOLE = 0x02;
 const FALLOC_FL_ZERO_RANGE = 0x10;
+/** A mode of sync_file_range(2): let dirty pages be on their way to the disk. */
+const SYNC_FILE_RANGE_WRITE = 2;
+/** Where files are written in bulk, writes from this many bytes on are on their way to the disk at once. */
+const BULK_MIN = 256 * 1024;
 
 /** What another thread needs to use the same open file: plain data for structured clone. */
 export interface SharedFile {
@@ -51,6 +51,15 @@ export interface SharedFile {
   readonly directFd?: number | undefined;
   /** What is written is left to the host: nobody waits until it is durable. */
   readonly isUnsafe?: boolean | undefined;
+  /** What is written is let on its way to the disk at once: a `sync` at the end has little left to do. */
+  readonly isBulk?: boolean | undefined;
+}
+
+/** How a file is used; default: as the host does it, for small and large requests alike. */
+export interface FileUse {
+  readonly cache?: CacheMode | undefined;
+  /** Much is written, one large request after the other, and made durable at the end. */
+  readonly bulk?: boolean | undefined;
 }
 
 /** Close the descriptors of a file: for the thread that opened it, after all others are done. */
@@ -69,9 +78,10 @@ export class LocalFile implements WritableStorage {
   /** -1: there is none. */
   readonly #directFd: number;
   readonly #isUnsafe: boolean;
+  readonly #isBulk: boolean;
   readonly #onPunch: ((bytes: number) => void) | undefined;
   readonly #interlude: ReadInterlude | undefined;
-  #copyOffsets: NativeBuffer | undefined;
+  #rangeCopier: FileRangeCopier | undefined;
 
   /**
    * @param onPunch told of the bytes in which a hole was punched
@@ -84,6 +94,7 @@ export class LocalFile implements WritableStorage {
     this.resizable = file.resizable;
     this.#directFd = file.directFd ?? -1;
     this.#isUnsafe = file.isUnsafe ?? false;
+    this.#isBulk = file.isBulk ?? false;
     this.#onPunch = onPunch;
     this.#interlude = interlude;
   }
@@ -95,15 +106,17 @@ export class LocalFile implements WritableStorage {
    *   file system that has no O_DIRECT, which the cache mode needs
    * @throws {UnsupportedError} it is longer than a number can say, 2^53 - 1 bytes
    */
-  static open(path: string, mode: OpenMode, cache: CacheMode = "writeback"): LocalFile {
+  static open(path: string, mode: OpenMode, use: FileUse = {}): LocalFile {
     const { O_RDONLY, O_RDWR, O_DSYNC, O_NONBLOCK } = fs.constants;
+    const { cache = "writeback", bulk = false } = use;
     const { direct, writesThrough, syncs } = CACHE_MANNERS[cache];
     const access = mode === "read-only" ? O_RDONLY : O_RDWR | (writesThrough ? O_DSYNC : 0);
     // O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on files.
     const file = LocalFile.#openWith(path, access | O_NONBLOCK);
-    if (syncs && !direct) return file;
+    if (cache === "writeback" && !bulk) return file;
     const directFd = direct ? file.#openDirect(access) : undefined;
-    return new LocalFile({ ...file.share(), directFd, isUnsafe: !syncs });
+    const isBulk = bulk && syncs && !direct && !writesThrough;
+    return new LocalFile({ ...file.share(), directFd, isUnsafe: !syncs, isBulk });
   }
 
   /** The same file once more, past the page cache; this one is closed if that fails. */
@@ -161,7 +174,8 @@ export class LocalFile implements WritableStorage {
   share(): SharedFile {
     const { fd, path, length, resizable } = this;
     const directFd = this.#directFd < 0 ? undefined : this.#directFd;
-    return { fd, path, length, resizable, directFd, isUnsafe: this.#isUnsafe };
+    const isUnsafe = this.#isUnsafe;
+    return { fd, path, length, resizable, directFd, isUnsafe, isBulk: this.#isBulk };
   }
 
   /** Close the descriptor: for the one that opened it, after all threads are done. */
@@ -219,28 +233,21 @@ export class LocalFile implements WritableStorage {
         throw callFailed(this.path, "write", offset + done);
       }
     }
+    if (this.#isBulk) this.#startWriteBack(offset, length);
+  }
+
+  /** A file system that does not do it does it later. */
+  #startWriteBack(offset: number, length: number): void {
+    if (length >= BULK_MIN) syncFileRange(this.fd, offset, length, SYNC_FILE_RANGE_WRITE);
   }
 
   copyFrom(source: Storage, sourceOffset: number, offset: number, length: number): number {
     if (!(source instanceof LocalFile)) return 0;
-    this.#copyOffsets ??= NativeBuffer.allocate(2 * OFF_SIZE);
-    const { view, address } = this.#copyOffsets;
-    let done = 0;
-    while (done < length) {
-      setOffset(view, 0, sourceOffset + done);
-      setOffset(view, OFF_SIZE, offset + done);
-      const count = copyFileRange(
-        source.fd,
-        address,
-        this.fd,
-        address + OFF_SIZE,
-        length - done,
-        0,
-      );
-      if (count > 0) done += count;
-      else if (count === 0 || CANNOT_COPY.includes(errno())) return done;
-      else if (errno() !== EINTR) throw callFailed(this.path, "copy_file_range", offset + done);
-    }
+    this.#rangeCopier ??= new FileRangeCopier();
+    const done = this.#rangeCopier.copy(source.fd, sourceOffset, this.fd, offset, length, (at) => {
+      throw callFailed(this.path, "copy_file_range", at);
+    });
+    if (this.#isBulk) this.#startWriteBack(offset, done);
     return done;
   }
 
@@ -333,28 +340,4 @@ export class LocalFile implements WritableStorage {
     const hole = lseek(this.fd, offset, SEEK_HOLE);
     if (hole > offset) out.length = hole - offset;
   }
-}
-
-/** Put an off64_t where the kernel reads it. */
-function setOffset(view: DataView, at: number, offset: number): void {
-  view.setUint32(at, offset % TWO_TO_32, true);
-  view.setUint32(at + 4, Math.floor(offset / TWO_TO_32), true);
-}
-
-/** What the usual failures of a call come from. */
-const CALL_REASONS: Readonly<Partial<Record<string, string>>> = {
-  ENOSPC: ", no space is left on its file system",
-  EDQUOT: ", the quota of its owner is used up",
-  EFBIG: ", its file system has no files of that size",
-};
-
-function callFailed(path: string, call: string, offset: number): StorageError {
-  const number = errno();
-  const name = errnoName(number);
-  return new StorageError(
-    errnoCode(number),
-    path,
-    `${call} at offset 0x${offset.toString(16)} failed: ${name}${CALL_REASONS[name] ?? ""}`,
-    { offset },
-  );
 }

@@ -42,6 +42,10 @@ export const copyFileRange: (
 /** int fdatasync(int fd) */
 export const fdatasync: (fd: number) => number = libc.func("int fdatasync(int fd)");
 
+/** int sync_file_range(int fd, off64_t offset, off64_t nbytes, unsigned int flags) */
+export const syncFileRange: (fd: number, offset: number, length: number, flags: number) => number =
+  libc.func("int sync_file_range(int fd, int64_t offset, int64_t nbytes, unsigned int flags)");
+
 /** int ftruncate64(int fd, off64_t length) */
 export const ftruncate: (fd: number, length: number) => number = libc.func(
   "int ftruncate64(int fd, int64_t length)",

@@ -139,7 +139,7 @@ function renameBacking(
   { format: stated, cache }: RebaseOptions,
   backing: BackingReference | undefined,
 ): void {
-  const file = LocalFile.open(image, "read-write", cache);
+  const file = LocalFile.open(image, "read-write", { cache });
   try {
     lockForWriting(file);
     const format = determineFormat(file, stated);
