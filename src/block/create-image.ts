@@ -3,31 +3,15 @@
  * before any file is touched.
  */
 
-import fs from "node:fs";
-import { type Errno, StorageError, UsageError } from "../errors.ts";
+import { UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { BackingReference, FormatName } from "../formats/driver.ts";
 import { probeFormat } from "../formats/formats.ts";
-import { imageLength, type PlannedQcow2, planQcow2, writeQcow2 } from "../formats/qcow2/create.ts";
+import { type PlannedQcow2, planQcow2 } from "../formats/qcow2/create.ts";
 import type { Qcow2CreateOptions } from "../formats/qcow2/create-check.ts";
-import {
-  type PlannedQed,
-  planQed,
-  type QedCreateOptions,
-  requireFile,
-  writeQed,
-} from "../formats/qed/create.ts";
-import {
-  createRaw,
-  type RawPreallocation,
-  requireLength,
-  SECTOR_SIZE,
-} from "../formats/raw/create.ts";
+import { type PlannedQed, planQed, type QedCreateOptions } from "../formats/qed/create.ts";
+import { type RawPreallocation, SECTOR_SIZE } from "../formats/raw/create.ts";
 import { fileIdentity } from "../storage/file-identity.ts";
-import { lockForWriting } from "../storage/image-lock.ts";
-import { LocalFile } from "../storage/local-file.ts";
-import type { WritableStorage } from "../storage/storage.ts";
-import { createTrace } from "../trace.ts";
 import { attachChain } from "./attach-disk.ts";
 import { closeChain, openChain } from "./open-chain.ts";
 import {
@@ -190,115 +174,3 @@ function refuseSameFile(
     throw new UsageError(path, `its data file ${dataFilePath} is in its backing chain`);
   }
 }
-
-/**
- * Carry out a plan. If that fails, no new file is left; one that was there is as it was, unless the host
- * ran out of space on the way: then it is empty.
- *
- * @throws {StorageError} EAGAIN: somebody uses the file that is there; EFBIG, ENOSPC, …
- */
-export function createImage(plan: PlannedImage): void {
-  const { path, dataFilePath, format, virtualSize } = plan;
-  createTrace("create")("%s: %s, %d bytes", path, format.name, virtualSize);
-  const files = new OutputFiles();
-  try {
-    const dataStorage = dataFilePath === undefined ? undefined : files.open(dataFilePath);
-    const storage = files.open(path);
-    if (format.name === "qed") requireFile(storage);
-    requireLength(storage, lengthOf(plan));
-    if (dataStorage !== undefined) requireLength(dataStorage, virtualSize);
-    files.beginWriting();
-    writeImage(plan, { storage, dataStorage });
-    files.close();
-  } catch (error) {
-    files.discard();
-    throw error;
-  }
-}
-
-/** Bytes of the image file. */
-function lengthOf({ format, virtualSize }: PlannedImage): number {
-  switch (format.name) {
-    case "raw":
-      return virtualSize;
-    case "qcow2":
-      return imageLength(format.plan);
-    case "qed":
-      return format.plan.length;
-  }
-}
-
-function writeImage(
-  { format, virtualSize }: PlannedImage,
-  files: { storage: WritableStorage; dataStorage: WritableStorage | undefined },
-): void {
-  switch (format.name) {
-    case "raw":
-      createRaw(files.storage, { virtualSize, preallocation: format.preallocation });
-      break;
-    case "qcow2":
-      writeQcow2(format.plan, files);
-      break;
-    case "qed":
-      writeQed(format.plan, files.storage);
-      break;
-  }
-}
-
-/** A file that is being written: whether it was there before decides what a failure leaves. */
-interface OutputFile {
-  readonly file: LocalFile;
-  readonly isNew: boolean;
-}
-
-class OutputFiles {
-  readonly #files: OutputFile[] = [];
-  #writing = false;
-
-  /** Open a file, or make one, and lock it. What it contains stays for now. */
-  open(path: string): LocalFile {
-    const isNew = !fs.existsSync(path);
-    const file = createFile(path);
-    this.#files.push({ file, isNew });
-    lockForWriting(file);
-    return file;
-  }
-
-  /** From now on the old contents are lost. */
-  beginWriting(): void {
-    this.#writing = true;
-  }
-
-  close(): void {
-    for (const { file } of this.#files) file.close();
-  }
-
-  /** Remove what is new; what was there before is left as it is, or empty if it was written to. */
-  discard(): void {
-    for (const { file, isNew } of this.#files) {
-      try {
-        if (isNew) fs.rmSync(fs.realpathSync(file.path));
-        else if (this.#writing && file.resizable) file.setLength(0);
-      } catch {
-        // The error that led here is the one to report.
-      }
-      file.close();
-    }
-  }
-}
-
-function createFile(path: string): LocalFile {
-  try {
-    return LocalFile.create(path);
-  } catch (cause) {
-    const reason = cause instanceof StorageError ? CREATE_REASONS[cause.code] : undefined;
-    if (!(cause instanceof StorageError) || reason === undefined) throw cause;
-    throw new StorageError(cause.code, path, reason, { cause });
-  }
-}
-
-/** What these errors mean where a file is made. */
-const CREATE_REASONS: Readonly<Partial<Record<Errno, string>>> = {
-  ENOENT: "there is no such directory",
-  EISDIR: "is a directory",
-};

@@ -17,6 +17,17 @@ const SECTOR_SIZE = 512;
 export const GROWTH_PREALLOCATIONS = ["off", "metadata", "falloc", "full"] as const;
 export type GrowthPreallocation = (typeof GROWTH_PREALLOCATIONS)[number];
 
+/** A change of the size, in pieces: whoever stops between two of them leaves the size that there was. */
+export type ResizePieces = Generator<void, void, void>;
+
+/** Tables are changed for so many clusters at once. */
+const PIECE_CLUSTERS = 8192;
+/** The host sets aside, or writes, so many bytes at once. */
+const PIECE_SIZES: Readonly<Partial<Record<Occupation, number>>> = {
+  falloc: 256 * 1024 ** 2,
+  full: 16 * 1024 ** 2,
+};
+
 export interface DiskResizerContext {
   readonly chain: BackingChain;
   readonly writer: FormatWriter;
@@ -37,8 +48,8 @@ export class DiskResizer {
     this.#context = context;
   }
 
-  /** As Disk.resize. */
-  resize(size: number, preallocation: GrowthPreallocation): void {
+  /** As Disk.resizeInPieces. */
+  *resize(size: number, preallocation: GrowthPreallocation): ResizePieces {
     const { chain, writer, changes, resizing } = this.#context;
     const { path } = chain.image.storage;
     const rounded = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
@@ -55,27 +66,34 @@ export class DiskResizer {
         throw new TsimgfsError("EINVAL", path, "preallocation is for disks that grow");
       }
       writer.begin("contents");
-      if (rounded > old) this.#grow(old, rounded, preallocation);
-      else if (rounded < old) this.#shrink(old, rounded);
+      if (rounded > old) yield* this.#grow(old, rounded, preallocation);
+      else if (rounded < old) yield* this.#shrink(old, rounded);
     } finally {
       resizing.unlock();
     }
   }
 
-  #grow(old: number, size: number, preallocation: GrowthPreallocation): void {
+  *#grow(old: number, size: number, preallocation: GrowthPreallocation): ResizePieces {
     const { writer, zero, occupy } = this.#context;
     this.#withoutOthers(() => writer.growTables(size));
     this.#pretendSize(size);
+    let isReady = false;
     try {
       // What tables and a longer backing file have past the old end would become visible.
-      zero(old, size - old);
+      yield* inPieces(old, size, this.#pieceSize(), zero);
       const how = preallocation === "off" ? writer.growthOccupation : preallocation;
-      if (how !== undefined) occupy(old, size - old, how);
+      if (how !== undefined) {
+        yield* inPieces(old, size, this.#pieceSize(how), (offset, length) =>
+          occupy(offset, length, how),
+        );
+      }
       writer.flush();
-    } catch (error) {
-      this.#pretendSize(undefined);
-      this.#giveUp(old);
-      throw error;
+      isReady = true;
+    } finally {
+      if (!isReady) {
+        this.#pretendSize(undefined);
+        this.#giveUp(old);
+      }
     }
     try {
       writer.setVirtualSize(size);
@@ -84,32 +102,44 @@ export class DiskResizer {
     }
   }
 
-  #shrink(old: number, size: number): void {
+  *#shrink(old: number, size: number): ResizePieces {
     const { writer } = this.#context;
     // Should a crash come in between, nothing of it may come back when the disk grows again.
-    this.#zeroOwn(size, old);
+    yield* this.#zeroOwn(size, old);
     writer.flush();
     writer.setVirtualSize(size);
     this.#withoutOthers(() => writer.dropTail(size));
   }
 
   /** Let read as zeros what the image itself has in a range: what shows through from below is no part of it. */
-  #zeroOwn(start: number, end: number): void {
+  *#zeroOwn(start: number, end: number): ResizePieces {
     const { chain, changes, zero } = this.#context;
     const extent = this.#extent;
+    const pieceSize = this.#pieceSize();
     for (let offset = start; offset < end; offset += extent.length) {
+      const length = Math.min(end - offset, pieceSize);
       changes.lockShared();
       try {
-        chain.image.mapExtent(offset, end - offset, extent);
+        chain.image.mapExtent(offset, length, extent);
       } finally {
         changes.unlockShared();
       }
       // The extent is used up: zeroing maps with one of its own.
       if (extent.kind !== EXTENT.unallocated) zero(offset, extent.length);
+      yield;
     }
   }
 
-  /** Growing has failed: what was prepared is given back, as far as that can be done. */
+  /** What is done at once, bytes: whole clusters. */
+  #pieceSize(how: Occupation = "metadata"): number {
+    const { clusterSize, unit } = this.#context.writer;
+    const all = Number.POSITIVE_INFINITY;
+    // Of each byte, no tables say where it is.
+    const byTables = unit === 1 ? all : PIECE_CLUSTERS * clusterSize;
+    return Math.min(byTables, PIECE_SIZES[how] ?? all);
+  }
+
+  /** Growing has failed, or was stopped: what was prepared is given back, as far as that can be done. */
   #giveUp(size: number): void {
     const { writer } = this.#context;
     try {
@@ -136,5 +166,20 @@ export class DiskResizer {
     // Under the lock, the writer takes it over.
     changes.lockShared();
     changes.unlockShared();
+  }
+}
+
+/** Do something with a range, in pieces that begin and end at multiples of their size: clusters stay whole. */
+function* inPieces(
+  start: number,
+  end: number,
+  pieceSize: number,
+  action: (offset: number, length: number) => void,
+): ResizePieces {
+  for (let offset = start; offset < end; ) {
+    const length = Math.min(pieceSize - (offset % pieceSize), end - offset);
+    action(offset, length);
+    offset += length;
+    yield;
   }
 }

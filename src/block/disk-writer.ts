@@ -24,7 +24,7 @@ import type { Mutex } from "../threads/mutex.ts";
 import { READ_AGAIN, type UnlockedReads } from "../threads/unlocked-reads.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import type { DataWriter } from "./data-extents.ts";
-import { DiskResizer, type GrowthPreallocation } from "./disk-resizer.ts";
+import { DiskResizer, type GrowthPreallocation, type ResizePieces } from "./disk-resizer.ts";
 import { PlanFiller, SOURCE, type Source } from "./plan-filler.ts";
 import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
@@ -237,9 +237,9 @@ export class DiskWriter {
     }
   }
 
-  /** As Disk.resize. */
-  resize(size: number, preallocation: GrowthPreallocation): void {
-    this.#resizer.resize(size, preallocation);
+  /** As Disk.resizeInPieces. */
+  resize(size: number, preallocation: GrowthPreallocation): ResizePieces {
+    return this.#resizer.resize(size, preallocation);
   }
 
   #occupyInPlace(guestOffset: number, length: number, how: Occupation): number {

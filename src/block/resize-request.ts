@@ -6,7 +6,7 @@
 import { UsageError } from "../errors.ts";
 import type { FormatName } from "../formats/driver.ts";
 import type { Disk } from "./disk.ts";
-import type { GrowthPreallocation } from "./disk-resizer.ts";
+import type { GrowthPreallocation, ResizePieces } from "./disk-resizer.ts";
 import { parseSize } from "./parse-size.ts";
 
 /** The unit of sizes that images can say, bytes. */
@@ -57,9 +57,44 @@ export interface Resizable {
  * @throws {TsimgfsError} it cannot be done
  */
 export function resizeDisk(disk: Disk, request: ResizeRequest): void {
+  disk.resize(wantedSize(disk, request), request.preallocation);
+}
+
+/** Changing the size of a disk, as `resizeDisk`, by whoever may give it up. */
+export class ResizeJob {
+  readonly #disk: Disk;
+  readonly #pieces: ResizePieces;
+
+  /** @throws {UsageError} it is refused */
+  constructor(disk: Disk, request: ResizeRequest) {
+    this.#disk = disk;
+    this.#pieces = disk.resizeInPieces(wantedSize(disk, request), request.preallocation);
+  }
+
+  /**
+   * Do a piece, which takes about a tenth of a second at the most.
+   *
+   * @returns whether the disk has its new size, durably
+   * @throws {TsimgfsError} it cannot be done; the disk has its old size
+   */
+  step(): boolean {
+    return this.#pieces.next().done === true;
+  }
+
+  /** Make durable what was done: at the end there is less to wait for. */
+  flush(): void {
+    this.#disk.flush();
+  }
+
+  /** Give it up before its end, as Disk.resizeInPieces has it. */
+  abandon(): void {
+    this.#pieces.return();
+  }
+}
+
+function wantedSize(disk: Disk, request: ResizeRequest): number {
   const { format, storage } = disk.chain.image;
-  const wanted = sizeAfter(request, { path: storage.path, size: disk.currentSize(), format });
-  disk.resize(wanted, request.preallocation);
+  return sizeAfter(request, { path: storage.path, size: disk.currentSize(), format });
 }
 
 /**

@@ -17,6 +17,7 @@ import { ConvertTarget, refuseSources } from "./convert-target.ts";
 import { CopyWork, copyThreads } from "./copy-work.ts";
 import { type CreateFormat, CreateOptions } from "./create-options.ts";
 import { requestedFormat } from "./create-request.ts";
+import type { StoppedCreation } from "./creation.ts";
 import { runLongWork } from "./long-work.ts";
 import type { OfflineDisk } from "./offline-disk.ts";
 import { printMessage, printNote } from "./print.ts";
@@ -101,8 +102,12 @@ export class Conversion {
 
   async run(): Promise<void> {
     hearStopSignals();
-    const target = this.#open();
+    const target = await this.#open();
     forgetSecrets();
+    if (!(target instanceof ConvertTarget)) {
+      this.#tellOfStop(target);
+      return;
+    }
     let signal: StopSignal | undefined;
     try {
       this.#requireRoom(target);
@@ -115,10 +120,10 @@ export class Conversion {
       target.close();
       throw target.discardAfter(error);
     }
-    if (signal !== undefined) this.#tellOfStop(target, signal);
+    if (signal !== undefined) this.#tellOfStop({ signal, remainder: target.giveUp() });
   }
 
-  #open(): ConvertTarget {
+  async #open(): Promise<ConvertTarget | StoppedCreation> {
     const { outputFormat, backingPolicy, create, cache } = this.#options;
     const secrets = secretsOf(this.#options);
     const threads = this.#threads;
@@ -134,7 +139,7 @@ export class Conversion {
     const { path, dataFilePath } = plan;
     refuseSources(dataFilePath === undefined ? [path] : [path, dataFilePath], chains);
     if (this.#options.quiet !== true) plan.warnings.forEach(printNote);
-    return ConvertTarget.create(plan, options);
+    return await ConvertTarget.create(plan, options);
   }
 
   #plan(): PlannedImage {
@@ -223,12 +228,9 @@ export class Conversion {
     return await work.run(() => runLongWork(work, { progress: progress && !quiet }));
   }
 
-  #tellOfStop(target: ConvertTarget, signal: StopSignal): void {
-    const isGone = target.discard();
-    const what = isGone ? "it was removed" : "it is not complete";
-    printMessage(
-      printable(`${target.path}: stopped before the end of ${sizeText(this.#size)}; ${what}`),
-    );
+  #tellOfStop({ signal, remainder }: StoppedCreation): void {
+    const size = sizeText(this.#size);
+    printMessage(printable(`${this.#targetPath}: stopped before the end of ${size}; ${remainder}`));
     process.exitCode = signalStatus(signal);
   }
 }

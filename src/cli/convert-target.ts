@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { attachChain } from "../block/attach-disk.ts";
-import { createImage, type PlannedImage } from "../block/create-image.ts";
+import type { PlannedImage } from "../block/create-image.ts";
 import { closeChain, type OpenChain, type OpenOptions, openChain } from "../block/open-chain.ts";
 import { OpenDisk } from "../block/open-disk.ts";
 import type { BackingPolicy } from "../block/referenced-file.ts";
@@ -12,6 +12,7 @@ import type { FormatName } from "../formats/driver.ts";
 import type { BitmapEdit } from "../formats/writer.ts";
 import type { CacheMode } from "../storage/cache-mode.ts";
 import { fileIdentity } from "../storage/file-identity.ts";
+import { createImage, type StoppedCreation } from "./creation.ts";
 import { PLAIN_WRITING } from "./offline-disk.ts";
 
 export interface TargetOptions {
@@ -75,13 +76,18 @@ export class ConvertTarget {
   /**
    * Make an image; what was at its path is lost.
    *
+   * @returns the target; or, if a signal came, what has become of it
    * @throws {TsimgfsError} no new file is left
    */
-  static create(plan: PlannedImage, options: TargetOptions): ConvertTarget {
+  static async create(
+    plan: PlannedImage,
+    options: TargetOptions,
+  ): Promise<ConvertTarget | StoppedCreation> {
     const { path, dataFilePath } = plan;
     const paths = dataFilePath === undefined ? [path] : [path, dataFilePath];
     const newFiles = paths.filter((file) => !fs.existsSync(file));
-    createImage(plan);
+    const stopped = await createImage(plan);
+    if (stopped !== undefined) return stopped;
     try {
       return new ConvertTarget(path, options, newFiles);
     } catch (error) {
@@ -134,7 +140,7 @@ export class ConvertTarget {
    * @returns what to throw: it tells of an image that is not gone
    */
   discardAfter(error: unknown): unknown {
-    if (this.discard() || !(error instanceof TsimgfsError)) return error;
+    if (this.#discard() || !(error instanceof TsimgfsError)) return error;
     // It was refused before anything was written.
     if (error instanceof UsageError) return error;
     const reason = `${error.reason}; ${this.path} was there before, and is not complete now`;
@@ -142,11 +148,20 @@ export class ConvertTarget {
   }
 
   /**
+   * As `discard`, when it was stopped.
+   *
+   * @returns what has become of it: the end of a message
+   */
+  giveUp(): string {
+    return this.#discard() ? "it was removed" : "it is not complete";
+  }
+
+  /**
    * What was begun is not complete, and is of no use: files that were not there before are removed.
    *
    * @returns whether the image is gone
    */
-  discard(): boolean {
+  #discard(): boolean {
     this.#newFiles.forEach(remove);
     return this.#newFiles.includes(this.path);
   }

@@ -1,9 +1,9 @@
 /** `tsimgfs create`: a new image, with the options of qemu-img create. */
 
-import { type CreateRequest, createImage, planImage } from "../../block/create-image.ts";
+import { type CreateRequest, planImage } from "../../block/create-image.ts";
 import { parseSize } from "../../block/parse-size.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
-import { UsageError } from "../../errors.ts";
+import { printable, UsageError } from "../../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../../formats/driver.ts";
 import {
   CREATE_FORMATS,
@@ -12,11 +12,13 @@ import {
   optionsHelp,
 } from "../create-options.ts";
 import { formattingLine, requestedFormat } from "../create-request.ts";
+import { createImage } from "../creation.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, choiceOption, collect } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
+import { signalStatus } from "../stop-signals.ts";
 
 interface CreateCommandOptions extends SecretOptions {
   readonly format: CreateFormat;
@@ -52,6 +54,9 @@ export function defineCreate(command: DocumentedCommand): void {
     .addOption(secretOption())
     .option("-q, --quiet", "print nothing")
     .document({
+      notes: [
+        "If it fails or is stopped, a new file is removed. One that was there before is empty then, as soon as anything was written to it.",
+      ],
       details: CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
       examples: [
         ["A new disk", "tsimgfs create -f qcow2 new.qcow2 20G"],
@@ -65,11 +70,11 @@ export function defineCreate(command: DocumentedCommand): void {
     .action(create);
 }
 
-function create(
+async function create(
   path: string | undefined,
   sizeText: string | undefined,
   options: CreateCommandOptions,
-): void {
+): Promise<void> {
   const lists = options.options ?? [];
   if (asksForHelp(lists)) {
     print(optionsHelp(options.format));
@@ -86,7 +91,10 @@ function create(
   const plan = planImage(request);
   plan.warnings.forEach(printMessage);
   if (options.quiet !== true) print(`${formattingLine(plan, request, list)}\n`);
-  createImage(plan);
+  const stopped = await createImage(plan);
+  if (stopped === undefined) return;
+  printMessage(printable(`${path}: stopped before it was made; ${stopped.remainder}`));
+  process.exitCode = signalStatus(stopped.signal);
 }
 
 function requestedSize(

@@ -10,6 +10,7 @@ import { ConvertTarget, refuseSources } from "../convert-target.ts";
 import { CopyWork, copyThreads } from "../copy-work.ts";
 import { type CreateFormat, CreateOptions } from "../create-options.ts";
 import { requestedFormat } from "../create-request.ts";
+import type { StoppedCreation } from "../creation.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
@@ -130,13 +131,17 @@ async function copyTo(
   hearStopSignals();
   const threads = copyThreads(THREADS);
   const plan = planImage({ path, size: part.size, backing: undefined, format });
-  const target = ConvertTarget.create(plan, {
+  const target = await ConvertTarget.create(plan, {
     format: outputFormat,
     backingPolicy,
     secrets: [],
     backingSecrets: [],
     threads,
   });
+  if (!(target instanceof ConvertTarget)) {
+    tellOfStop(path, target);
+    return;
+  }
   let signal: StopSignal | undefined;
   try {
     signal = await copy(target, source, part, threads);
@@ -145,9 +150,11 @@ async function copyTo(
     throw target.discardAfter(error);
   }
   target.close();
-  if (signal === undefined) return;
-  const what = target.discard() ? "it was removed" : "it is not complete";
-  printMessage(printable(`${path}: stopped before the end; ${what}`));
+  if (signal !== undefined) tellOfStop(path, { signal, remainder: target.giveUp() });
+}
+
+function tellOfStop(path: string, { signal, remainder }: StoppedCreation): void {
+  printMessage(printable(`${path}: stopped before the end; ${remainder}`));
   process.exitCode = signalStatus(signal);
 }
 

@@ -5,27 +5,30 @@ import { GROWTH_PREALLOCATIONS, type GrowthPreallocation } from "../../block/dis
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import {
   parseSizeChange,
+  ResizeJob,
   type ResizeRequest,
-  resizeDisk,
   sizeAfter,
 } from "../../block/resize-request.ts";
 import type { WritePolicy } from "../../block/write-policy.ts";
-import { StorageError, TsimgfsError, UsageError } from "../../errors.ts";
+import { printable, StorageError, TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { RESIZE_XATTRS } from "../../tree/resize-control.ts";
 import { setDeviceAttribute } from "../device-attribute.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { runLongWork } from "../long-work.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import { isMountedDevice } from "../mounted-snapshots.ts";
 import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, choiceOption, formatOption } from "../options.ts";
-import { print } from "../print.ts";
+import { PiecesWork } from "../pieces-work.ts";
+import { print, printMessage } from "../print.ts";
 import {
   backingSecretOption,
   forgetSecrets,
   type SecretOptions,
   secretOption,
 } from "../secrets.ts";
+import { type StopSignal, signalStatus } from "../stop-signals.ts";
 
 /** What an error of the daemon means; its log says more. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -79,7 +82,7 @@ export function defineResize(command: DocumentedCommand): void {
     .action(resize);
 }
 
-function resize(image: string, size: string, options: ResizeCommandOptions): void {
+async function resize(image: string, size: string, options: ResizeCommandOptions): Promise<void> {
   const { shrink = false, preallocation, quiet = false } = options;
   const change = parseSizeChange(size);
   if (change === undefined) {
@@ -87,19 +90,31 @@ function resize(image: string, size: string, options: ResizeCommandOptions): voi
   }
   const request = { change, mayShrink: shrink, preallocation };
   if (isMountedDevice(image)) resizeDevice(image, request);
-  else resizeOffline(image, options, request);
+  else if (!(await resizeOffline(image, options, request))) return;
   if (!quiet) print("Image resized.\n");
 }
 
-function resizeOffline(image: string, options: ResizeCommandOptions, request: ResizeRequest): void {
+/** @returns false: a signal has stopped it, of which the user knows */
+async function resizeOffline(
+  image: string,
+  options: ResizeCommandOptions,
+  request: ResizeRequest,
+): Promise<boolean> {
   const policy = { ...PLAIN_WRITING, growable: true };
   const offline = open(image, options, { policy });
   forgetSecrets();
+  let signal: StopSignal | undefined;
   try {
-    resizeDisk(offline.disk, request);
+    const job = new ResizeJob(offline.disk, request);
+    signal = await runLongWork(new PiecesWork(job), { progress: false });
+    if (signal !== undefined) job.abandon();
   } finally {
     offline.close();
   }
+  if (signal === undefined) return true;
+  printMessage(printable(`${image}: stopped; its disk has the size that it had`));
+  process.exitCode = signalStatus(signal);
+  return false;
 }
 
 function open(

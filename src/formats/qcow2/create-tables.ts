@@ -6,6 +6,7 @@
 import { TWO_TO_32 } from "../../binary/words.ts";
 import type { WritableStorage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import type { CreationPieces } from "../raw/create.ts";
 import type { CreateLayout } from "./create-layout.ts";
 import { writeRefcount } from "./refcount-entry.ts";
 import { COPIED_HI } from "./table-entry.ts";
@@ -32,14 +33,15 @@ interface LinearTable {
  * takes an image whose tables are mostly holes for one with preallocated clusters, and looks for holes
  * at each step of `map`.
  */
-export function writeTables(
+export function* writeTables(
   storage: WritableStorage,
   layout: CreateLayout,
   sizes: { clusterSize: number; refcountBits: number; l2EntryBytes: number },
-): void {
+): CreationPieces {
   const { clusterSize, refcountBits, l2EntryBytes } = sizes;
-  const writeTable = (table: LinearTable): void => writeLinearTable(storage, table, clusterSize);
-  writeTable({
+  const writeTable = (table: LinearTable): CreationPieces =>
+    writeLinearTable(storage, table, clusterSize);
+  yield* writeTable({
     offset: layout.refcountTableOffset,
     bytes: layout.refcountTableClusters * clusterSize,
     entryBytes: 8,
@@ -47,8 +49,8 @@ export function writeTables(
     target: layout.refcountBlocksOffset,
     flagsHi: 0,
   });
-  writeRefcountBlocks(storage, layout, clusterSize, refcountBits);
-  writeTable({
+  yield* writeRefcountBlocks(storage, layout, clusterSize, refcountBits);
+  yield* writeTable({
     offset: layout.l1Offset,
     bytes: layout.l1Entries * 8,
     entryBytes: 8,
@@ -57,7 +59,7 @@ export function writeTables(
     flagsHi: COPIED_HI,
   });
   // The second word of an extended entry stays 0: no sub-cluster is allocated, none reads as zeros.
-  writeTable({
+  yield* writeTable({
     offset: layout.l2Offset,
     bytes: layout.l2Tables * clusterSize,
     entryBytes: l2EntryBytes,
@@ -67,11 +69,11 @@ export function writeTables(
   });
 }
 
-function writeLinearTable(
+function* writeLinearTable(
   storage: WritableStorage,
   { offset, bytes, entryBytes, entries, target, flagsHi }: LinearTable,
   clusterSize: number,
-): void {
+): CreationPieces {
   const piece = NativeBuffer.allocate(Math.min(bytes, PIECE_SIZE));
   for (let done = 0; done < bytes; done += PIECE_SIZE) {
     const length = Math.min(PIECE_SIZE, bytes - done);
@@ -84,16 +86,17 @@ function writeLinearTable(
     }
     piece.bytes.fill(0, filled * entryBytes, length);
     storage.writeAt(piece, 0, length, offset + done);
+    yield;
   }
 }
 
 /** Each cluster of the file has one owner. */
-function writeRefcountBlocks(
+function* writeRefcountBlocks(
   storage: WritableStorage,
   layout: CreateLayout,
   clusterSize: number,
   refcountBits: number,
-): void {
+): CreationPieces {
   const bytes = layout.refcountBlocks * clusterSize;
   const piece = NativeBuffer.allocate(Math.min(bytes, PIECE_SIZE));
   const pieceEntries = (piece.length * 8) / refcountBits;
@@ -107,6 +110,7 @@ function writeRefcountBlocks(
       Math.min(PIECE_SIZE, bytes - done),
       layout.refcountBlocksOffset + done,
     );
+    yield;
   }
 }
 

@@ -3,7 +3,13 @@
 import type { WritableStorage } from "../../storage/storage.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { luksAreaSize, writeLuksArea } from "../encryption/luks-area.ts";
-import { allocateStart, createRaw, emptyStorage, SECTOR_SIZE } from "../raw/create.ts";
+import {
+  allocateStart,
+  type CreationPieces,
+  createRaw,
+  emptyStorage,
+  SECTOR_SIZE,
+} from "../raw/create.ts";
 import { checkCreateOptions, type Qcow2CreateOptions } from "./create-check.ts";
 import { encodeHeaderCluster } from "./create-header.ts";
 import { type CreateLayout, layOut } from "./create-layout.ts";
@@ -54,21 +60,23 @@ export function imageLength({ options, layout }: PlannedQcow2): number {
  * @param files what they contained is lost
  * @throws {StorageError} ENOSPC, …
  */
-export function writeQcow2(
+export function* writeQcow2(
   plan: PlannedQcow2,
   files: { storage: WritableStorage; dataStorage: WritableStorage | undefined },
-): void {
+): CreationPieces {
   const { options, layout, header } = plan;
   const { storage, dataStorage } = files;
   const { preallocation, clusterSize, refcountBits, virtualSize } = options;
   const space = preallocation === "metadata" ? "off" : preallocation;
   const length = imageLength(plan);
   // First, so that an old image is gone before the data file that it may have had in common.
-  emptyStorage(storage, length, { zeros: length });
-  if (dataStorage !== undefined) createRaw(dataStorage, { virtualSize, preallocation: space });
-  if (dataStorage === undefined && space !== "off") allocateStart(storage, length, space);
+  yield* emptyStorage(storage, length, { zeros: length });
+  if (dataStorage !== undefined) {
+    yield* createRaw(dataStorage, { virtualSize, preallocation: space });
+  }
+  if (dataStorage === undefined && space !== "off") yield* allocateStart(storage, length, space);
   const l2EntryBytes = options.extendedL2 ? 16 : 8;
-  writeTables(storage, layout, { clusterSize, refcountBits, l2EntryBytes });
+  yield* writeTables(storage, layout, { clusterSize, refcountBits, l2EntryBytes });
   if (options.encryption?.format === "luks") {
     writeLuksArea(storage, layout.luksOffset, options.encryption.luks);
   }

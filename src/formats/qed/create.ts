@@ -5,7 +5,7 @@ import { UnsupportedError, UsageError } from "../../errors.ts";
 import type { WritableStorage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { BackingReference } from "../driver.ts";
-import { emptyStorage, SECTOR_SIZE } from "../raw/create.ts";
+import { type CreationPieces, emptyStorage, SECTOR_SIZE } from "../raw/create.ts";
 import {
   BACKING_FILENAME_MAX,
   CLUSTER_SIZE_MAX,
@@ -135,8 +135,11 @@ export function requireFile(storage: WritableStorage): void {
  * @param storage what it contained is lost
  * @throws {StorageError} ENOSPC, …
  */
-export function writeQed({ length, header }: PlannedQed, storage: WritableStorage): void {
-  emptyStorage(storage, length, { zeros: length });
+export function* writeQed(
+  { length, header }: PlannedQed,
+  storage: WritableStorage,
+): CreationPieces {
+  yield* emptyStorage(storage, length, { zeros: length });
   if (header.length > SECTOR_SIZE) {
     storage.writeAt(header, SECTOR_SIZE, header.length - SECTOR_SIZE, SECTOR_SIZE);
   }

@@ -11,8 +11,16 @@ export type RawPreallocation = (typeof RAW_PREALLOCATIONS)[number];
 /** The unit of a disk, bytes. */
 export const SECTOR_SIZE = 512;
 
+/**
+ * How a new image is written: in pieces that take about a tenth of a second at the most, between which whoever lets
+ * it be written may stop. What was written until then is no image.
+ */
+export type CreationPieces = Generator<void, void, void>;
+
 /** Zeros are written in pieces of this many bytes. */
 const ZEROS_SIZE = 1024 * 1024;
+/** The host sets aside so many bytes at once: in memory it takes its time, and zeros them. */
+const ALLOCATED_SIZE = 256 * 1024 * 1024;
 
 export interface RawCreateOptions {
   /** Bytes, whole sectors. */
@@ -26,12 +34,12 @@ export interface RawCreateOptions {
  *
  * @throws {StorageError} ENOSPC, …
  */
-export function createRaw(
+export function* createRaw(
   storage: WritableStorage,
   { virtualSize, preallocation }: RawCreateOptions,
-): void {
-  emptyStorage(storage, virtualSize, { zeros: Math.min(SECTOR_SIZE, virtualSize) });
-  if (preallocation !== "off") allocateStart(storage, virtualSize, preallocation);
+): CreationPieces {
+  yield* emptyStorage(storage, virtualSize, { zeros: Math.min(SECTOR_SIZE, virtualSize) });
+  if (preallocation !== "off") yield* allocateStart(storage, virtualSize, preallocation);
   storage.sync();
 }
 
@@ -63,11 +71,11 @@ export function requireLength(storage: WritableStorage, length: number): void {
  * @param zeros how many bytes of a block device are to read as zeros afterwards
  * @throws {StorageError}
  */
-export function emptyStorage(
+export function* emptyStorage(
   storage: WritableStorage,
   length: number,
   { zeros }: { zeros: number },
-): void {
+): CreationPieces {
   if (storage.currentLength() > 0) {
     // What was there before stops being an image for good before anything else of it goes.
     storage.zeroAt(0, SECTOR_SIZE, "keep");
@@ -76,8 +84,11 @@ export function emptyStorage(
   if (storage.resizable) {
     storage.setLength(0);
     storage.setLength(length);
-  } else {
-    storage.zeroAt(0, zeros, "release");
+    return;
+  }
+  for (let offset = 0; offset < zeros; offset += ALLOCATED_SIZE) {
+    storage.zeroAt(offset, Math.min(ALLOCATED_SIZE, zeros - offset), "release");
+    yield;
   }
 }
 
@@ -86,19 +97,23 @@ export function emptyStorage(
  *
  * @throws {StorageError} ENOSPC
  */
-export function allocateStart(
+export function* allocateStart(
   storage: WritableStorage,
   length: number,
   preallocation: "falloc" | "full",
-): void {
+): CreationPieces {
   if (length === 0) return;
   if (preallocation === "falloc") {
-    storage.preallocate(0, length);
+    for (let offset = 0; offset < length; offset += ALLOCATED_SIZE) {
+      storage.preallocate(offset, Math.min(ALLOCATED_SIZE, length - offset));
+      yield;
+    }
     // Not every host has fallocate(2); all of them have zeros.
     if (storage.allocatedSize() >= length) return;
   }
   const zeros = NativeBuffer.allocate(Math.min(length, ZEROS_SIZE));
   for (let offset = 0; offset < length; offset += ZEROS_SIZE) {
     storage.writeAt(zeros, 0, Math.min(ZEROS_SIZE, length - offset), offset);
+    yield;
   }
 }

@@ -49,7 +49,7 @@ function create(
     plan.options.dataFile === undefined
       ? undefined
       : new RecordingStorage("new.data", data, log, 1);
-  writeQcow2(plan, { storage, dataStorage });
+  Array.from(writeQcow2(plan, { storage, dataStorage }));
   expect(content.length).toBe(imageLength(plan));
   return { image: content.bytesAt(0, Math.min(content.length, 16 * MIB)), data, log, initial };
 }
