@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { copyFile, rm } from "node:fs/promises";
+import { copyFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -77,4 +77,18 @@ describe("a command that Ctrl-C stops", () => {
       await run("qemu-img", ["compare", "-q", source, copy]);
     }
   });
+
+  it.each([["measure"], ["compare", "source"], ["map"], ["info"], ["stats"], ["check"]])(
+    "changes nothing if it only reads: %s",
+    async (name, ...others) => {
+      const before = await readdir(directory);
+      const sources = others.map(() => source);
+      for (let moment = 0; moment < MOMENTS; moment++) {
+        const status = await interrupt([name, image, ...sources]);
+        expect([0, 130, "SIGINT"]).toContain(status);
+        await run("qemu-img", ["check", "-q", image]);
+        expect(await readdir(directory)).toEqual(before);
+      }
+    },
+  );
 });
