@@ -8,6 +8,7 @@ import { createRequire } from "node:module";
 import { format } from "node:util";
 import type debugPackage from "debug";
 import { printable } from "./errors.ts";
+import { wantsColours } from "./terminal-colours.ts";
 
 const STDERR = 2;
 
@@ -35,7 +36,7 @@ export function createTrace(name: string): Trace {
     return isVerbose && name !== REQUESTS ? createStepTrace(name) : SILENT;
   }
   const debug: typeof debugPackage = createRequire(import.meta.url)("debug");
-  if (process.env["NO_COLOR"]) Object.assign(debug.inspectOpts ?? {}, { colors: false });
+  if (!wantsColours(true)) Object.assign(debug.inspectOpts ?? {}, { colors: false });
   const trace = debug(`tsimgfs:${name}`);
   trace.log = (...values: unknown[]): void => writeLine(format(...values));
   return trace;

@@ -5,6 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { canonicalPath, isStale } from "../daemon/mountpoint.ts";
 import { TsimgfsError } from "../errors.ts";
 import { findMount } from "../fuse/mount-table.ts";
+import { STALE_MOUNT } from "../storage/open-reason.ts";
 import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 import { DEVICE_SUFFIX } from "../tree/names.ts";
 
@@ -68,7 +69,7 @@ function readAllStats(mountpoint: string, path: string): MountedStats[] {
 
 function requireAlive(mountpoint: string, path: string): void {
   if (!isStale(mountpoint)) return;
-  throw new TsimgfsError("ENOTCONN", path, "its daemon is dead; tsimgfs umount clears the mount");
+  throw new TsimgfsError("ENOTCONN", path, STALE_MOUNT);
 }
 
 function readStats(file: string, path: string): MountedStats {

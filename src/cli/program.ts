@@ -3,8 +3,11 @@
 import { createRequire } from "node:module";
 import { CommanderError, type Option } from "commander";
 import type { PendingDaemon } from "../daemon/launch.ts";
-import { printable } from "../errors.ts";
+import { printable, TsimgfsError, UsageError } from "../errors.ts";
+import { openReason } from "../storage/open-reason.ts";
+import { nodeErrorCode } from "../syscalls/errno-names.ts";
 import { traceSteps } from "../trace.ts";
+import { refuseBrokenArguments } from "./argument-bytes.ts";
 import { COMMANDS } from "./command-table.ts";
 import { DocumentedCommand } from "./documented-command.ts";
 import { defineHelp } from "./help-topics.ts";
@@ -108,14 +111,29 @@ function sizeApart(words: readonly string[]): readonly string[] {
 }
 
 function reasonOf(error: unknown, chosen: string | undefined): string {
-  if (error instanceof CommanderError) {
-    const reason = error.message.replace(/^error: /, "").replaceAll("\n", " ");
-    return printable(
-      `${reason}; see tsimgfs ${chosen !== undefined && Object.hasOwn(COMMANDS, chosen) ? `${chosen} ` : ""}--help`,
-    );
-  }
+  const isCommand = chosen !== undefined && Object.hasOwn(COMMANDS, chosen);
+  const advice = `see tsimgfs ${isCommand ? `${chosen} ` : ""}--help`;
+  if (error instanceof CommanderError) return printable(`${usageReason(error)}; ${advice}`);
   if (!(error instanceof Error)) return printable(String(error));
-  return printable(error.message);
+  const { message } = error;
+  // It is about the command line as a whole.
+  if (error instanceof UsageError && error.path === chosen) return `${message}; ${advice}`;
+  const path = error instanceof TsimgfsError ? undefined : pathOf(error);
+  if (path === undefined) return printable(message);
+  return printable(`${path}: ${openReason(path, nodeErrorCode(error), error)}`);
+}
+
+/** What commander says, in our words. */
+function usageReason({ message }: CommanderError): string {
+  return message
+    .replace(/^error: /, "")
+    .replaceAll("\n", " ")
+    .replace(/\. Expected (\d+) arguments? but got (\d+)\.$/, ": it takes $1, and these are $2");
+}
+
+/** The file that a call of node:fs was about. */
+function pathOf(error: Error): string | undefined {
+  return "syscall" in error && "path" in error ? String(error.path) : undefined;
 }
 
 /** Run the command that was chosen; the passphrases that it has read are not left in memory. */
@@ -138,6 +156,7 @@ export async function runProgram(
 ): Promise<void> {
   const chosen = argv.find((word) => !word.startsWith("-") && word !== "help");
   try {
+    refuseBrokenArguments(argv);
     const program = await buildProgram((name) => name === chosen, daemon);
     if (argv.length === 0) program.outputHelp();
     else {

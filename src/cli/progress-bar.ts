@@ -38,6 +38,8 @@ function timeText(seconds: number): string {
 export class ProgressBar {
   readonly #isShown: boolean;
   #drawnAt = Number.NEGATIVE_INFINITY;
+  /** Characters of the line that is there. */
+  #width = 0;
 
   constructor(isWanted: boolean) {
     this.#isShown = isWanted && !quiet() && process.stdout.isTTY;
@@ -47,11 +49,15 @@ export class ProgressBar {
     const now = performance.now();
     if (!this.#isShown || now - this.#drawnAt < INTERVAL_MS) return;
     this.#drawnAt = now;
-    print(`\r${progressLine(progress)}\u001b[K`);
+    const line = progressLine(progress);
+    // Spaces and no control sequence: any terminal can do that.
+    print(`\r${line.padEnd(this.#width)}`);
+    this.#width = line.length;
   }
 
   /** Take the line away: something else is printed. */
   clear(): void {
-    if (this.#isShown) print("\r\u001b[K");
+    if (this.#width > 0) print(`\r${"".padEnd(this.#width)}\r`);
+    this.#width = 0;
   }
 }

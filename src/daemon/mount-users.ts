@@ -1,6 +1,7 @@
 /** Who keeps a mount from being unmounted, as far as /proc and /sys show it to us. */
 
 import fs from "node:fs";
+import { processName } from "../storage/process-name.ts";
 
 /** More are only counted. */
 const NAMED_MAX = 3;
@@ -29,7 +30,14 @@ function processes(isWithin: (path: string) => boolean): string[] {
   return entries("/proc")
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
     .filter((pid) => openPaths(`/proc/${pid}`).some(isWithin))
-    .map((pid) => `${read(`/proc/${pid}/comm`)} (pid ${pid})`);
+    .flatMap((pid) => {
+      try {
+        return [processName(pid)];
+      } catch {
+        // It has ended meanwhile.
+        return [];
+      }
+    });
 }
 
 /** What a process has open, and where it is. */

@@ -260,9 +260,10 @@ export function determineFormat(storage: Storage, stated: FormatName | undefined
   const format = stated ?? probeFormat(storage);
   if (format !== undefined) return format;
   if (/\.(raw|img)$/i.test(storage.path)) return "raw";
+  const what = storage.length === 0 ? "is empty" : "no known image format in it";
   throw new FormatError(
     storage.path,
-    "no known image format in it, and not named .raw or .img; state the format with --format",
+    `${what}, and not named .raw or .img; state the format with --format`,
   );
 }
 

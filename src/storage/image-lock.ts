@@ -9,6 +9,7 @@ import { StorageError } from "../errors.ts";
 import { fcntlPointer } from "../syscalls/libc.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { LocalFile } from "./local-file.ts";
+import { processName } from "./process-name.ts";
 
 /** The permissions of QEMU's block layer that locks stand for. */
 const PERMISSION = { consistentRead: 0, write: 1, resize: 3 } as const;
@@ -104,8 +105,7 @@ function findHolder(file: LocalFile, byte: number): string | undefined {
         if (!holdsLock(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"), ino, byte)) continue;
         const stats = fs.statSync(`/proc/${pid}/fd/${fd}`);
         if (stats.dev !== dev || stats.ino !== ino) continue;
-        const name = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
-        return `${name} (pid ${pid})`;
+        return processName(pid);
       }
     } catch {
       // The process has ended, or belongs to another user.

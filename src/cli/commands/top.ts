@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { Option } from "commander";
 import { UsageError } from "../../errors.ts";
+import { wantsColours } from "../../terminal-colours.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { type Output, outputOption } from "../options.ts";
 import { print } from "../print.ts";
@@ -55,7 +56,9 @@ function seconds(text: string): number {
 async function top({ once = false, output, delay }: TopOptions): Promise<void> {
   const sampler = new Sampler();
   sampler.sample();
-  if (output === "human" && !once && process.stdout.isTTY) {
+  // A terminal that is dumb cannot go back to the top of its screen.
+  const isScreen = process.stdout.isTTY && process.env["TERM"] !== "dumb";
+  if (output === "human" && !once && isScreen) {
     await showLive(sampler, delay);
     return;
   }
@@ -79,7 +82,7 @@ function frame(mounts: readonly MountActivity[]): string {
     columns: isTTY ? columns : Number.MAX_SAFE_INTEGER,
     rows: Number.MAX_SAFE_INTEGER,
   };
-  return frameText(mounts, timeOfDay(), { ...size, colors: usesColors() });
+  return frameText(mounts, timeOfDay(), { ...size, colors: wantsColours(isTTY) });
 }
 
 /** Some terminals, as those of serial lines, do not know their size. */
@@ -92,18 +95,14 @@ function timeOfDay(): string {
   return new Date().toTimeString().slice(0, "hh:mm:ss".length);
 }
 
-/** Only terminals have colours, and only if nobody said no: https://no-color.org. */
-function usesColors(): boolean {
-  return process.stdout.isTTY && !process.env["NO_COLOR"] && process.env["TERM"] !== "dumb";
-}
-
 async function showLive(sampler: Sampler, delay: number): Promise<void> {
   const ending = new AbortController();
   let mounts = sampler.sample();
   const draw = (): void => {
     const { columns, rows } = terminalSize();
     // The last line stays free: a line feed there would scroll.
-    screen.draw(frameText(mounts, timeOfDay(), { columns, rows: rows - 1, colors: usesColors() }));
+    const colors = wantsColours(process.stdout.isTTY);
+    screen.draw(frameText(mounts, timeOfDay(), { columns, rows: rows - 1, colors }));
   };
   const screen = new Screen({ onQuit: () => ending.abort(), onResize: draw });
   screen.open();

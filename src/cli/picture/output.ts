@@ -5,6 +5,7 @@ import { extname } from "node:path";
 import type { PictureMap } from "../../block/picture-map.ts";
 import { printable, StorageError, UsageError } from "../../errors.ts";
 import { nodeErrorCode, nodeErrorName } from "../../syscalls/errno-names.ts";
+import { wantsColours } from "../../terminal-colours.ts";
 import { print } from "../print.ts";
 import { COLUMNS, layOut, ROWS_MAX } from "./layout.ts";
 import type { Theme } from "./palette.ts";
@@ -57,12 +58,9 @@ function rendererOf(path: string, theme: Theme | undefined): (map: PictureMap) =
   }
 }
 
-/** Colours are for terminals, unless the user wants none: see no-color.org. */
 function terminalForm(): TerminalForm {
   const { isTTY, columns } = process.stdout;
-  const { NO_COLOR, TERM } = process.env;
-  const hasColours = isTTY && (NO_COLOR ?? "") === "" && TERM !== "dumb";
-  return { width: columns || WIDTH_DEFAULT, colours: hasColours ? 256 : undefined };
+  return { width: columns || WIDTH_DEFAULT, colours: wantsColours(isTTY) ? 256 : undefined };
 }
 
 function writeFile(path: string, content: string | Buffer): void {
