@@ -15,6 +15,11 @@ export const EXIT_STATUS: readonly ExitStatus[] = [
   [143, "SIGTERM has stopped it"],
 ];
 
+const SPECIAL_STATUS = `check and compare have more; tsimgfs help check and help compare list them.
+mount --foreground, and top on a terminal, are there to be ended by a signal:
+with 0.
+`;
+
 /** Variable and meaning. */
 export const ENVIRONMENT: readonly (readonly [name: string, meaning: string])[] = [
   ["TSIMGFS_SECRET", "the passphrase of encrypted images, where --secret says none"],
@@ -58,8 +63,7 @@ function help(topic: string | undefined, program: DocumentedCommand): void {
 }
 
 function exitStatusText(): string {
-  const special = "check and compare have more; tsimgfs help check and help compare list them.";
-  return `${rows(EXIT_STATUS)}\n${special}\n`;
+  return `${rows(EXIT_STATUS)}\n${SPECIAL_STATUS}`;
 }
 
 function rows(table: readonly (readonly [name: string | number, meaning: string])[]): string {

@@ -50,7 +50,7 @@ describe("an image", () => {
   it.each([
     ["no-such.qcow2", /no-such\.qcow2: no such file$/],
     [".", /\.: is a directory$/],
-    ["empty", /empty: no known image format in it, .* state the format with --format$/],
+    ["empty", /empty: is empty, .* state the format with --format$/],
   ])("%s that is none", async (name, reason) => {
     await writeFile(join(directory, "empty"), "");
     await expectRefusal(["info", name], [reason], { cwd: directory });

@@ -68,7 +68,7 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
     .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
     .option("-r, --read-only", "the images may be in use by other readers")
     .option("--snapshot <name>", "the disks as this internal snapshot has them; read-only")
-    .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts")
+    .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts (status 0)")
     .addOption(formatOption("--format <name>"))
     .addOption(
       new DocumentedOption(
