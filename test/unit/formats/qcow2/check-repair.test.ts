@@ -233,6 +233,12 @@ describe("repair on a device", () => {
     expect(readCheckLayout(storage).header.refcount_table_clusters).toBe(1);
   });
 
+  it("takes what no block speaks of although references are lost, for want of other room", () => {
+    const storage = device(2, (image) => image.setRefcountTable(0, 0).setL2(0, 2 ** 40));
+    expect(repairQcow2(storage, "all", SILENT).result).toMatchObject({ corruptions: 1, leaks: 0 });
+    expect(readCheckLayout(storage).header.refcount_table_clusters).toBe(1);
+  });
+
   it("takes leaked clusters where there is no other room", () => {
     const storage = device(0, (image) => {
       // Nothing refers to the data any more; and the block cannot be read.
