@@ -173,9 +173,10 @@ export class Disk {
   }
 
   /**
-   * Change the persistent bitmaps, durably. Nothing else is written, and no other thread uses the disk.
+   * Change the persistent bitmaps, durably, and after all that was written before. No other thread uses the
+   * disk, and nothing is written after that: `close` follows.
    *
-   * @throws {UsageError} an edit cannot be made, or the format has no bitmaps; nothing is changed
+   * @throws {UsageError} an edit cannot be made, or the format has no bitmaps; no bitmap is changed
    */
   editBitmaps(edits: readonly BitmapEdit[]): void {
     const { formatWriter } = this.#access ?? {};

@@ -113,9 +113,6 @@ export class Conversion {
       this.#requireRoom(target);
       signal = await this.#copy(target);
       target.close();
-      if (signal === undefined && this.#bitmaps !== undefined) {
-        target.addBitmaps(bitmapCopies(this.#bitmaps));
-      }
     } catch (error) {
       target.close();
       throw target.discardAfter(error);
@@ -224,7 +221,12 @@ export class Conversion {
 
   async #copy(target: ConvertTarget): Promise<StopSignal | undefined> {
     const { rate, quiet = false, progress = false } = this.#options;
-    const work = new CopyWork(this.#copyOf(target), { threads: this.#threads, rate, quiet });
+    const work = new CopyWork(this.#copyOf(target), {
+      threads: this.#threads,
+      rate,
+      quiet,
+      bitmapEdits: this.#bitmaps && bitmapCopies(this.#bitmaps),
+    });
     return await work.run(() => runLongWork(work, { progress: progress && !quiet }));
   }
 

@@ -3,13 +3,11 @@
 import fs from "node:fs";
 import { attachChain } from "../block/attach-disk.ts";
 import type { PlannedImage } from "../block/create-image.ts";
-import { closeChain, type OpenChain, type OpenOptions, openChain } from "../block/open-chain.ts";
-import { OpenDisk } from "../block/open-disk.ts";
+import { closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
 import type { BackingPolicy } from "../block/referenced-file.ts";
 import { TsimgfsError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import type { FormatName } from "../formats/driver.ts";
-import type { BitmapEdit } from "../formats/writer.ts";
 import type { CacheMode } from "../storage/cache-mode.ts";
 import { fileIdentity } from "../storage/file-identity.ts";
 import { createImage, type StoppedCreation } from "./creation.ts";
@@ -51,7 +49,6 @@ export class ConvertTarget {
   readonly chain: OpenChain;
   /** It was made new: it reads as zeros, or as its backing file. */
   readonly isNew: boolean;
-  readonly #options: TargetOptions;
   /** Files that were not there before. */
   readonly #newFiles: readonly string[];
   #isOpen = true;
@@ -62,7 +59,6 @@ export class ConvertTarget {
     newFiles: readonly string[] | undefined,
   ) {
     this.path = path;
-    this.#options = options;
     this.chain = openForWriting(path, options);
     this.isNew = newFiles !== undefined;
     this.#newFiles = newFiles ?? [];
@@ -120,21 +116,6 @@ export class ConvertTarget {
   }
 
   /**
-   * Make persistent bitmaps, durably. The files were closed: what was copied is not noted in them.
-   *
-   * @throws {TsimgfsError} none is made
-   */
-  addBitmaps(edits: readonly BitmapEdit[]): void {
-    const options = { ...this.#options, threads: 1, onlyTables: true };
-    const image = new OpenDisk(this.path, openForWriting(this.path, options));
-    try {
-      image.disk.editBitmaps(edits);
-    } finally {
-      image.close();
-    }
-  }
-
-  /**
    * As `discard`, when something has failed.
    *
    * @returns what to throw: it tells of an image that is not gone
@@ -167,10 +148,7 @@ export class ConvertTarget {
   }
 }
 
-function openForWriting(
-  path: string,
-  { threads, ...options }: TargetOptions & Pick<OpenOptions, "onlyTables">,
-): OpenChain {
+function openForWriting(path: string, { threads, ...options }: TargetOptions): OpenChain {
   const { backingPolicy } = options;
   const writing = { policy: PLAIN_WRITING, threads, bulk: true };
   return openChain(path, { ...options, backingPolicy, forceShare: false, writing });

@@ -3,8 +3,10 @@
 import { availableParallelism } from "node:os";
 import { DiskCopier, type SharedCopy, type TellUnreadable } from "../block/convert/disk-copier.ts";
 import { RateLimit } from "../block/copy-rate.ts";
+import type { Disk } from "../block/disk.ts";
 import { hex, printable } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import type { BitmapEdit } from "../formats/writer.ts";
 import { runCopyThread } from "./copy-thread-start.ts";
 import type { LongWork } from "./long-work.ts";
 import { printNote } from "./print.ts";
@@ -32,6 +34,8 @@ export interface CopyWorkOptions {
   /** Bytes a second; undefined: as fast as it goes. Only with one thread. */
   readonly rate?: number | undefined;
   readonly quiet: boolean;
+  /** What becomes of the target's persistent bitmaps when all is copied. Default: nothing. */
+  readonly bitmapEdits?: readonly BitmapEdit[] | undefined;
 }
 
 /** All threads together; the first one is this one. */
@@ -41,12 +45,15 @@ export class CopyWork implements LongWork {
   readonly #limit: RateLimit;
   /** Where there is a limit, no step is more than a piece. */
   readonly #stepMs: number;
+  readonly #bitmapEdits: readonly BitmapEdit[];
   readonly #others: Promise<void>[];
   #failure: unknown;
   #stepDone = 0;
+  #isWhole = false;
 
-  constructor(shared: SharedCopy, { threads, rate, quiet }: CopyWorkOptions) {
+  constructor(shared: SharedCopy, { threads, rate, quiet, bitmapEdits = [] }: CopyWorkOptions) {
     this.total = shared.size;
+    this.#bitmapEdits = bitmapEdits;
     this.#limit = new RateLimit(rate);
     this.#stepMs = Number.isFinite(rate ?? Number.POSITIVE_INFINITY) ? 0 : STEP_MS;
     this.#others = Array.from({ length: threads - 1 }, (_, index) => {
@@ -68,6 +75,7 @@ export class CopyWork implements LongWork {
     this.#stepDone = this.done - before;
     if (goesOn) return false;
     await this.#endOthers();
+    this.#isWhole = true;
     return true;
   }
 
@@ -80,26 +88,31 @@ export class CopyWork implements LongWork {
   }
 
   /**
-   * Let all threads end after `run` did: whatever is copied by then is in the target's files, durably.
+   * Let all threads end after `run` did: whatever is copied by then is in the target's files, durably. If that is
+   * all, bitmaps come last, in the same session: a crash before that leaves none, nobody else gets in between, and
+   * what was copied is not noted in those that are new.
    *
    * @throws {TsimgfsError} what failed first
    */
   async run<T>(run: () => Promise<T>): Promise<T> {
+    const { target } = this.#copier;
     let result: T;
     try {
       result = await run();
+      await this.#stopOthers();
+      if (this.#isWhole && this.#bitmapEdits.length > 0) target.editBitmaps(this.#bitmapEdits);
     } catch (error) {
-      await this.#end().catch(() => undefined);
+      await this.#stopOthers().catch(() => undefined);
+      closeAfterFailure(target);
       throw error;
     }
-    await this.#end();
+    target.close();
     return result;
   }
 
-  async #end(): Promise<void> {
+  async #stopOthers(): Promise<void> {
     this.#copier.stop();
     await this.#endOthers();
-    this.#copier.target.close();
   }
 
   #startOther(thread: Promise<void>): Promise<void> {
@@ -111,5 +124,14 @@ export class CopyWork implements LongWork {
   async #endOthers(): Promise<void> {
     await Promise.all(this.#others);
     if (this.#failure !== undefined) throw this.#failure;
+  }
+}
+
+/** What was reserved is given back, if that is possible. */
+function closeAfterFailure(target: Disk): void {
+  try {
+    target.close();
+  } catch {
+    // The error that led here is the one to report.
   }
 }

@@ -184,10 +184,10 @@ export interface FormatWriter {
   /** Undefined: the format has no internal snapshots. */
   readonly snapshots?: SnapshotWriter | undefined;
   /**
-   * Change the persistent bitmaps, durably. Nobody else uses the image, which is not written to otherwise.
-   * Undefined: the format has none.
+   * Change the persistent bitmaps, durably, and after all that was written before. Nobody else uses the image,
+   * and nothing is written after that: `close` follows. Undefined: the format has none.
    *
-   * @throws {UsageError} an edit cannot be made; nothing is changed
+   * @throws {UsageError} an edit cannot be made; no bitmap is changed
    */
   editBitmaps?(edits: readonly BitmapEdit[]): void;
   /** Undefined: there are none. */

@@ -1,6 +1,7 @@
 // A small tmpfs for the length of a test: a host that runs out of space.
 
 import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { run } from "./run.ts";
 import { makeScratch } from "./scratch.ts";
 
@@ -30,4 +31,26 @@ export async function withTmpfs<T>(bytes: number, body: (tmpfs: Tmpfs) => Promis
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
+}
+
+/** Bytes of a file system that a copy of an image lies on, before it is made full, and after that. */
+const ROOMY = 64 * 2 ** 20;
+
+/**
+ * Calls `body` with a copy of an image on a file system that has `room` bytes left, of which `makeRoom` makes more.
+ * Needs root.
+ */
+export async function withRoom(
+  original: string,
+  room: number,
+  body: (copy: string, makeRoom: () => Promise<void>) => Promise<void>,
+): Promise<void> {
+  await withTmpfs(ROOMY, async (tmpfs) => {
+    const copy = join(tmpfs.directory, "copy.qcow2");
+    // Holes stay holes: what is written to them needs room.
+    await run("cp", ["--sparse=always", original, copy]);
+    const { stdout } = await run("df", ["--output=used", "-B1", tmpfs.directory]);
+    await tmpfs.resize(Number(stdout.split("\n")[1]) + room);
+    await body(copy, () => tmpfs.resize(ROOMY));
+  });
 }

@@ -7,7 +7,7 @@ import { TsimgfsError } from "../../errors.ts";
 import type { ThreadResources } from "../../formats/driver.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { isZero } from "../../syscalls/zeros.ts";
-import { attachDisk } from "../attach-disk.ts";
+import { type AttachFile, attachDisk } from "../attach-disk.ts";
 import type { Disk } from "../disk.ts";
 import type { SharedLayer } from "../open-chain.ts";
 import type { SharedWriting } from "../writing-parts.ts";
@@ -77,12 +77,16 @@ export class DiskCopier {
   /** Until the host cannot do it once: then it will hardly be able to do the rest. */
   #offloads: boolean;
 
-  /** @param slot a number that no other thread uses, below those that the target is open for */
+  /**
+   * @param slot a number that no other thread uses, below those that the target is open for
+   * @param attachFile of the target's files
+   */
   constructor(
     shared: SharedCopy,
     slot: number,
     resources: ThreadResources,
     tellUnreadable: TellUnreadable,
+    attachFile?: AttachFile,
   ) {
     const { manner, skip, size } = shared;
     this.#manner = manner;
@@ -90,12 +94,11 @@ export class DiskCopier {
     this.#skip = skip;
     this.#tellUnreadable = tellUnreadable;
     this.#sources = SourceDisks.attach(shared.sources, resources);
-    this.target = attachDisk(shared.target, resources, {
-      slot,
-      requestMaintenance: () => {
-        this.#needsMaintenance = true;
-      },
-    });
+    const requestMaintenance = (): void => {
+      this.#needsMaintenance = true;
+    };
+    const thread = { slot, requestMaintenance };
+    this.target = attachDisk(shared.target, resources, thread, attachFile);
     this.#pieceSize =
       PIECE_SIZE * 2 ** Math.ceil(Math.log2(Math.max(1, manner.sparseSize / PIECE_SIZE)));
     this.#buffer = NativeBuffer.allocate(this.#pieceSize);

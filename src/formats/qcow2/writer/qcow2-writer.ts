@@ -58,6 +58,7 @@ export class Qcow2Writer implements FormatWriter {
   readonly #bitmaps: BitmapWriter | undefined;
   readonly #hasDataFile: boolean;
   readonly #extended: boolean;
+  #bitmapsStored = false;
   #generation = -1;
   #pretendedSize: number | undefined;
 
@@ -98,7 +99,17 @@ export class Qcow2Writer implements FormatWriter {
   }
 
   editBitmaps(edits: readonly BitmapEdit[]): void {
+    if (this.#hasDataFile) this.#allocator.marks.sync(this.#context.dataStorage);
+    this.#storeBitmaps();
+    this.#allocator.giveBack();
     new BitmapEditor(this.#context).apply(edits);
+  }
+
+  /** At the end. Once: what edits make of the directory has entries at other places than what was marked. */
+  #storeBitmaps(): void {
+    if (!this.#state.isSet(WORD.begun) || this.#bitmapsStored) return;
+    this.#bitmapsStored = true;
+    this.#bitmaps?.store();
   }
 
   changeHeader(action: () => void): void {
@@ -328,7 +339,7 @@ export class Qcow2Writer implements FormatWriter {
     }
     this.compressed?.close();
     try {
-      if (this.#state.isSet(WORD.begun)) this.#bitmaps?.store();
+      this.#storeBitmaps();
     } finally {
       this.#allocator.close();
     }
