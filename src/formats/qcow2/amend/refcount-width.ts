@@ -8,6 +8,7 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import type { Analysis } from "../check/analysis.ts";
 import { FreeClusters } from "../check/free-clusters.ts";
 import { rebuildRefcounts } from "../check/rebuild-refcounts.ts";
+import { HeaderWriter } from "../writer/header-writer.ts";
 import { analyseIntact } from "./intact-analysis.ts";
 
 /**
@@ -32,6 +33,8 @@ export function changeRefcountWidth(storage: WritableStorage, refcountBits: numb
   const analysis = analyseIntact(storage);
   if (refcountBits === analysis.image.layout.refcountBits) return;
   refuseOverflow(analysis, refcountBits);
+  new HeaderWriter(storage, analysis.image.layout.header.version).renew();
+  storage.sync();
   rebuildRefcounts(analysis, storage, new FreeClusters(analysis, storage), refcountBits);
 }
 

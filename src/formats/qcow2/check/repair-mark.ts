@@ -27,11 +27,11 @@ export class RepairMark {
 
   /** Before the first change: the dirty bit set, and autoclear bits that nobody here knows cleared. */
   set(): void {
-    if (this.#header.version < 3) return;
-    this.#clearUnknown();
-    this.#writer.setIncompatible("dirty", true);
+    const hasBits = this.#header.version >= 3;
+    if (hasBits) this.#clearUnknown();
+    this.#writer.announce();
     this.#storage.sync();
-    this.#isSet = true;
+    this.#isSet = hasBits;
   }
 
   /**

@@ -98,7 +98,8 @@ export class Qcow2SnapshotWriter implements SnapshotWriter {
 
   /** Do what a change says; what is to be freed is freed before, so that no refcount is too high. */
   #switch(change: () => StructureChange): void {
-    const { allocator } = this.#context;
+    const { allocator, headerWriter } = this.#context;
+    headerWriter.renew();
     allocator.flush();
     allocator.maintain();
     allocator.changeHeader(() => new StructureSwitch(this.#context, change()).run());

@@ -7,7 +7,7 @@ import { encode, offsetOf, sizeOf } from "../../../binary/struct.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import { COMPATIBLE_LAZY_REFCOUNTS, INCOMPATIBLE } from "../features.ts";
-import { HEADER } from "../header.ts";
+import { HEADER, QCOW2_MAGIC } from "../header.ts";
 
 const FEATURES_START = offsetOf(HEADER, "incompatible_features");
 const FEATURES_LENGTH = sizeOf(HEADER, "autoclear_features") - FEATURES_START;
@@ -52,6 +52,21 @@ export class HeaderWriter {
     features.setBigUint64(AUTOCLEAR_AT, autoclear & kept);
     this.#storage.writeAt(this.#buffer, 0, FEATURES_LENGTH, FEATURES_START);
     return true;
+  }
+
+  /**
+   * Write the header's sector as it is, which is to be durable before anything else is written. Where a sync of an
+   * earlier writer has failed, the host shows what that one has written here, and may have dropped it all the same: a
+   * power cut would bring back the header before, and what that one refers to may be given to others by then.
+   */
+  renew(): void {
+    this.#write("magic", "version", { magic: QCOW2_MAGIC, version: this.#version });
+  }
+
+  /** As `renew`, with the dirty bit; version 2 has none. */
+  announce(): void {
+    if (this.#version >= 3) this.setIncompatible("dirty", true);
+    else this.renew();
   }
 
   /** Set or clear an incompatible bit; version 2 has none, and stays as it is. */

@@ -37,7 +37,7 @@ export class SessionMarks {
   /** The dirty bit tells the next writer that clusters may be leaked. Version 2 has no such bit. */
   markDirty(): void {
     if (this.#state.isSet(WORD.dirty)) return;
-    this.#headerWriter.setIncompatible("dirty", true);
+    this.#headerWriter.announce();
     this.sync();
     this.#state.raise(WORD.dirty);
   }
