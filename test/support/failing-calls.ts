@@ -21,10 +21,13 @@ function half(operation: LoggedOperation): number {
 }
 
 const ONCE: Failure = {
-  name: "one call, without space",
+  name: "one call, without space, or one sync",
   hookFor: (first) => {
     let calls = 0;
-    return () => (calls++ === first ? { code: "ENOSPC", written: 0 } : undefined);
+    return ({ kind }) => {
+      if (calls++ !== first) return undefined;
+      return { code: kind === "sync" ? "EIO" : "ENOSPC", written: 0 };
+    };
   },
 };
 

@@ -9,7 +9,7 @@
  * moment of the switch.
  */
 
-import { CorruptionError, hex } from "../../../errors.ts";
+import { CorruptionError, hex, StorageError } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
 import type { MetadataMap } from "../../metadata-map.ts";
 import { metadataRanges } from "../writer/metadata-ranges.ts";
@@ -89,12 +89,21 @@ export class StructureSwitch {
       this.#fresh.extendFile();
       allocator.marks.sync();
     } catch (error) {
-      this.#fresh.giveUp();
+      this.#giveUp();
       throw error;
     }
     this.#publish(prepared, active);
     allocator.marks.sync();
     this.#release();
+  }
+
+  /** As far as the host lets it: the error that led here is the one to report. */
+  #giveUp(): void {
+    try {
+      this.#fresh.giveUp();
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+    }
   }
 
   /** Write all that is new. */
