@@ -172,7 +172,7 @@ function convert(world: World, log: RecordingLog, faultOf?: FaultHook): SparseFi
   try {
     const [storage, dataStorage] = storages;
     if (target.created !== undefined && storage !== undefined) {
-      writeQcow2(planQcow2(target.created, storage.path), { storage, dataStorage });
+      Array.from(writeQcow2(planQcow2(target.created, storage.path), { storage, dataStorage }));
     }
     saveAll(world, files);
     copyAll(world, files, log, faultOf);
