@@ -16,6 +16,7 @@ await build({
     { in: "src/cli/documents/main.ts", out: "cli/documents" },
     "src/daemon/main.ts",
     "src/daemon/io-thread.ts",
+    "src/daemon/native-watchdog.ts",
     "src/library/main.ts",
   ],
   outbase: "src",

@@ -2,14 +2,17 @@
 
 import { TsimgfsError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
+import { requireFusermount } from "../fuse/fusermount.ts";
 import { FUSE_NATIVE, type FuseClass, loadFuseNative } from "../fuse/native/fuse-native.ts";
 import { NativeMount } from "../fuse/native/mount.ts";
+import { createHeartbeat } from "../threads/heartbeat.ts";
 import { Tree } from "../tree/tree.ts";
 import type { DaemonConfig } from "./config.ts";
 import { letEnd, type Served } from "./io-thread-start.ts";
 import type { FirstThread } from "./io-threads.ts";
 import { afterRequest, type MainThreadWork } from "./main-thread-work.ts";
 import type { Mountpoint } from "./mountpoint.ts";
+import { NativeWatchdog } from "./native-watchdog-start.ts";
 import { mountArguments, type Transport } from "./transport.ts";
 
 const NOTE = `${FUSE_NATIVE}: one thread, and no fallocate (discard, punched holes), SEEK_HOLE, page cache or shared mmap`;
@@ -19,6 +22,7 @@ export class NativeTransport implements Transport {
   readonly #work: MainThreadWork;
   readonly #Fuse: FuseClass;
   #mount: NativeMount | undefined;
+  #watchdog: NativeWatchdog | undefined;
 
   /**
    * @param firstThread which is not needed
@@ -39,6 +43,7 @@ export class NativeTransport implements Transport {
       const reason = "is a file: fuse-native mounts on directories only; name a directory";
       throw new TsimgfsError("ENOTDIR", config.mountpoint, reason);
     }
+    requireFusermount();
     const thread = { thread: config.threads, ...afterRequest(this.#work) };
     const server = {
       tree: new Tree(tree, { clusterCache: new ClusterCache() }, thread),
@@ -47,10 +52,13 @@ export class NativeTransport implements Transport {
     const options = mountArguments(config);
     // libfuse looks for itself whether the directory is empty, and fusermount3 does not know the option.
     if (config.mountOptions.nonempty) options.push("nonempty");
+    const heartbeat = createHeartbeat();
     this.#mount = await NativeMount.make(this.#Fuse, server, {
       mountpoint: mountpoint.path,
       options,
+      heartbeat,
     });
+    this.#watchdog = new NativeWatchdog(mountpoint.path, heartbeat);
   }
 
   gone(): Promise<void> {
@@ -59,6 +67,7 @@ export class NativeTransport implements Transport {
 
   async ended(): Promise<void> {
     await this.#mount?.ended();
+    this.#watchdog?.end();
   }
 
   async abandon(): Promise<void> {

@@ -26,6 +26,7 @@ import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 import { NativeTransport } from "./native-transport.ts";
 import { redirectMessages } from "./standard-streams.ts";
+import { STOP_SIGNALS } from "./stop-signals.ts";
 import { StreamJobs } from "./stream-jobs.ts";
 import { StuckEnd } from "./stuck-end.ts";
 import type { Transport } from "./transport.ts";
@@ -188,8 +189,6 @@ async function serveToTheEnd(
   }
 }
 
-/** These unmount; what is still open is served until it is closed. */
-const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
 /** A stray one must not end the daemon, nor open Node's debugger. */
 const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
 

@@ -11,7 +11,7 @@ import { writeLine } from "../trace.ts";
 import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 
 /** A request that takes longer than this, while the daemon is to end, ends it. */
-const STUCK_MS = 30_000;
+export const STUCK_MS = 30_000;
 const LOOK_EVERY_MS = 1000;
 /** How long making durable what was written may take then. */
 const FLUSH_MAX_MS = 5000;

@@ -3,7 +3,7 @@
  * mounts, and passes the descriptor over a socket that _FUSE_COMMFD names. Source: fusermount3(1).
  */
 
-import { type SpawnSyncReturns, spawn, spawnSync } from "node:child_process";
+import { type SpawnSyncReturns, type StdioOptions, spawn, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import { constants } from "node:os";
 import { TsimgfsError } from "../errors.ts";
@@ -98,6 +98,16 @@ export async function unmountWhileServing(
   requireSuccess(result, mountpoint);
 }
 
+/**
+ * Make sure that what others have mounted, as libfuse does for root, can be unmounted.
+ *
+ * @throws {TsimgfsError} fusermount3 is not there
+ */
+export function requireFusermount(): void {
+  const stdio: StdioOptions = ["ignore", "ignore", "pipe"];
+  requireSuccess(spawnSync(PROGRAM, ["--version"], { stdio, encoding: "utf8" }), PROGRAM);
+}
+
 /** Tells of the call, too. */
 function unmountArguments(mountpoint: string, { lazy }: { lazy: boolean }): string[] {
   createTrace("run")("%s -u%s -- %s", PROGRAM, lazy ? " -z" : "", mountpoint);
@@ -134,7 +144,7 @@ export function explainMountFailure(stderr: string, mountpoint: string): string 
   if (/failed to open .*\/dev\/fuse: Permission denied|\/dev\/fuse.*[Pp]ermission/.test(said)) {
     return "/dev/fuse is closed to this user; as root: chmod 666 /dev/fuse";
   }
-  if (/fuse device not found|\/dev\/fuse.*No such/.test(said)) {
+  if (/(fuse|^) ?device not found|\/dev\/fuse.*No such/.test(said)) {
     return "/dev/fuse does not exist; load the module with: modprobe fuse";
   }
   if (/no write access to mountpoint|mountpoint .* not owned by/.test(said)) {

@@ -11,6 +11,7 @@ import { MAIN } from "../support/repository.ts";
 import { run, runJson } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itOnce } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 
 describe("backing files", () => {
@@ -44,27 +45,27 @@ describe("backing files", () => {
     "host_device:/dev/null",
   ] as const;
 
-  it.each(FOREIGN_NAMES)("named %s are refused by that name", async (name) => {
+  itOnce.each(FOREIGN_NAMES)("named %s are refused by that name", async (name) => {
     const path = await overlayOf("foreign.qcow2", name, "raw");
     const line = await refusedMount([path]);
     expect(line).toContain(name);
     expect(line).toContain("foreign.qcow2");
   });
 
-  it.each(FOREIGN_NAMES)("named %s are shown by info, which opens nothing", async (name) => {
+  itOnce.each(FOREIGN_NAMES)("named %s are shown by info, which opens nothing", async (name) => {
     const path = await overlayOf("foreign-info.qcow2", name, "raw");
     const actual = await runJson(process.execPath, [MAIN, "info", "--output", "json", path]);
     const wanted = await imageInfo([path]);
     expect(missingOrDifferent(actual, wanted)).toEqual([]);
   });
 
-  it("that are missing are named, and info without --backing-chain does not mind", async () => {
+  itOnce("that are missing are named, and info without --backing-chain does not mind", async () => {
     const path = await overlayOf("orphan.qcow2", "gone.qcow2");
     expect(await refusedMount([path])).toMatch(/gone\.qcow2: .*no such file/i);
     await tsimgfs(["info", path]);
   });
 
-  it("that are directories or broken images are named", async () => {
+  itOnce("that are directories or broken images are named", async () => {
     await mkdir(join(directory, "folder"));
     expect(await refusedMount([await overlayOf("on-folder.qcow2", "folder")])).toContain("folder");
     await run("cp", ["/etc/hostname", join(directory, "text.qcow2")]);
@@ -73,7 +74,7 @@ describe("backing files", () => {
     );
   });
 
-  it("that lead back to the image are recognised as a loop", async () => {
+  itOnce("that lead back to the image are recognised as a loop", async () => {
     const itself = await overlayOf("itself.qcow2", "itself.qcow2");
     expect(await refusedMount([itself])).toMatch(/itself\.qcow2: .*(loop|chain|again)/);
     const first = await overlayOf("first.qcow2", "second.qcow2");
@@ -82,7 +83,7 @@ describe("backing files", () => {
     expect(await refusedMount([first])).toMatch(/(loop|chain|again)/);
   });
 
-  it("that lead back through another name of the same file are recognised too", async () => {
+  itOnce("that lead back through another name of the same file are recognised too", async () => {
     const path = await overlayOf("linked.qcow2", "hard-link.qcow2");
     await run("ln", [path, join(directory, "hard-link.qcow2")]);
     expect(await refusedMount([path])).toMatch(/(loop|chain|again)/);
@@ -124,14 +125,17 @@ describe("backing files", () => {
     }
   });
 
-  it("elsewhere behind a link here are refused by --backing-policy same-directory", async () => {
-    await mkdir(join(directory, "hidden"));
-    await copyFile(base.path, join(directory, "hidden/base.qcow2"));
-    await run("ln", ["-s", "hidden/base.qcow2", join(directory, "innocent.qcow2")]);
-    const path = await overlayOf("by-link.qcow2", "innocent.qcow2");
-    const args = ["--backing-policy", "same-directory"];
-    expect(await refusedMount([path], { args })).toContain("innocent.qcow2");
-  });
+  itOnce(
+    "elsewhere behind a link here are refused by --backing-policy same-directory",
+    async () => {
+      await mkdir(join(directory, "hidden"));
+      await copyFile(base.path, join(directory, "hidden/base.qcow2"));
+      await run("ln", ["-s", "hidden/base.qcow2", join(directory, "innocent.qcow2")]);
+      const path = await overlayOf("by-link.qcow2", "innocent.qcow2");
+      const args = ["--backing-policy", "same-directory"];
+      expect(await refusedMount([path], { args })).toContain("innocent.qcow2");
+    },
+  );
 
   it("are found relative to the image, wherever the command runs", async () => {
     const path = await overlayOf("relative.qcow2", "base.qcow2");
@@ -150,7 +154,7 @@ describe("backing files", () => {
     });
   });
 
-  it("whose policy is unknown are refused with the policies that exist", async () => {
+  itOnce("whose policy is unknown are refused with the policies that exist", async () => {
     const line = await refusedMount([base.path], { args: ["--backing-policy", "all"] });
     expect(line).toMatch(/any.*same-directory.*none/);
   });
@@ -175,7 +179,7 @@ describe("external data files", () => {
     return path;
   }
 
-  it("that are missing are named", async () => {
+  itOnce("that are missing are named", async () => {
     const path = await withDataFile("missing");
     await rm(join(directory, "missing.data"));
     expect(await refusedMount([path])).toMatch(/missing\.data/);
@@ -189,7 +193,7 @@ describe("external data files", () => {
     await mounted([path], { args: ["--backing-policy", "same-directory"] }, async () => {});
   });
 
-  it.each(['json:{"driver":"file","filename":"/etc/passwd"}', "nbd:unix:/run/no.sock"])(
+  itOnce.each(['json:{"driver":"file","filename":"/etc/passwd"}', "nbd:unix:/run/no.sock"])(
     "named %s are refused by that name",
     async (name) => {
       const path = await withDataFile("foreign");

@@ -10,6 +10,7 @@ import { Random } from "../support/random.ts";
 import { run, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { MOUNT_COMMAND, roundsOfTransport, transportHas } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal } from "../support/tsimgfs.ts";
 import { checkImage, expectClean } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -26,10 +27,14 @@ async function makeImage(directory: string): Promise<string> {
 }
 
 /** Writes 64 KiB at some MiBs, by processes that run side by side. */
-async function writeAt(device: string, places: readonly number[]): Promise<void> {
+async function writeAt(
+  device: string,
+  places: readonly number[],
+  source = "/dev/urandom",
+): Promise<void> {
   const write = async (place: number): Promise<void> => {
     const to = [`of=${device}`, `seek=${place * 16}`, "bs=64k", "count=1", "conv=notrunc"];
-    await run("dd", ["if=/dev/urandom", ...to, "status=none"]);
+    await run("dd", [`if=${source}`, ...to, "status=none"]);
   };
   await Promise.all(places.map(write));
 }
@@ -44,7 +49,9 @@ describe("persistent bitmaps of a mounted image", () => {
         expect(await readBitmaps(image)).toMatchObject([{ inUse: false }, { inUse: false }]);
         await writeAt(device, places);
         expect(await readBitmaps(image)).toMatchObject([{ inUse: true }, { inUse: false }]);
-        await run("fallocate", ["-p", "-o", String(40 * MIB), "-l", "65536", device]);
+        if (transportHas("fallocate")) {
+          await run("fallocate", ["-p", "-o", String(40 * MIB), "-l", "65536", device]);
+        } else await writeAt(device, [40], "/dev/zero");
       });
       const set = [...places, 40].sort((a, b) => a - b).map((place) => place * 16);
       expect(await readBitmaps(image)).toMatchObject([
@@ -90,7 +97,7 @@ describe("persistent bitmaps of a mounted image", () => {
 
   it("are stored, or stay in use, when the daemon is killed while it stores them", async () => {
     const random = new Random("killed while storing");
-    for (let round = 0; round < byScale(2, 20); round++) {
+    for (let round = 0; round < roundsOfTransport(byScale(2, 20)); round++) {
       await withScratch("bitmaps", async (directory) => {
         const image = await makeImage(directory);
         const places = [1, 2, 40];
@@ -145,7 +152,7 @@ describe("persistent bitmaps of a mounted image", () => {
     await withScratch("bitmaps", async (directory) => {
       const image = await makeImage(directory);
       await run("mkdir", [join(directory, "mnt")]);
-      const args = ["mount", "--bitmaps=refuse", image, join(directory, "mnt")];
+      const args = [...MOUNT_COMMAND, "--bitmaps=refuse", image, join(directory, "mnt")];
       await expectRefusal(args, [/image\.qcow2: has persistent bitmaps/]);
       await mounted([image], { args: ["-r", "--bitmaps=refuse"] }, async (mount) => {
         await run("head", ["-c", "4096", mount.device(image)]);

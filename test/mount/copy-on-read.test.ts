@@ -16,6 +16,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run, runJson, until } from "../support/run.ts";
 import { byScale, LONG } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { casesOfTransport, roundsOfTransport } from "../support/transport.ts";
 import {
   checkImage,
   expectClean,
@@ -160,8 +161,8 @@ const WAYS: readonly {
   },
 ];
 
-describe.each(WAYS)("an overlay that was read as a whole by $name", ({ read, isUsual }) => {
-  it.each(isUsual || LONG ? KINDS : QUICK_KINDS.slice(0, 1))(
+describe.each(WAYS)("an overlay that was read as a whole by $name", ({ name, read, isUsual }) => {
+  it.each(casesOfTransport(name, isUsual || LONG ? KINDS : QUICK_KINDS.slice(0, 1), 1))(
     "does without its backing file: $name",
     async (kind) => {
       await withScratch("copies", async (directory) => {
@@ -259,40 +260,40 @@ describe("a mount that copies nothing", () => {
   });
 });
 
-describe.skipIf(!IS_ROOT)("a host without space for copies (needs root)", () => {
-  it.each(byScale(QUICK_KINDS, KINDS))(
-    "is read all the same, and stores again later: $name",
-    async (kind) => {
-      await withScratch("full", async (baseDirectory) => {
-        await withTmpfs(6 * MIB + 4 * kind.clusterSize, async (tmpfs) => {
-          const contents = new Random("full").bytes(SIZE);
-          const { path, base, expected } = await makeOverlay(tmpfs.directory, kind, {
-            ...{ contents, baseDirectory },
-          });
-          await mounted([path], {}, async (mount) => {
-            const device = mount.device(path);
-            await expectSameBytes(device, expected, "without space");
-            const full = await ioCounters(mount, path);
-            expect(full("copy-on-read-failed")).toBeGreaterThan(0);
-            expect(full("errors")).toBe(0);
-            await run("sync", [device]);
-            await tmpfs.resize(SIZE * 2);
-            await dropCache(device);
-            await expectSameBytes(device, expected, "with space again");
-            const roomy = await ioCounters(mount, path);
-            expect(roomy("copy-on-read-failed")).toBe(full("copy-on-read-failed"));
-            await spoil(base);
-            await dropCache(device);
-            await expectSameBytes(device, expected, "from the overlay alone");
-          });
-          await expectOrdered(path, kind.format);
-          await expectDisk(path, kind.format, expected);
-        });
-      });
-    },
-  );
+const FULL_KINDS = casesOfTransport("full", byScale(QUICK_KINDS, KINDS), 1);
+const FULL_AT_THE_END = casesOfTransport("full at the end", [MAIN, V2], 1);
 
-  it.each([MAIN, V2])("ends orderly while it has none: $name", async (kind) => {
+describe.skipIf(!IS_ROOT)("a host without space for copies (needs root)", () => {
+  it.each(FULL_KINDS)("is read all the same, and stores again later: $name", async (kind) => {
+    await withScratch("full", async (baseDirectory) => {
+      await withTmpfs(6 * MIB + 4 * kind.clusterSize, async (tmpfs) => {
+        const contents = new Random("full").bytes(SIZE);
+        const { path, base, expected } = await makeOverlay(tmpfs.directory, kind, {
+          ...{ contents, baseDirectory },
+        });
+        await mounted([path], {}, async (mount) => {
+          const device = mount.device(path);
+          await expectSameBytes(device, expected, "without space");
+          const full = await ioCounters(mount, path);
+          expect(full("copy-on-read-failed")).toBeGreaterThan(0);
+          expect(full("errors")).toBe(0);
+          await run("sync", [device]);
+          await tmpfs.resize(SIZE * 2);
+          await dropCache(device);
+          await expectSameBytes(device, expected, "with space again");
+          const roomy = await ioCounters(mount, path);
+          expect(roomy("copy-on-read-failed")).toBe(full("copy-on-read-failed"));
+          await spoil(base);
+          await dropCache(device);
+          await expectSameBytes(device, expected, "from the overlay alone");
+        });
+        await expectOrdered(path, kind.format);
+        await expectDisk(path, kind.format, expected);
+      });
+    });
+  });
+
+  it.each(FULL_AT_THE_END)("ends orderly while it has none: $name", async (kind) => {
     await withScratch("full", async (baseDirectory) => {
       await withTmpfs(6 * MIB, async (tmpfs) => {
         const contents = new Random("full at the end").bytes(SIZE);
@@ -309,30 +310,37 @@ describe.skipIf(!IS_ROOT)("a host without space for copies (needs root)", () => 
   });
 });
 
+const KILLED_KINDS = casesOfTransport(
+  "killed",
+  byScale(
+    KINDS.filter(({ name }) => name !== "clusters of 2 MiB"),
+    KINDS,
+  ),
+  1,
+);
+
 describe("a daemon that is killed while it copies", () => {
-  it.each(
-    byScale(
-      KINDS.filter(({ name }) => name !== "clusters of 2 MiB"),
-      KINDS,
-    ),
-  )("loses nothing that was written, and leaks at most: $name", async (kind) => {
-    const random = new Random(`killed ${kind.name}`);
-    await withScratch("killed", async (directory) => {
-      const contents = halfZeros(`killed ${kind.name}`, SIZE).bytes;
-      const overlay = await makeOverlay(directory, kind, { contents });
-      for (let kill = 0; kill < byScale(2, 10); kill++) {
-        await killed(overlay, random);
-      }
-      await mounted([overlay.path], {}, async (mount) => {
-        await expectSameBytes(mount.device(overlay.path), overlay.expected, "in the end");
-        await spoil(overlay.base);
-        await dropCache(mount.device(overlay.path));
-        await expectSameBytes(mount.device(overlay.path), overlay.expected, "on its own");
+  it.each(KILLED_KINDS)(
+    "loses nothing that was written, and leaks at most: $name",
+    async (kind) => {
+      const random = new Random(`killed ${kind.name}`);
+      await withScratch("killed", async (directory) => {
+        const contents = halfZeros(`killed ${kind.name}`, SIZE).bytes;
+        const overlay = await makeOverlay(directory, kind, { contents });
+        for (let kill = 0; kill < roundsOfTransport(byScale(2, 10)); kill++) {
+          await killed(overlay, random);
+        }
+        await mounted([overlay.path], {}, async (mount) => {
+          await expectSameBytes(mount.device(overlay.path), overlay.expected, "in the end");
+          await spoil(overlay.base);
+          await dropCache(mount.device(overlay.path));
+          await expectSameBytes(mount.device(overlay.path), overlay.expected, "on its own");
+        });
+        await expectOrdered(overlay.path, kind.format);
+        await expectDisk(overlay.path, kind.format, overlay.expected);
       });
-      await expectOrdered(overlay.path, kind.format);
-      await expectDisk(overlay.path, kind.format, overlay.expected);
-    });
-  });
+    },
+  );
 
   /** Readers and writers of a mount whose daemon is killed; then the image is looked at. */
   async function killed({ path, expected, kind }: Overlay, random: Random): Promise<void> {

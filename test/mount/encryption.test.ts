@@ -13,14 +13,21 @@ import { type MountOptions, mounted } from "../support/mounted.ts";
 import { Random } from "../support/random.ts";
 import { run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { casesOfTransport } from "../support/transport.ts";
 
 const MIB = 2 ** 20;
 const SIZE = 8 * MIB;
 
-describe.each([
-  ["LUKS", ["encrypt.format=luks", "encrypt.iter-time=0"]],
-  ["AES", ["encrypt.format=aes"]],
-])("a mount of an image that is encrypted with %s", (_, options) => {
+const METHODS = casesOfTransport(
+  "encryption",
+  [
+    ["LUKS", ["encrypt.format=luks", "encrypt.iter-time=0"]],
+    ["AES", ["encrypt.format=aes"]],
+  ] as const,
+  1,
+);
+
+describe.each(METHODS)("a mount of an image that is encrypted with %s", (_, options) => {
   let directory = "";
   let image = "";
   let secret = "";

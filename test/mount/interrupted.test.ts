@@ -13,7 +13,10 @@ import { MAIN } from "../support/repository.ts";
 import { attempt, run, until } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { casesOfTransport, MOUNT_COMMAND } from "../support/transport.ts";
 import { attemptTsimgfs, tsimgfs } from "../support/tsimgfs.ts";
+
+const SIGNALS = casesOfTransport("interrupted", ["SIGINT", "SIGTERM", "SIGKILL"] as const, 1);
 
 /** Long after any daemon has noticed that nobody waits for it. */
 const SETTLED_MS = 400;
@@ -37,14 +40,14 @@ describe("a mount command that is interrupted", () => {
     return status === 0;
   }
 
-  it.each(["SIGINT", "SIGTERM", "SIGKILL"] as const)(
+  it.each(SIGNALS)(
     "by %s at any moment leaves nothing, or a mount that is whole",
     async (signal) => {
       for (let delayMs = 30; delayMs <= 330; delayMs += 30) {
         const mountPoint = join(directory, `${signal}-${delayMs}`);
         await mkdir(mountPoint);
         const mark = newMark();
-        const child = spawn(process.execPath, [MAIN, "mount", sample.path, mountPoint], {
+        const child = spawn(process.execPath, [MAIN, ...MOUNT_COMMAND, sample.path, mountPoint], {
           stdio: "ignore",
           env: { ...process.env, [MARK]: mark },
         });
@@ -70,7 +73,7 @@ describe("a mount command that is interrupted", () => {
     try {
       const mountPoint = join(directory, "inherit");
       await mkdir(mountPoint);
-      const script = `exec 20>"$1"; exec "$2" "$3" mount "$4" "$5"`;
+      const script = `exec 20>"$1"; shift; exec "$@"`;
       await run("bash", [
         "-c",
         script,
@@ -78,6 +81,7 @@ describe("a mount command that is interrupted", () => {
         lock,
         process.execPath,
         MAIN,
+        ...MOUNT_COMMAND,
         sample.path,
         mountPoint,
       ]);

@@ -11,6 +11,7 @@ import { Mount, makeMountPoint, mounted, startMount } from "../support/mounted.t
 import { convertToRaw } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { byScale } from "../support/scale.ts";
+import { casesOfTransport, MOUNT_COMMAND } from "../support/transport.ts";
 import { attemptTsimgfs } from "../support/tsimgfs.ts";
 import {
   checkImage,
@@ -40,7 +41,11 @@ const QUICK_KINDS = [
   "qed-16k-over-qcow2",
 ] as const satisfies readonly WriteKindName[];
 
-const KINDS: readonly WriteKind[] = byScale(QUICK_KINDS.map(writeKind), [...WRITE_KINDS]);
+const KINDS: readonly WriteKind[] = casesOfTransport(
+  "kill-writers",
+  byScale(QUICK_KINDS.map(writeKind), [...WRITE_KINDS]),
+  1,
+);
 
 /** A mount in which processes write until its daemon is killed. */
 async function killed(image: WriteImage, random: Random, versions: Versions): Promise<void> {
@@ -74,7 +79,9 @@ async function killedWhileMounting(image: WriteImage, random: Random): Promise<v
   const { mountPoint, ownDirectory } = await makeMountPoint("directory");
   const mount = new Mount(mountPoint, mark, undefined, ownDirectory);
   try {
-    const command = attemptTsimgfs(["mount", image.path, mountPoint], { env: { [MARK]: mark } });
+    const command = attemptTsimgfs([...MOUNT_COMMAND, image.path, mountPoint], {
+      env: { [MARK]: mark },
+    });
     await sleep(random.below(LONGEST_START_MS));
     await killAll(mark);
     await command;

@@ -10,6 +10,7 @@ import type { ImageFormat } from "../support/qemu.ts";
 import { attempt, run, until } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { casesOfTransport, itOnce } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
 /** Lock byte of an opener that writes: 100 + 1, see "Image locking" in FORMATS.md. */
@@ -79,23 +80,26 @@ describe("locks between QEMU and a mount", () => {
     });
   });
 
-  it.each([0, 1, 2])("keep QEMU from writing to a mounted image (%i)", async (index) => {
-    const { path, format } = samples[index] ?? sample;
-    await mounted([path], { args: ["-r"] }, async () => {
-      const { status, stderr } = await attempt("qemu-io", [
-        "-f",
-        format,
-        "-c",
-        "write 0 512",
-        path,
-      ]);
-      expect(status).toBe(1);
-      expect(stderr).toMatch(/lock/);
-    });
-    await run("qemu-io", ["-f", format, "-c", "read 0 512", path]);
-  });
+  it.each(casesOfTransport("locks", [0, 1, 2], 1))(
+    "keep QEMU from writing to a mounted image (%i)",
+    async (index) => {
+      const { path, format } = samples[index] ?? sample;
+      await mounted([path], { args: ["-r"] }, async () => {
+        const { status, stderr } = await attempt("qemu-io", [
+          "-f",
+          format,
+          "-c",
+          "write 0 512",
+          path,
+        ]);
+        expect(status).toBe(1);
+        expect(stderr).toMatch(/lock/);
+      });
+      await run("qemu-io", ["-f", format, "-c", "read 0 512", path]);
+    },
+  );
 
-  it.each([0, 1, 2])(
+  itOnce.each([0, 1, 2])(
     "refuse a mount of an image that QEMU writes to, and name it (%i)",
     async (index) => {
       const { path, format } = samples[index] ?? sample;
@@ -107,7 +111,7 @@ describe("locks between QEMU and a mount", () => {
     },
   );
 
-  it("refuse a mount of an image that a qemu-storage-daemon may write to", async () => {
+  itOnce("refuse a mount of an image that a qemu-storage-daemon may write to", async () => {
     const args = [
       ...["--blockdev", `driver=file,node-name=file,filename=${sample.path}`],
       ...["--blockdev", "driver=qcow2,node-name=disk,file=file"],
@@ -120,17 +124,20 @@ describe("locks between QEMU and a mount", () => {
     });
   });
 
-  it.each(["-U", "--force-share"])("are not looked at with %s", async (option) => {
-    await whileQemuWrites(sample.path, "qcow2", async () => {
-      await mounted([sample.path], { args: ["-r", option] }, async (mount) => {
-        await expectSameBytes(mount.device(sample.path), sample.expected, option);
+  it.each(casesOfTransport("-U", ["-U", "--force-share"], 1))(
+    "are not looked at with %s",
+    async (option) => {
+      await whileQemuWrites(sample.path, "qcow2", async () => {
+        await mounted([sample.path], { args: ["-r", option] }, async (mount) => {
+          await expectSameBytes(mount.device(sample.path), sample.expected, option);
+        });
+        await tsimgfs(["info", option, sample.path]);
+        await tsimgfs(["map", option, sample.path]);
       });
-      await tsimgfs(["info", option, sample.path]);
-      await tsimgfs(["map", option, sample.path]);
-    });
-  });
+    },
+  );
 
-  it("make info and map refuse an image that QEMU writes to, as qemu-img does", async () => {
+  itOnce("make info and map refuse an image that QEMU writes to, as qemu-img does", async () => {
     await whileQemuWrites(sample.path, "qcow2", async () => {
       await expectRefusal(["info", sample.path], [sample.path, /lock|use/]);
       await expectRefusal(["map", sample.path], [sample.path, /lock|use/]);

@@ -10,6 +10,7 @@ import { createImage } from "../support/qemu.ts";
 import { MAIN } from "../support/repository.ts";
 import { attempt, type RunResult, run, until } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { describeOnce, itOnce, MOUNT_COMMAND } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 
 const MIB = 2 ** 20;
@@ -35,7 +36,7 @@ async function emptyDirectory(name: string): Promise<string> {
 }
 
 describe("an image", () => {
-  it("whose backing file is gone: how to name another one", async () => {
+  itOnce("whose backing file is gone: how to name another one", async () => {
     const overlay = join(directory, "lost.qcow2");
     const gone = join(directory, "gone.qcow2");
     await run("qemu-img", ["create", "-qu", "-f", "qcow2", "-b", gone, "-F", "raw", overlay, "1M"]);
@@ -47,7 +48,7 @@ describe("an image", () => {
     );
   });
 
-  it.each([
+  itOnce.each([
     ["no-such.qcow2", /no-such\.qcow2: no such file$/],
     [".", /\.: is a directory$/],
     ["empty", /empty: is empty, .* state the format with --format$/],
@@ -67,7 +68,7 @@ describe("an image", () => {
 describe.skipIf(obstacle !== undefined)(
   `an ordinary user${obstacle ? ` (${obstacle})` : ""}`,
   () => {
-    it("who may not write to an image is told whose it is, and of -r by mount alone", async () => {
+    itOnce("who may not write to an image is told whose it is, and by mount of -r", async () => {
       const target = join(directory, "users-mount");
       await mkdir(target);
       await run("chown", [`${identity.uid}:${identity.gid}`, target]);
@@ -93,7 +94,7 @@ describe.skipIf(obstacle !== undefined)(
     it("mounts only on what is his", async () => {
       const target = await emptyDirectory("roots");
       await expectRefusal(
-        ["mount", "-r", image, target],
+        [...MOUNT_COMMAND, "-r", image, target],
         [/roots: .*a mount point must be yours/],
         {
           identity,
@@ -104,7 +105,11 @@ describe.skipIf(obstacle !== undefined)(
     it("without fusermount3 learns of its package", async () => {
       const target = await emptyDirectory("no-fusermount");
       const env = { PATH: target };
-      const result = await attempt(process.execPath, [MAIN, "mount", "-r", image, target], { env });
+      const result = await attempt(
+        process.execPath,
+        [MAIN, ...MOUNT_COMMAND, "-r", image, target],
+        { env },
+      );
       expect(refusalOf(result)).toMatch(/fusermount3: not found; install the package fuse3$/);
     });
 
@@ -113,7 +118,7 @@ describe.skipIf(obstacle !== undefined)(
       const target = await emptyDirectory(name);
       await run("chown", [`${identity.uid}:${identity.gid}`, target]);
       const script = `${prepare}\nexec setpriv --reuid=${identity.uid} --regid=${identity.gid} --clear-groups "$@"`;
-      const command = [process.execPath, MAIN, "mount", "-r", image, target];
+      const command = [process.execPath, MAIN, ...MOUNT_COMMAND, "-r", image, target];
       return attempt(
         "unshare",
         ["--mount", "--propagation=private", "sh", "-ec", script, "sh", ...command],
@@ -141,13 +146,13 @@ describe("a mount point", () => {
     ["that is not empty", ".", /is not empty; mount over it all the same with -o nonempty$/],
     ["that is a device", "/dev/null", /\/dev\/null: is neither a directory nor a regular file$/],
   ])("%s", async (_, target, reason) => {
-    await expectRefusal(["mount", image, target], [reason], { cwd: directory });
+    await expectRefusal([...MOUNT_COMMAND, image, target], [reason], { cwd: directory });
   });
 
   it("that is one already", async () => {
     await mounted([image], {}, async ({ mountPoint }) => {
       await expectRefusal(
-        ["mount", "-r", image, mountPoint],
+        [...MOUNT_COMMAND, "-r", image, mountPoint],
         [/: is a mount of tsimgfs already; tsimgfs umount ends it$/],
       );
     });
@@ -174,7 +179,7 @@ describe("a mount point", () => {
   });
 });
 
-describe.skipIf(!IS_ROOT)("a disk that is full", () => {
+describeOnce.skipIf(!IS_ROOT)("a disk that is full", () => {
   it("is named; a new target is removed, and one that was there before is said to be incomplete", async () => {
     const source = join(directory, "random.raw");
     await run("dd", ["if=/dev/urandom", `of=${source}`, "bs=1M", "count=4", "status=none"]);
@@ -203,7 +208,7 @@ describe.skipIf(!IS_ROOT)("a disk that is full", () => {
 });
 
 describe("--verbose and --quiet", () => {
-  it.each([[["-v", "info"]], [["info", "-v"]], [["--verbose", "info"]]])(
+  itOnce.each([[["-v", "info"]], [["info", "-v"]], [["--verbose", "info"]]])(
     "%j tells steps on standard error, and only there",
     async (args) => {
       const plain = await tsimgfs(["info", image]);
@@ -216,13 +221,13 @@ describe("--verbose and --quiet", () => {
 
   it("tell, or do not tell, of a mount; the daemon keeps no terminal", async () => {
     const target = await emptyDirectory("verbose");
-    const { stderr } = await tsimgfs(["mount", "-v", image, target]);
+    const { stderr } = await tsimgfs([...MOUNT_COMMAND, "-v", image, target]);
     expect(stderr).toMatch(/^tsimgfs: mount: process \d+ serves .*verbose$/m);
     const ended = await tsimgfs(["umount", "--verbose", target]);
     expect(ended.stderr).toMatch(/^tsimgfs: run: fusermount3 -u -- .*verbose$/m);
   });
 
-  it.each([[["-q", "convert"]], [["convert", "-q"]]])(
+  itOnce.each([[["-q", "convert"]], [["convert", "-q"]]])(
     "%j: a warning is not printed, an error is",
     async (args) => {
       const overlay = join(directory, "no-format.qcow2");
@@ -241,7 +246,7 @@ describe("--verbose and --quiet", () => {
     },
   );
 
-  it("-q: no progress bar on a terminal", async () => {
+  itOnce("-q: no progress bar on a terminal", async () => {
     const copy = join(directory, "terminal.raw");
     const onTerminal = async (options: string): Promise<string> => {
       const command = `${process.execPath} ${MAIN} convert ${options} ${image} ${copy}`;

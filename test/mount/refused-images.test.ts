@@ -10,6 +10,7 @@ import { convertToRaw } from "../support/qemu.ts";
 import { run } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itOnce } from "../support/transport.ts";
 import { expectRefusal } from "../support/tsimgfs.ts";
 
 describe("refused mounts", () => {
@@ -25,26 +26,26 @@ describe("refused mounts", () => {
     await rm(directory, { recursive: true, force: true });
   });
 
-  it("of an image that is not there name it", async () => {
+  itOnce("of an image that is not there name it", async () => {
     const path = join(directory, "missing.qcow2");
     expect(await refusedMount([path])).toMatch(/missing\.qcow2: .*no such file/i);
     await expectRefusal(["info", path], [/missing\.qcow2: .*no such file/i]);
     await expectRefusal(["map", path], [/missing\.qcow2: .*no such file/i]);
   });
 
-  it("of several images because of one name that one", async () => {
+  itOnce("of several images because of one name that one", async () => {
     const path = join(directory, "missing.qcow2");
     expect(await refusedMount([sample.path, path])).toContain("missing.qcow2: ");
   });
 
-  it("of a directory as image say so", async () => {
+  itOnce("of a directory as image say so", async () => {
     const path = join(directory, "directory.raw");
     await mkdir(path);
     expect(await refusedMount([path])).toMatch(/directory\.raw: .*directory/);
     await expectRefusal(["info", path], [/directory\.raw: .*directory/]);
   });
 
-  it("of a socket, pipe or character device as image do not hang", async () => {
+  itOnce("of a socket, pipe or character device as image do not hang", async () => {
     const pipe = join(directory, "pipe.raw");
     await run("mkfifo", [pipe]);
     expect(await refusedMount([pipe])).toContain("pipe.raw");
@@ -76,13 +77,13 @@ describe("refused mounts", () => {
     });
   });
 
-  it("of an unknown format name it and those that exist", async () => {
+  itOnce("of an unknown format name it and those that exist", async () => {
     const line = await refusedMount([sample.path], { args: ["--format", "vmdk"] });
     expect(line).toMatch(/vmdk/);
     expect(line).toMatch(/raw.*qcow2.*qed/);
   });
 
-  it.each(["qcow2", "qed"])(
+  itOnce.each(["qcow2", "qed"])(
     "of a raw file with --format %s say what is wrong with it",
     async (format) => {
       const path = join(directory, "flat.raw");
@@ -107,7 +108,7 @@ describe("refused mounts", () => {
     });
   });
 
-  it.each([
+  itOnce.each([
     ["luks", ["encrypt.format=luks", "encrypt.key-secret=key", "encrypt.iter-time=10"]],
     ["aes", ["encrypt.format=aes", "encrypt.key-secret=key"]],
   ])("of an image encrypted with %s say that it is encrypted", async (kind, options) => {
@@ -116,7 +117,7 @@ describe("refused mounts", () => {
     expect(await refusedMount([path])).toMatch(/encrypt/i);
   });
 
-  it("of no image at all, or without mount point, are one line too", async () => {
+  itOnce("of no image at all, or without mount point, are one line too", async () => {
     await expectRefusal(["mount"], []);
     await expectRefusal(["mount", sample.path], []);
     await expectRefusal(["info"], []);
@@ -124,7 +125,7 @@ describe("refused mounts", () => {
     await expectRefusal(["umount"], []);
   });
 
-  it("of unknown options and commands name them", async () => {
+  itOnce("of unknown options and commands name them", async () => {
     await expectRefusal(
       ["mount", "--no-such-option", sample.path, directory],
       ["--no-such-option"],
@@ -134,7 +135,7 @@ describe("refused mounts", () => {
     await expectRefusal(["info", "--output", "xml", sample.path], [/xml/]);
   });
 
-  it("of an empty file without a name that says raw ask for the format", async () => {
+  itOnce("of an empty file without a name that says raw ask for the format", async () => {
     const path = join(directory, "empty");
     await writeFile(path, "");
     expect(await refusedMount([path])).toMatch(/--format/);

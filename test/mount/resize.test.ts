@@ -11,6 +11,7 @@ import { createImage, imageInfo, qemuIo } from "../support/qemu.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { threadOptions } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import {
   expectDisk,
@@ -71,7 +72,7 @@ describe("a mounted device", () => {
       const image = join(directory, "disk.qcow2");
       await createImage(image, "qcow2", { size: 4 * MIB, options: { cluster_size: 4096 } });
       await qemuIo(image, "qcow2", ["write -q -P 5 0 4M"]);
-      await mounted([image], { args: ["--threads", "1"] }, async (mount) => {
+      await mounted([image], { args: threadOptions(1) }, async (mount) => {
         const device = mount.device(image);
         await withLoop(device, [], async (loop) => {
           for (const [size, bytes] of [

@@ -13,7 +13,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { transportHas } from "../support/transport.ts";
+import { casesOfTransport, roundsOfTransport, transportHas } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -65,43 +65,44 @@ function listed(mount: Mount, image: string): Promise<string[]> {
   });
 }
 
+const OPTIONS = casesOfTransport(
+  "snapshots",
+  [{}, { compat: "0.10", cluster_size: 4096 }, { extended_l2: "on" }],
+  1,
+);
+
 describe("snapshots of a mounted device", () => {
-  it.each([{}, { compat: "0.10", cluster_size: 4096 }, { extended_l2: "on" }])(
-    "are there at once, and gone at once: %j",
-    async (options) => {
-      await withImage(options, async (image, directory) => {
-        const [first, second] = [join(directory, "1.raw"), join(directory, "2.raw")];
-        await mounted([image], {}, async (mount) => {
-          const device = mount.device(image);
-          expect(await listed(mount, image)).toEqual([]);
-          await tell(device, "create", "one");
-          await copyFile(device, first);
-          expect(await listed(mount, image)).toEqual(["one.raw"]);
-          await fill(device, "a", 2 * MIB, 3 * MIB);
-          await tell(device, "create", "two");
-          await copyFile(device, second);
-          await fill(device, "b", 0, MIB);
-          await same(mount.snapshot(image, "one"), first);
-          await same(mount.snapshot(image, "two"), second);
-          await tell(device, "apply", "one");
-          await same(device, first);
-          await tell(device, "apply", "two");
-          await same(device, second);
-          await tell(device, "delete", "one");
-          expect(await listed(mount, image)).toEqual(["two.raw"]);
-          await expect(stat(mount.snapshot(image, "one"))).rejects.toThrow("ENOENT");
-          await same(mount.snapshot(image, "two"), second);
-          const stats = asRecord(JSON.parse(await readFile(mount.stats(image), "utf8")));
-          expect(asArray(stats["snapshots"]).map((each) => asRecord(each)["name"])).toEqual([
-            "two",
-          ]);
-        });
-        await expectClean(image);
-        await convertToRaw(image, "qcow2", `${image}.raw`);
-        await same(`${image}.raw`, second);
+  it.each(OPTIONS)("are there at once, and gone at once: %j", async (options) => {
+    await withImage(options, async (image, directory) => {
+      const [first, second] = [join(directory, "1.raw"), join(directory, "2.raw")];
+      await mounted([image], {}, async (mount) => {
+        const device = mount.device(image);
+        expect(await listed(mount, image)).toEqual([]);
+        await tell(device, "create", "one");
+        await copyFile(device, first);
+        expect(await listed(mount, image)).toEqual(["one.raw"]);
+        await fill(device, "a", 2 * MIB, 3 * MIB);
+        await tell(device, "create", "two");
+        await copyFile(device, second);
+        await fill(device, "b", 0, MIB);
+        await same(mount.snapshot(image, "one"), first);
+        await same(mount.snapshot(image, "two"), second);
+        await tell(device, "apply", "one");
+        await same(device, first);
+        await tell(device, "apply", "two");
+        await same(device, second);
+        await tell(device, "delete", "one");
+        expect(await listed(mount, image)).toEqual(["two.raw"]);
+        await expect(stat(mount.snapshot(image, "one"))).rejects.toThrow("ENOENT");
+        await same(mount.snapshot(image, "two"), second);
+        const stats = asRecord(JSON.parse(await readFile(mount.stats(image), "utf8")));
+        expect(asArray(stats["snapshots"]).map((each) => asRecord(each)["name"])).toEqual(["two"]);
       });
-    },
-  );
+      await expectClean(image);
+      await convertToRaw(image, "qcow2", `${image}.raw`);
+      await same(`${image}.raw`, second);
+    });
+  });
 
   it("are the same to the command as those of an image", async () => {
     await withImage({}, async (image) => {
@@ -230,7 +231,7 @@ describe("snapshots of a mounted device", () => {
 describe("what goes wrong while snapshots change", () => {
   it("a killed daemon leaves the image as it was or as it is to be", async () => {
     const random = new Random("killed");
-    for (let round = 0; round < byScale(3, 20); round++) {
+    for (let round = 0; round < roundsOfTransport(byScale(3, 20)); round++) {
       await withImage({ cluster_size: 4096 }, async (image, directory) => {
         const mount = await startMount([image]);
         try {
@@ -259,7 +260,7 @@ describe("what goes wrong while snapshots change", () => {
 
   it("a daemon that is killed while it applies one leaves the disk as it was or as it is to be", async () => {
     const random = new Random("killed while applying");
-    for (let round = 0; round < byScale(2, 20); round++) {
+    for (let round = 0; round < roundsOfTransport(byScale(2, 20)); round++) {
       await withImage({ cluster_size: 4096 }, async (image, directory) => {
         const raws = ["one", "two"].map((name) => join(directory, `${name}.raw`));
         const mount = await startMount([image]);

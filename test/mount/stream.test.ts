@@ -14,6 +14,7 @@ import { attempt, run, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import { makeStreamChain, STREAM_TOPS, type StreamChain } from "../support/stream-chains.ts";
+import { casesOfTransport, roundsOfTransport } from "../support/transport.ts";
 import { expectRefusal } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -22,6 +23,10 @@ import { readXattrs } from "../support/xattr.ts";
 const MIB = 2 ** 20;
 const XATTR = "user.tsimgfs.stream";
 const [V3] = STREAM_TOPS;
+/** Which are streamed from one end to the other, beside others, and killed meanwhile. */
+const TOPS = casesOfTransport("stream", STREAM_TOPS, 1);
+const BESIDE = casesOfTransport("beside", [V3, STREAM_TOPS[1], STREAM_TOPS[4]], 1);
+const KILLED = casesOfTransport("killed", [V3, STREAM_TOPS[4]], 1);
 
 async function tell(device: string, command: string): Promise<void> {
   await run("setfattr", ["-n", XATTR, "-v", command, device]);
@@ -76,7 +81,7 @@ async function expectDirect(device: string, expected: string): Promise<void> {
 }
 
 describe("streaming in a mount", () => {
-  it.each(STREAM_TOPS)("makes $name do without its backing files, live", async (top) => {
+  it.each(TOPS)("makes $name do without its backing files, live", async (top) => {
     await withScratch("stream", async (directory) => {
       const chain = await makeStreamChain(directory, top);
       await mounted([chain.image], {}, async (mount) => {
@@ -186,7 +191,7 @@ describe("streaming in a mount", () => {
     });
   });
 
-  it.each([V3, STREAM_TOPS[1], STREAM_TOPS[4]])(
+  it.each(BESIDE)(
     "of $name goes on beside readers and writers, and they go on after it",
     async (top) => {
       await withScratch("stream", async (directory) => {
@@ -224,11 +229,11 @@ describe("streaming in a mount", () => {
     },
   );
 
-  it.each([V3, STREAM_TOPS[4]])("of $name goes on after a daemon that was killed", async (top) => {
+  it.each(KILLED)("of $name goes on after a daemon that was killed", async (top) => {
     await withScratch("stream", async (directory) => {
       const random = new Random(`killed daemon ${top.name}`);
       const chain = await makeStreamChain(directory, top, 24 * MIB);
-      for (let kill = 0; kill < byScale(3, 20); kill++) {
+      for (let kill = 0; kill < roundsOfTransport(byScale(3, 20)); kill++) {
         const mount = await startMount([chain.image], { args: ["--stream=10M"] });
         try {
           await sleep(random.below(400));

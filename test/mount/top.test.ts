@@ -11,6 +11,7 @@ import { createImage } from "../support/qemu.ts";
 import { MAIN } from "../support/repository.ts";
 import { attempt, run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itOnce, transportHas } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
 const MiB = 1024 * 1024;
@@ -36,8 +37,9 @@ describe("tsimgfs top", () => {
     const [one = "", two = ""] = paths;
     await createImage(one, "qcow2", { size: 64 * MiB });
     await createImage(two, "raw", { size: 8 * MiB });
+    const kind = transportHas("file-mountpoint") ? "file" : "directory";
     await mounted([one], {}, async (mount) => {
-      await mounted([two], { mountPointKind: "file" }, async (fileMount) => {
+      await mounted([two], { mountPointKind: kind }, async (other) => {
         const loop = `while :; do dd if=/dev/urandom of="$0" bs=64k count=16 conv=notrunc oflag=direct; done`;
         const busy = spawn("sh", ["-c", loop, mount.device(one)], { stdio: "ignore" });
         try {
@@ -59,8 +61,9 @@ describe("tsimgfs top", () => {
           expect(requests).toBeGreaterThan(0);
           expect(numberIn(asRecord(write), "bytes-per-second")).toBeCloseTo(requests * 65536, 0);
           expect(asRecord(read)).toMatchObject({ "requests-per-second": 0, errors: 0 });
-          const [idle = {}] = devicesOf(fileMount.mountPoint);
-          expect(idle).toMatchObject({ device: fileMount.mountPoint, image: two, format: "raw" });
+          const [idle = {}] = devicesOf(other.mountPoint);
+          const device = kind === "file" ? other.mountPoint : other.device(two);
+          expect(idle).toMatchObject({ device, image: two, format: "raw" });
           expect(asRecord(idle["rates"])).toMatchObject({ "table-cache-hit-ratio": 1 });
           const frame = (await tsimgfs(["top", "--once"])).stdout;
           expect(frame).toContain(`${mount.mountPoint}\n  one.raw`);
@@ -72,7 +75,7 @@ describe("tsimgfs top", () => {
     });
   });
 
-  it.each([
+  itOnce.each([
     { how: "q", keys: "q" },
     { how: "Ctrl-C", keys: "\\003" },
   ])("ends with $how, and leaves the terminal as it was", async ({ keys }) => {
@@ -87,18 +90,21 @@ describe("tsimgfs top", () => {
     expect(shown).toContain("\u001b[1mDEVICE");
   });
 
-  it("leaves the terminal as it was when it is killed, and has no colours with NO_COLOR", async () => {
-    const [before, after] = [join(directory, "before"), join(directory, "after")];
-    const node = `${process.execPath} ${MAIN} top -d 0.3`;
-    const killed = `stty -a > ${before}; timeout --foreground -s TERM 2 ${node}; stty -a > ${after}`;
-    const shown = await onTerminal(killed, "", "NO_COLOR=1 TERM=xterm");
-    expect(await readFile(after, "utf8")).toBe(await readFile(before, "utf8"));
-    expect(shown).toContain("\u001b[?1049l");
-    expect(shown).toContain("DEVICE");
-    expect(shown).not.toContain("\u001b[1m");
-  });
+  itOnce(
+    "leaves the terminal as it was when it is killed, and has no colours with NO_COLOR",
+    async () => {
+      const [before, after] = [join(directory, "before"), join(directory, "after")];
+      const node = `${process.execPath} ${MAIN} top -d 0.3`;
+      const killed = `stty -a > ${before}; timeout --foreground -s TERM 2 ${node}; stty -a > ${after}`;
+      const shown = await onTerminal(killed, "", "NO_COLOR=1 TERM=xterm");
+      expect(await readFile(after, "utf8")).toBe(await readFile(before, "utf8"));
+      expect(shown).toContain("\u001b[?1049l");
+      expect(shown).toContain("DEVICE");
+      expect(shown).not.toContain("\u001b[1m");
+    },
+  );
 
-  it("refuses what it does not understand", async () => {
+  itOnce("refuses what it does not understand", async () => {
     await expectRefusal(["top", "-d", "0"], [/--delay: 0 is not a number of seconds/]);
     await expectRefusal(["top", "--output", "xml"], [/--output/]);
     const { status } = await attempt("sh", [

@@ -8,6 +8,7 @@ import { convertToRaw } from "../support/qemu.ts";
 import { run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { casesOfTransport } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 import {
   readVmState,
@@ -24,7 +25,7 @@ async function fill(device: string, size: number): Promise<void> {
 }
 
 /** In the quick form: the one that is grown over, and one in a version that cannot grow. */
-const KINDS = byScale(VM_STATE_KINDS.slice(2), VM_STATE_KINDS);
+const KINDS = casesOfTransport("vm-state", byScale(VM_STATE_KINDS.slice(2), VM_STATE_KINDS), 1);
 
 describe("the state of a machine in a snapshot", () => {
   it.each(KINDS)("stays while a mount works: $name", async (kind) => {

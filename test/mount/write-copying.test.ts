@@ -9,7 +9,7 @@ import { qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
-import { itNeeds, transportHas } from "../support/transport.ts";
+import { casesOfTransport, itNeeds, transportHas } from "../support/transport.ts";
 import {
   expectClean,
   expectDisk,
@@ -23,6 +23,9 @@ import { makeSource, WRITE_STEPS, type WriteStep } from "../support/write-steps.
 const MIB = 2 ** 20;
 const SIZE = byScale(6, 40) * MIB;
 
+const KINDS = casesOfTransport("copying", WRITE_KINDS, 2);
+const FIXED_KINDS = casesOfTransport("fixed size", ["v3", "raw"] as const, 1);
+
 /** Error messages in English. */
 const ENGLISH = { LC_ALL: "C" };
 
@@ -35,7 +38,7 @@ function pickSteps(random: Random): readonly WriteStep[] {
 }
 
 describe("cp and dd to a device", () => {
-  it.each(WRITE_KINDS)("write what they write to a plain file: $name", async (kind) => {
+  it.each(KINDS)("write what they write to a plain file: $name", async (kind) => {
     await withWriteImage(kind, SIZE, async (image) => {
       const random = new Random(`copying ${kind.name}`);
       const source = await makeSource(image.directory, random);
@@ -62,7 +65,7 @@ async function withDevice(
   });
 }
 
-describe.each(["v3", "raw"] as const)("a device has a fixed size (%s)", (kind) => {
+describe.each(FIXED_KINDS)("a device has a fixed size (%s)", (kind) => {
   it("takes the part of a write that lies before its end", async () => {
     await withDevice(kind, async (device, image) => {
       const bytes = new Random("part").bytes(10_000);

@@ -12,6 +12,7 @@ import { SEED } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { casesOfTransport } from "../support/transport.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
@@ -56,6 +57,16 @@ async function isUsable(engine: string, file: string): Promise<boolean> {
   return (await attempt("fio", [...probe, "--rw=write", "--minimal"])).status === 0;
 }
 
+/** How a loop device is set up. */
+const LOOPS = casesOfTransport(
+  "fio on loop devices",
+  [
+    { how: "buffered", losetup: [] },
+    { how: "direct", losetup: ["--direct-io=on"] },
+  ],
+  1,
+);
+
 const IMAGES: readonly {
   readonly name: string;
   readonly format: ImageFormat;
@@ -69,6 +80,8 @@ const IMAGES: readonly {
   { name: "flat.raw", format: "raw" },
 ];
 
+const CASES = casesOfTransport("fio", IMAGES, 1);
+
 describe("fio finds all its checksums", () => {
   let directory = "";
   let loads: readonly Load[] = [];
@@ -80,7 +93,8 @@ describe("fio finds all its checksums", () => {
     for (const engine of ["io_uring", "libaio", "psync"]) {
       usable.set(engine, await isUsable(engine, probe));
     }
-    loads = LOADS.filter(({ args }) => usable.get(args[0]?.split("=")[1] ?? "") === true);
+    const all = LOADS.filter(({ args }) => usable.get(args[0]?.split("=")[1] ?? "") === true);
+    loads = casesOfTransport("loads", all, 2);
   });
 
   afterAll(async () => {
@@ -107,7 +121,7 @@ describe("fio finds all its checksums", () => {
     await run("fio", fioArgs(device, load), { cwd: directory, timeoutMs: 200_000 });
   }
 
-  it.each(IMAGES)("in $name through the mount", async (image) => {
+  it.each(CASES)("in $name through the mount", async (image) => {
     const path = await makeImage(image);
     await mounted([path], {}, async (mount) => {
       for (const load of loads) {
@@ -118,18 +132,18 @@ describe("fio finds all its checksums", () => {
     await expectClean(path, image.format);
   });
 
-  it.skipIf(!IS_ROOT).each([
-    { how: "buffered", losetup: [] },
-    { how: "direct", losetup: ["--direct-io=on"] },
-  ])("through a loop device, $how (needs root)", async ({ how, losetup }) => {
-    const path = await makeImage({ name: `loop-${how}.qcow2`, format: "qcow2" });
-    await mounted([path], {}, async (mount) => {
-      await withLoop(mount.device(path), losetup, async (loop) => {
-        for (const load of loads) {
-          await verifyBy(loop, load);
-        }
+  it.skipIf(!IS_ROOT).each(LOOPS)(
+    "through a loop device, $how (needs root)",
+    async ({ how, losetup }) => {
+      const path = await makeImage({ name: `loop-${how}.qcow2`, format: "qcow2" });
+      await mounted([path], {}, async (mount) => {
+        await withLoop(mount.device(path), losetup, async (loop) => {
+          for (const load of loads) {
+            await verifyBy(loop, load);
+          }
+        });
       });
-    });
-    await expectClean(path);
-  });
+      await expectClean(path);
+    },
+  );
 });

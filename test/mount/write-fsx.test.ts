@@ -6,7 +6,7 @@ import { runFsx } from "../support/fsx-run.ts";
 import { type Mount, mounted } from "../support/mounted.ts";
 import { Random, SEED } from "../support/random.ts";
 import { byScale, LONG } from "../support/scale.ts";
-import { IS_SECOND_TRANSPORT, transportHas } from "../support/transport.ts";
+import { casesOfTransport, threadOptions } from "../support/transport.ts";
 import {
   WRITE_KINDS,
   type WriteImage,
@@ -21,18 +21,12 @@ const SESSIONS = byScale(1, 3);
 const PROCESSES = 3;
 const ACCESSES: readonly FsxAccess[] = ["buffered", "direct", "mixed"];
 
-const KINDS = WRITE_KINDS.filter(
-  ({ name }) => LONG || !IS_SECOND_TRANSPORT || /^(v3|over-qcow2|qed|raw)$/.test(name),
-);
-
-function threadOptions(threads: string): readonly string[] {
-  return transportHas("threads") ? ["--threads", threads] : [];
-}
+const KINDS = casesOfTransport("fsx", WRITE_KINDS, 4);
 
 /** Options that change how things are done, not what a device contains. */
 function pickOptions(random: Random): string[] {
   return [
-    ...threadOptions(random.pick(["1", "2", "4", "16"])),
+    ...threadOptions(random.pick([1, 2, 4, 16])),
     ...random.pick([[], [], ["--detect-zeroes", "off"], ["--detect-zeroes", "unmap"]]),
   ];
 }
@@ -86,7 +80,7 @@ describe("random operations of several processes", () => {
       await withWriteImage(writeKind("raw"), SIZE, async (second) => {
         const images = [first, second];
         const paths = images.map(({ path }) => path);
-        await mounted(paths, { args: threadOptions("2") }, async (mount) => {
+        await mounted(paths, { args: threadOptions(2) }, async (mount) => {
           await Promise.all(images.map((image) => operate(image, random, "mixed", mount)));
         });
         for (const image of images) {

@@ -13,6 +13,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { casesOfTransport, itNeeds, itOnce } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk, expectOrdered } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -24,7 +25,7 @@ const BLOCK = 48 * 1024;
 /** Error messages in English. */
 const ENGLISH = { LC_ALL: "C" };
 
-const KINDS: readonly {
+const ALL_KINDS: readonly {
   readonly name: string;
   readonly format?: ImageFormat;
   readonly options: Readonly<Record<string, string | number>>;
@@ -44,6 +45,8 @@ const KINDS: readonly {
     ],
   ),
 ];
+
+const KINDS = casesOfTransport("host limits", ALL_KINDS, 1);
 
 /** Writes blocks of a file to the device until that fails; returns how many bytes were acknowledged. */
 async function writeUntilFull(device: string, source: Buffer, code: string): Promise<number> {
@@ -100,7 +103,7 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     },
   );
 
-  it("is of no use for a file above 2^53 - 1 bytes, and one line says so", async () => {
+  itOnce("is of no use for a file above 2^53 - 1 bytes, and one line says so", async () => {
     await withTmpfs(MIB, async (tmpfs) => {
       const path = join(tmpfs.directory, "long.raw");
       await run("truncate", ["-s", "9P", path]);
@@ -119,7 +122,7 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     });
   });
 
-  it("stops stream with lines that say why, and keeps the disk as it is", async () => {
+  itOnce("stops stream with lines that say why, and keeps the disk as it is", async () => {
     await withTmpfs(12 * MIB, async (tmpfs) => {
       await withScratch("stream-full", async (directory) => {
         const base = join(directory, "base.raw");
@@ -210,7 +213,7 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     },
   );
 
-  it.each([
+  itNeeds("fallocate").each([
     { name: "v3", format: "qcow2", options: {} },
     { name: "v2", format: "qcow2", options: { compat: "0.10" } },
     { name: "extended L2", format: "qcow2", options: { extended_l2: "on" } },
@@ -361,45 +364,54 @@ describe.skipIf(!IS_ROOT)("an image on a block device (needs root)", () => {
   });
 });
 
-describe("a device of another mount as the image", () => {
-  it.each([
+const NESTED_KINDS = casesOfTransport(
+  "nested",
+  [
     ["v3", "qcow2", { cluster_size: 65536 }],
     ["small clusters", "qcow2", { cluster_size: 512 }],
     ["QED", "qed", { cluster_size: 16384 }],
-  ] as const)("is filled to its end, and closed in order: %s", async (name, format, options) => {
-    await withScratch("nested", async (directory) => {
-      const outer = join(directory, "outer.qcow2");
-      const inner = join(directory, "inner");
-      const copy = join(directory, "copy");
-      const source = new Random(`nested ${name}`).bytes(16 * MIB);
-      await createImage(outer, "qcow2", { size: 4 * MIB });
-      await createImage(inner, format, { size: 16 * MIB, options });
-      await mounted([outer], {}, async (host) => {
-        const image = host.device(outer);
-        await run("dd", [`if=${inner}`, `of=${image}`, "conv=notrunc", "status=none"]);
-        // Ends as it should although the file cannot be cut.
-        const little = await mounted([image], { args: ["--format", format] }, async (mount) => {
-          const device = mount.device(image);
-          const bytes = source.subarray(0, 100_000);
-          await writeFile(device, bytes, { flag: "r+" });
-          return bytes.length;
+  ] as const,
+  1,
+);
+
+describe("a device of another mount as the image", () => {
+  it.each(NESTED_KINDS)(
+    "is filled to its end, and closed in order: %s",
+    async (name, format, options) => {
+      await withScratch("nested", async (directory) => {
+        const outer = join(directory, "outer.qcow2");
+        const inner = join(directory, "inner");
+        const copy = join(directory, "copy");
+        const source = new Random(`nested ${name}`).bytes(16 * MIB);
+        await createImage(outer, "qcow2", { size: 4 * MIB });
+        await createImage(inner, format, { size: 16 * MIB, options });
+        await mounted([outer], {}, async (host) => {
+          const image = host.device(outer);
+          await run("dd", [`if=${inner}`, `of=${image}`, "conv=notrunc", "status=none"]);
+          // Ends as it should although the file cannot be cut.
+          const little = await mounted([image], { args: ["--format", format] }, async (mount) => {
+            const device = mount.device(image);
+            const bytes = source.subarray(0, 100_000);
+            await writeFile(device, bytes, { flag: "r+" });
+            return bytes.length;
+          });
+          expect((await stat(image)).size).toBe(4 * MIB);
+          expect((await checkImage(image, format)).verdict).not.toBe("corrupt");
+          await convertToRaw(image, format, copy);
+          await expectHead(copy, source, little);
+          const done = await mounted([image], { args: ["--format", format] }, (mount) =>
+            writeUntilFull(mount.device(image), source, "ENOSPC"),
+          );
+          expect(done).toBeGreaterThan(2 * MIB);
+          expect((await stat(image)).size).toBe(4 * MIB);
+          const { verdict, output } = await checkImage(image, format);
+          expect(verdict, output).not.toBe("corrupt");
+          await convertToRaw(image, format, copy);
+          await expectHead(copy, source, done);
         });
-        expect((await stat(image)).size).toBe(4 * MIB);
-        expect((await checkImage(image, format)).verdict).not.toBe("corrupt");
-        await convertToRaw(image, format, copy);
-        await expectHead(copy, source, little);
-        const done = await mounted([image], { args: ["--format", format] }, (mount) =>
-          writeUntilFull(mount.device(image), source, "ENOSPC"),
-        );
-        expect(done).toBeGreaterThan(2 * MIB);
-        expect((await stat(image)).size).toBe(4 * MIB);
-        const { verdict, output } = await checkImage(image, format);
-        expect(verdict, output).not.toBe("corrupt");
-        await convertToRaw(image, format, copy);
-        await expectHead(copy, source, done);
       });
-    });
-  });
+    },
+  );
 
   it("is a disk that convert and dd write a raw image to", async () => {
     await withScratch("nested-raw", async (directory) => {

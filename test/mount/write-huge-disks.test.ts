@@ -8,6 +8,7 @@ import { convertWindow, createImage, type ImageFormat, qemuIo } from "../support
 import { Random } from "../support/random.ts";
 import { run } from "../support/run.ts";
 import { withScratch } from "../support/scratch.ts";
+import { casesOfTransport } from "../support/transport.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const GIB = 2 ** 30;
@@ -37,6 +38,8 @@ const DISKS: readonly HugeDisk[] = [
   { name: "qed-2m", format: "qed", size: 3 * TIB, options: { cluster_size: 2 ** 21 } },
 ];
 
+const CASES = casesOfTransport("huge disks", DISKS, 2);
+
 const WINDOW_SIZE = 1024 * 1024;
 
 /** Windows to write to, apart from each other: the first and the last bytes of the disk and some places between. */
@@ -49,7 +52,7 @@ function windowOffsets(random: Random, size: number): number[] {
 }
 
 describe("huge disks", () => {
-  it.each(DISKS)("take writes everywhere: $name", async ({ name, format, size, options }) => {
+  it.each(CASES)("take writes everywhere: $name", async ({ name, format, size, options }) => {
     await withScratch("write-huge", async (directory) => {
       const random = new Random(`write ${name}`);
       const path = join(directory, `${name}.${format}`);

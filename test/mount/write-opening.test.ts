@@ -11,6 +11,7 @@ import { convertToRaw, createImage, qemuIo } from "../support/qemu.ts";
 import { run } from "../support/run.ts";
 import { makeSample } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { MOUNT_COMMAND } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -119,8 +120,8 @@ describe("opening for writing", () => {
     await convertToRaw(path, "qed", expected, ["-U"]);
     const { mountPoint, ownDirectory } = await makeMountPoint("directory");
     try {
-      const { stderr } = await tsimgfs(["mount", path, mountPoint]);
-      expect(stderr).toMatch(/^tsimgfs: .*unchecked\.qed: warning: .*need-check.*\n$/);
+      const { stderr } = await tsimgfs([...MOUNT_COMMAND, path, mountPoint]);
+      expect(stderr).toMatch(/^tsimgfs: .*unchecked\.qed: warning: .*need-check.*\n$/m);
       const device = join(mountPoint, "unchecked.raw");
       await expectSameBytes(device, expected, "an image to be checked");
       const noise = join(directory, "unchecked.noise");

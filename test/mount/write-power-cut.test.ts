@@ -12,6 +12,7 @@ import { Random } from "../support/random.ts";
 import { run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
+import { casesOfTransport, roundsOfTransport } from "../support/transport.ts";
 import { checkImage, expectDisk } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
@@ -118,36 +119,43 @@ const OPTIONS: readonly {
   ),
 ];
 
+/** How data become durable, and are written. */
+const WAYS = casesOfTransport(
+  "durable",
+  [
+    {
+      how: "conv=fsync",
+      args: ["bs=1M", "count=3", "seek=2"],
+      deviceArgs: ["conv=notrunc,fsync"],
+    },
+    {
+      how: "conv=fdatasync",
+      args: ["bs=70000", "count=30", "seek=9"],
+      deviceArgs: ["conv=notrunc,fdatasync"],
+    },
+    {
+      how: "oflag=sync",
+      args: ["bs=300000", "count=5", "seek=9"],
+      deviceArgs: ["conv=notrunc", "oflag=sync"],
+    },
+    {
+      how: "oflag=dsync",
+      args: ["bs=4096", "count=20", "seek=900"],
+      deviceArgs: ["conv=notrunc", "oflag=dsync"],
+    },
+    {
+      how: "oflag=direct,dsync",
+      args: ["bs=4096", "count=20", "seek=1900"],
+      deviceArgs: ["conv=notrunc", "oflag=direct,dsync"],
+    },
+  ],
+  2,
+);
+
 describe.skipIf(!IS_ROOT).each(OPTIONS)(
   "after a power cut (needs root), $name,",
   ({ name, options }) => {
-    it.each([
-      {
-        how: "conv=fsync",
-        args: ["bs=1M", "count=3", "seek=2"],
-        deviceArgs: ["conv=notrunc,fsync"],
-      },
-      {
-        how: "conv=fdatasync",
-        args: ["bs=70000", "count=30", "seek=9"],
-        deviceArgs: ["conv=notrunc,fdatasync"],
-      },
-      {
-        how: "oflag=sync",
-        args: ["bs=300000", "count=5", "seek=9"],
-        deviceArgs: ["conv=notrunc", "oflag=sync"],
-      },
-      {
-        how: "oflag=dsync",
-        args: ["bs=4096", "count=20", "seek=900"],
-        deviceArgs: ["conv=notrunc", "oflag=dsync"],
-      },
-      {
-        how: "oflag=direct,dsync",
-        args: ["bs=4096", "count=20", "seek=1900"],
-        deviceArgs: ["conv=notrunc", "oflag=direct,dsync"],
-      },
-    ])("what dd wrote with $how is there", async ({ how, args, deviceArgs }) => {
+    it.each(WAYS)("what dd wrote with $how is there", async ({ how, args, deviceArgs }) => {
       await withHost(`${name} ${how}`, options, async (host, mount) => {
         await host.dd(mount.device(host.path), args, deviceArgs);
         await host.afterPowerCut(mount.daemonPid(), async (image) => {
@@ -180,7 +188,7 @@ describe.skipIf(!IS_ROOT).each(OPTIONS)(
     it("what was not synced may be lost, what was is there, and the image is not corrupt", async () => {
       await withHost(`${name} unsynced`, options, async (host, mount) => {
         const device = mount.device(host.path);
-        for (let round = 0; round < byScale(2, 8); round++) {
+        for (let round = 0; round < roundsOfTransport(byScale(2, 8)); round++) {
           const session = {
             device,
             expected: host.expected,

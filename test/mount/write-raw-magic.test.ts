@@ -9,6 +9,7 @@ import { createImage } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { withScratch } from "../support/scratch.ts";
+import { itOnce } from "../support/transport.ts";
 import { expectDisk } from "../support/write-images.ts";
 
 const SECTOR = 512;
@@ -91,7 +92,7 @@ describe("a raw device of a probed image", () => {
     });
   });
 
-  it.each(FIRST_SECTORS)("refuses what QEMU refuses: $format", async ({ sector }) => {
+  itOnce.each(FIRST_SECTORS)("refuses what QEMU refuses: $format", async ({ sector }) => {
     await withScratch("magic", async (directory) => {
       const source = join(directory, "source");
       const path = join(directory, "disk.raw");

@@ -6,7 +6,7 @@ import { MARK, markedProcesses, newMark, runsNode } from "./daemon-processes.ts"
 import { mountAt } from "./mount-table.ts";
 import { attempt, type Identity, until } from "./run.ts";
 import { makeScratch, scratchRoot } from "./scratch.ts";
-import { TRANSPORT_ARGUMENTS } from "./transport.ts";
+import { MOUNT_COMMAND } from "./transport.ts";
 import { attemptTsimgfs, refusalOf, tsimgfs } from "./tsimgfs.ts";
 
 export interface MountOptions {
@@ -177,20 +177,10 @@ export async function startMount(
   const mount = new Mount(made.mountPoint, mark, identity, made.ownDirectory);
   try {
     const log = await logOption(mark, options);
-    await tsimgfs(
-      [
-        "mount",
-        ...TRANSPORT_ARGUMENTS,
-        ...log,
-        ...(options.args ?? []),
-        ...images,
-        made.mountPoint,
-      ],
-      {
-        identity,
-        env: { ...options.env, [MARK]: mark },
-      },
-    );
+    await tsimgfs([...MOUNT_COMMAND, ...log, ...(options.args ?? []), ...images, made.mountPoint], {
+      identity,
+      env: { ...options.env, [MARK]: mark },
+    });
     if (!mount.isMounted()) {
       throw new Error(`tsimgfs mount succeeded, but nothing is mounted at ${made.mountPoint}`);
     }
@@ -241,7 +231,7 @@ export async function refusedMount(
   const before = mountAt(made.mountPoint);
   try {
     const result = await attemptTsimgfs(
-      ["mount", ...TRANSPORT_ARGUMENTS, ...(options.args ?? []), ...images, made.mountPoint],
+      [...MOUNT_COMMAND, ...(options.args ?? []), ...images, made.mountPoint],
       { identity: options.identity, env: { ...options.env, [MARK]: mark } },
     );
     const line = refusalOf(result);

@@ -5,6 +5,7 @@
 
 import fs from "node:fs";
 import { TsimgfsError } from "../../errors.ts";
+import { Heartbeat } from "../../threads/heartbeat.ts";
 import { writeLine } from "../../trace.ts";
 import { explainMountFailure, unmountWhileServing } from "../fusermount.ts";
 import type { Server } from "../opcodes.ts";
@@ -42,17 +43,25 @@ export interface NativeMountOptions {
   readonly mountpoint: string;
   /** Of fusermount, commas in values escaped. */
   readonly options: readonly string[];
+  /** Of `createHeartbeat`: of this thread, which has one as long as the mount lasts. */
+  readonly heartbeat: SharedArrayBuffer;
 }
 
 export class NativeMount {
   readonly #fuse: FuseInstance;
   readonly #fd: number;
+  readonly #heartbeat: Heartbeat;
   #timer: NodeJS.Timeout | undefined;
   readonly #ended: Promise<void>;
 
-  private constructor(fuse: FuseInstance, fd: number, failed: Promise<never>) {
+  private constructor(
+    fuse: FuseInstance,
+    { fd, heartbeat }: { fd: number; heartbeat: Heartbeat },
+    failed: Promise<never>,
+  ) {
     this.#fuse = fuse;
     this.#fd = fd;
+    this.#heartbeat = heartbeat;
     this.#ended = Promise.race([this.#gone(), failed]);
     // Whoever waits for the end handles it.
     this.#ended.catch(() => undefined);
@@ -66,7 +75,7 @@ export class NativeMount {
   static async make(
     Fuse: FuseClass,
     server: Server,
-    { mountpoint, options }: NativeMountOptions,
+    { mountpoint, options, heartbeat: memory }: NativeMountOptions,
   ): Promise<NativeMount> {
     const argument = `-o${[...options, ...LIBFUSE_OPTIONS].join(",")}`;
     for (const text of [mountpoint, argument]) {
@@ -82,7 +91,8 @@ export class NativeMount {
       fail = reject;
     });
     failed.catch(() => undefined);
-    const operations = new NativeOperations(server, fail);
+    const heartbeat = new Heartbeat(memory);
+    const operations = new NativeOperations(server, heartbeat, fail);
     const fuse = new Fuse(mountpoint, operations, { timeout: false });
     fuse._fuseOptions = () => argument;
     fuse._op_getxattr = (signal: SignalWithBuffer, path: string, name: string, room: Buffer) =>
@@ -96,7 +106,7 @@ export class NativeMount {
       if (fd === undefined) throw new Error("libfuse has no descriptor of /dev/fuse");
       // fuse-native calls back before INIT is answered, after which the kernel sets what it was told then.
       await fs.promises.stat(mountpoint);
-      return new NativeMount(fuse, fd, failed);
+      return new NativeMount(fuse, { fd, heartbeat }, failed);
     } catch (error) {
       await unmountWhileServing(mountpoint, { lazy: true });
       throw error;
@@ -111,6 +121,7 @@ export class NativeMount {
   #gone(): Promise<void> {
     return new Promise((resolve) => {
       this.#timer = setInterval(() => {
+        this.#heartbeat.beat();
         // libfuse closes it when its last thread has ended.
         if (isFuseDescriptor(this.#fd)) return;
         clearInterval(this.#timer);

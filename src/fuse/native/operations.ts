@@ -6,6 +6,7 @@
 import fs from "node:fs";
 import { constants } from "node:os";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import type { Heartbeat } from "../../threads/heartbeat.ts";
 import { createTrace } from "../../trace.ts";
 import type { FileNode, TreeNode } from "../../tree/node.ts";
 import { PLAIN_HANDLE } from "../../tree/truncated-files.ts";
@@ -41,14 +42,19 @@ export class NativeOperations extends RefusedOperations implements FuseOperation
   readonly #server: Server;
   readonly #files = new OpenFiles();
   readonly #trace = createTrace("fuse");
+  readonly #heartbeat: Heartbeat;
   readonly #onFailure: (error: unknown) => void;
   /** What is read and written passes through here: the engine needs memory whose address it knows. */
   #data = NativeBuffer.allocate(DATA_MAX);
 
-  /** @param onFailure what remains to be done after a request has failed: nothing can be served any more */
-  constructor(server: Server, onFailure: (error: unknown) => void) {
+  /**
+   * @param heartbeat beats with each request
+   * @param onFailure what remains to be done after a request has failed: nothing can be served any more
+   */
+  constructor(server: Server, heartbeat: Heartbeat, onFailure: (error: unknown) => void) {
     super();
     this.#server = server;
+    this.#heartbeat = heartbeat;
     this.#onFailure = onFailure;
   }
 
@@ -309,6 +315,7 @@ export class NativeOperations extends RefusedOperations implements FuseOperation
 
   /** fuse-native replies in the next tick; what comes after that one is done before any other request. */
   #finishLater(): void {
+    this.#heartbeat.beat();
     if (this.#server.tree.hasLateWork) process.nextTick(this.#finish);
   }
 
