@@ -16,7 +16,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run, runJson, until } from "../support/run.ts";
 import { byScale, LONG } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { casesOfTransport, roundsOfTransport } from "../support/transport.ts";
+import { casesOfTransport, describeMainly, roundsOfTransport } from "../support/transport.ts";
 import {
   checkImage,
   expectClean,
@@ -161,41 +161,44 @@ const WAYS: readonly {
   },
 ];
 
-describe.each(WAYS)("an overlay that was read as a whole by $name", ({ name, read, isUsual }) => {
-  it.each(casesOfTransport(name, isUsual || LONG ? KINDS : QUICK_KINDS.slice(0, 1), 1))(
-    "does without its backing file: $name",
-    async (kind) => {
-      await withScratch("copies", async (directory) => {
-        const { bytes, zeroRuns } = halfZeros(`copies ${kind.name}`, SIZE);
-        const overlay = await makeOverlay(directory, kind, { contents: bytes });
-        const { path, expected } = overlay;
-        await mounted([path], {}, async (mount) => {
-          const device = mount.device(path);
-          await read(device, expected);
-          const counter = await ioCounters(mount, path);
-          const stored = counter("copy-on-read-stored") + counter("copy-on-read-zero");
-          expect(stored, "clusters that were stored, each once").toBe(SIZE / kind.clusterSize);
-          if (kind === MAIN) expect(counter("copy-on-read-zero")).toBe(zeroRuns);
-          expect(counter("copy-on-read-failed")).toBe(0);
-          await spoil(overlay.base);
-          await dropCache(device);
-          await expectSameBytes(device, expected, "in the same mount");
+describe.each(casesOfTransport("ways", WAYS, 1))(
+  "an overlay that was read as a whole by $name",
+  ({ name, read, isUsual }) => {
+    it.each(casesOfTransport(name, isUsual || LONG ? KINDS : QUICK_KINDS.slice(0, 1), 1))(
+      "does without its backing file: $name",
+      async (kind) => {
+        await withScratch("copies", async (directory) => {
+          const { bytes, zeroRuns } = halfZeros(`copies ${kind.name}`, SIZE);
+          const overlay = await makeOverlay(directory, kind, { contents: bytes });
+          const { path, expected } = overlay;
+          await mounted([path], {}, async (mount) => {
+            const device = mount.device(path);
+            await read(device, expected);
+            const counter = await ioCounters(mount, path);
+            const stored = counter("copy-on-read-stored") + counter("copy-on-read-zero");
+            expect(stored, "clusters that were stored, each once").toBe(SIZE / kind.clusterSize);
+            if (kind === MAIN) expect(counter("copy-on-read-zero")).toBe(zeroRuns);
+            expect(counter("copy-on-read-failed")).toBe(0);
+            await spoil(overlay.base);
+            await dropCache(device);
+            await expectSameBytes(device, expected, "in the same mount");
+          });
+          await expectClean(path, kind.format);
+          const before = await stat(path);
+          await mounted([path], {}, async (mount) => {
+            await expectSameBytes(mount.device(path), expected, "in the next mount");
+          });
+          // Leaks of version 2 are looked for by every writer.
+          if (kind !== V2) {
+            expect((await stat(path)).mtimeMs, "nothing was left to store").toBe(before.mtimeMs);
+          }
+          await run("qemu-img", ["rebase", "-u", "-f", kind.format, "-b", "", path]);
+          await expectDisk(path, kind.format, expected);
         });
-        await expectClean(path, kind.format);
-        const before = await stat(path);
-        await mounted([path], {}, async (mount) => {
-          await expectSameBytes(mount.device(path), expected, "in the next mount");
-        });
-        // Leaks of version 2 are looked for by every writer.
-        if (kind !== V2) {
-          expect((await stat(path)).mtimeMs, "nothing was left to store").toBe(before.mtimeMs);
-        }
-        await run("qemu-img", ["rebase", "-u", "-f", kind.format, "-b", "", path]);
-        await expectDisk(path, kind.format, expected);
-      });
-    },
-  );
-});
+      },
+    );
+  },
+);
 
 describe("an overlay that was read a little", () => {
   it("has that before long, also if nobody asks for it and the daemon is killed then", async () => {
@@ -221,7 +224,7 @@ describe("an overlay that was read a little", () => {
   });
 });
 
-describe("an overlay of which half is zeros", () => {
+describeMainly("an overlay of which half is zeros", () => {
   it("takes no more than the data, and one per cent", async () => {
     await withScratch("compact", async (directory) => {
       // Of 64 MiB, tables alone take a hundredth.
@@ -239,8 +242,10 @@ describe("an overlay of which half is zeros", () => {
   });
 });
 
+const UNTOUCHED = casesOfTransport("untouched", ["-r", "--no-copy-on-read"], 1);
+
 describe("a mount that copies nothing", () => {
-  it.each(["-r", "--no-copy-on-read"])("leaves the image as it is: %s", async (option) => {
+  it.each(UNTOUCHED)("leaves the image as it is: %s", async (option) => {
     for (const kind of [MAIN, V2]) {
       await withScratch("untouched", async (directory) => {
         const contents = halfZeros("untouched", SIZE).bytes;

@@ -11,6 +11,7 @@ import { createImage, qemuIo } from "../support/qemu.ts";
 import { attempt, run } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { roundsOfTransport } from "../support/transport.ts";
 
 const MIB = 2 ** 20;
 
@@ -92,8 +93,7 @@ describe("the daemon of a mount", () => {
       const device = mount.device(sample.path);
       await run("cmp", [device, sample.expected]);
       const before = await settledOpenFiles(pid);
-      const loop =
-        'for i in $(seq 200); do head -c 1000 "$0" >&2; cat "$1" >&2; ls -lR "$2" >&2; done';
+      const loop = `for i in $(seq ${roundsOfTransport(200, 40)}); do head -c 1000 "$0" >&2; cat "$1" >&2; ls -lR "$2" >&2; done`;
       await run("sh", [
         "-c",
         `${loop} 2>/dev/null`,

@@ -24,7 +24,7 @@ import { createImage, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run, until } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { itNeeds, transportHas } from "../support/transport.ts";
+import { itMainly, itNeeds, transportHas } from "../support/transport.ts";
 import { expectRefusal } from "../support/tsimgfs.ts";
 import { expectClean } from "../support/write-images.ts";
 import { readXattrs } from "../support/xattr.ts";
@@ -327,7 +327,7 @@ describe("partitions in a mount", () => {
     await expectClean(path);
   });
 
-  it("can be given other places a thousand times", async () => {
+  itMainly("can be given other places a thousand times", async () => {
     const path = await makeDisk(undefined);
     await mounted([path], { timeoutMs: 120_000 }, async (mount) => {
       const handle = await open(mount.device(path), "r+");

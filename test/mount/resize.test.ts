@@ -11,7 +11,7 @@ import { createImage, imageInfo, qemuIo } from "../support/qemu.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { threadOptions } from "../support/transport.ts";
+import { casesOfTransport, threadOptions } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import {
   expectDisk,
@@ -34,7 +34,9 @@ const KINDS: readonly WriteKindName[] = [
   ),
 ];
 
-describe.each(KINDS)("a mounted device of kind %s", (name) => {
+const CASES = casesOfTransport("resize", KINDS, 1);
+
+describe.each(CASES)("a mounted device of kind %s", (name) => {
   it("becomes larger and smaller, and shows nothing of what was cut off", async () => {
     await withWriteImage(writeKind(name), 3 * MIB, async (image) => {
       await mounted([image.path], {}, async (mount) => {

@@ -13,7 +13,12 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { casesOfTransport, roundsOfTransport, transportHas } from "../support/transport.ts";
+import {
+  casesOfTransport,
+  itMainly,
+  roundsOfTransport,
+  transportHas,
+} from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -293,7 +298,7 @@ describe("what goes wrong while snapshots change", () => {
     }
   });
 
-  it("a full host keeps its disk where it has no room to apply one", async () => {
+  itMainly("a full host keeps its disk where it has no room to apply one", async () => {
     await withTmpfs(64 * MIB, async (tmpfs) => {
       const image = join(tmpfs.directory, "disk.qcow2");
       // An L1 table of many clusters.
@@ -321,7 +326,7 @@ describe("what goes wrong while snapshots change", () => {
     });
   });
 
-  it("a full host refuses what it has no room for, and nothing is left of it", async () => {
+  itMainly("a full host refuses what it has no room for, and nothing is left of it", async () => {
     await withTmpfs(64 * MIB, async (tmpfs) => {
       const image = join(tmpfs.directory, "disk.qcow2");
       await createImage(image, "qcow2", { size: SIZE, options: { cluster_size: 4096 } });

@@ -14,7 +14,7 @@ import { attempt, run, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import { makeStreamChain, STREAM_TOPS, type StreamChain } from "../support/stream-chains.ts";
-import { casesOfTransport, roundsOfTransport } from "../support/transport.ts";
+import { casesOfTransport, itMainly, roundsOfTransport } from "../support/transport.ts";
 import { expectRefusal } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -255,7 +255,7 @@ describe("streaming in a mount", () => {
     });
   });
 
-  it("that finds no space fails, and can be started again when there is some", async () => {
+  itMainly("that finds no space fails, and can be started again when there is some", async () => {
     await withTmpfs(64 * MIB, async (tmpfs) => {
       const base = join(tmpfs.directory, "base.raw");
       await writeFile(base, new Random("stream full").bytes(24 * MIB));
@@ -277,7 +277,7 @@ describe("streaming in a mount", () => {
     });
   });
 
-  it("that cannot read a backing file fails, and leaves the rest as it is", async () => {
+  itMainly("that cannot read a backing file fails, and leaves the rest as it is", async () => {
     await withScratch("stream", async (directory) => {
       const base = join(directory, "base.qcow2");
       await createImage(base, "qcow2", { size: 4 * MIB });

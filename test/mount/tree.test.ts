@@ -8,6 +8,7 @@ import { convertToRaw } from "../support/qemu.ts";
 import { attempt, run } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { casesOfTransport } from "../support/transport.ts";
 
 /** Names below a directory, by find(1), separated by NUL so that no name can pretend to be two. */
 async function namesBelow(directory: string): Promise<string[]> {
@@ -138,16 +139,19 @@ describe("the tree of a mount", () => {
     ["chown", (mount) => ["chown", "1", mount.device("vm")]],
   ];
 
-  it.each(CHANGES)("does not let %s change anything: read-only file system", async (_, command) => {
-    await mounted([withSnapshots.path], { args: ["-r"] }, async (mount) => {
-      const [program = "", ...args] = command(mount);
-      const { status, stderr } = await attempt(program, args, { env: { LC_ALL: "C" } });
-      expect(status).not.toBe(0);
-      expect(stderr).toMatch(/Read-only file system/);
-      const latest = snapshotContents.at(-1) ?? "";
-      await run("cmp", [mount.device("vm"), latest]);
-    });
-  });
+  it.each(casesOfTransport("changes", CHANGES, 4))(
+    "does not let %s change anything: read-only file system",
+    async (_, command) => {
+      await mounted([withSnapshots.path], { args: ["-r"] }, async (mount) => {
+        const [program = "", ...args] = command(mount);
+        const { status, stderr } = await attempt(program, args, { env: { LC_ALL: "C" } });
+        expect(status).not.toBe(0);
+        expect(stderr).toMatch(/Read-only file system/);
+        const latest = snapshotContents.at(-1) ?? "";
+        await run("cmp", [mount.device("vm"), latest]);
+      });
+    },
+  );
 
   it("says that what is not there is not there", async () => {
     await mounted([plain.path], {}, async (mount) => {

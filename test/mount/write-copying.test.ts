@@ -9,7 +9,7 @@ import { qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
-import { casesOfTransport, itNeeds, transportHas } from "../support/transport.ts";
+import { casesOfTransport, itMainly, itNeeds, transportHas } from "../support/transport.ts";
 import {
   expectClean,
   expectDisk,
@@ -102,30 +102,33 @@ describe.each(FIXED_KINDS)("a device has a fixed size (%s)", (kind) => {
     });
   });
 
-  it("is filled to its end by a dd that does not end, and by a file that is too long", async () => {
-    await withDevice(kind, async (device, { size, expected }) => {
-      const endless = ["if=/dev/zero", `of=${device}`, "bs=100000", "conv=notrunc"];
-      expect((await attempt("dd", endless, { env: ENGLISH })).stderr).toMatch(/No space left/);
-      await run("truncate", ["-s", "0", expected]);
-      await run("truncate", ["-s", String(size), expected]);
-      await expectSameBytes(device, expected, "filled with zeros");
+  itMainly(
+    "is filled to its end by a dd that does not end, and by a file that is too long",
+    async () => {
+      await withDevice(kind, async (device, { size, expected }) => {
+        const endless = ["if=/dev/zero", `of=${device}`, "bs=100000", "conv=notrunc"];
+        expect((await attempt("dd", endless, { env: ENGLISH })).stderr).toMatch(/No space left/);
+        await run("truncate", ["-s", "0", expected]);
+        await run("truncate", ["-s", String(size), expected]);
+        await expectSameBytes(device, expected, "filled with zeros");
 
-      const long = `${expected}.long`;
-      await run("dd", [
-        "if=/dev/urandom",
-        `of=${long}`,
-        `count=${size + 5000}`,
-        "iflag=count_bytes",
-      ]);
-      const { status, stderr } = await attempt("cp", [long, device], { env: ENGLISH });
-      expect({ status, stderr }).toEqual({
-        status: 1,
-        stderr: expect.stringMatching(/No space left/),
+        const long = `${expected}.long`;
+        await run("dd", [
+          "if=/dev/urandom",
+          `of=${long}`,
+          `count=${size + 5000}`,
+          "iflag=count_bytes",
+        ]);
+        const { status, stderr } = await attempt("cp", [long, device], { env: ENGLISH });
+        expect({ status, stderr }).toEqual({
+          status: 1,
+          stderr: expect.stringMatching(/No space left/),
+        });
+        await run("dd", [`if=${long}`, `of=${expected}`, `count=${size}`, "iflag=count_bytes"]);
+        await expectSameBytes(device, expected, "filled by cp");
       });
-      await run("dd", [`if=${long}`, `of=${expected}`, `count=${size}`, "iflag=count_bytes"]);
-      await expectSameBytes(device, expected, "filled by cp");
-    });
-  });
+    },
+  );
 
   it("can be truncated to the size it has only", async () => {
     await withDevice(kind, async (device, { size }) => {
@@ -227,7 +230,7 @@ describe("writing to a device", () => {
     });
   });
 
-  it("after O_TRUNC does not stop others who write behind it", async () => {
+  itMainly("after O_TRUNC does not stop others who write behind it", async () => {
     await withDevice("v3", async (device, { size, expected, directory, clusterSize }) => {
       const random = new Random("beside O_TRUNC");
       const source = `${directory}/source`;

@@ -13,7 +13,7 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { casesOfTransport, itNeeds, itOnce } from "../support/transport.ts";
+import { casesOfTransport, itMainly, itNeeds, itOnce } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk, expectOrdered } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -139,7 +139,7 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     });
   });
 
-  it.each(KINDS)(
+  itMainly.each(KINDS)(
     "leaves an image that is clean when the mount ends then: $name",
     async ({ name, format = "qcow2", options }) => {
       await withTmpfs(12 * MIB, async (tmpfs) => {
@@ -179,7 +179,7 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     },
   );
 
-  it.each(KINDS)(
+  itMainly.each(KINDS)(
     "does not disturb readers and other writers: $name",
     async ({ name, format = "qcow2", options }) => {
       await withTmpfs(5 * MIB, async (tmpfs) => {
@@ -242,7 +242,7 @@ describe.skipIf(!IS_ROOT)("a host without space (needs root)", () => {
     });
   });
 
-  it("fails writers to raw images too", async () => {
+  itMainly("fails writers to raw images too", async () => {
     await withTmpfs(8 * MIB, async (tmpfs) => {
       const source = new Random("full raw").bytes(DISK_SIZE);
       const path = join(tmpfs.directory, "disk.raw");
@@ -300,7 +300,7 @@ describe.skipIf(!IS_ROOT)("an image on a block device (needs root)", () => {
     return await withLoop(file, [], body);
   }
 
-  it.each([
+  itMainly.each([
     { format: "qcow2", diskSize: DISK_SIZE, blockSize: 5 * MIB, tolerated: ["ENOSPC"] },
     { format: "raw", diskSize: 16 * MIB, blockSize: 16 * MIB, tolerated: [] },
   ] as const)("is written like one in a file: $format", async (image) => {
@@ -413,7 +413,7 @@ describe("a device of another mount as the image", () => {
     },
   );
 
-  it("is a disk that convert and dd write a raw image to", async () => {
+  itOnce("is a disk that convert and dd write a raw image to", async () => {
     await withScratch("nested-raw", async (directory) => {
       const outer = join(directory, "outer.qcow2");
       const source = join(directory, "source");

@@ -10,6 +10,7 @@ import { createImage, type ImageFormat, qemuIo } from "../support/qemu.ts";
 import { attempt, run, until } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { itMainly } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { expectClean } from "../support/write-images.ts";
 
@@ -105,7 +106,7 @@ describe("a writable mount", () => {
     });
   });
 
-  it("makes info and map refuse the image without -U, and say who has it", async () => {
+  itMainly("makes info and map refuse the image without -U, and say who has it", async () => {
     await eachMounted(async (mount, { path }) => {
       for (const command of ["info", "map"]) {
         await expectRefusal([command, path], [path, holder(mount.daemonPid())]);
@@ -114,7 +115,7 @@ describe("a writable mount", () => {
     });
   });
 
-  it("is refused while QEMU has the image, for reading or for writing", async () => {
+  itMainly("is refused while QEMU has the image, for reading or for writing", async () => {
     for (const { path, format } of [sample, flat]) {
       for (const mode of rivals(format)) {
         await whileQemuHas(path, [...mode, "-f", format], async (pid) => {
@@ -141,14 +142,14 @@ describe("a writable mount", () => {
     await mounted([sample.path], {}, async () => {});
   });
 
-  it("is refused for one image that is named twice", async () => {
+  itMainly("is refused for one image that is named twice", async () => {
     const link = join(directory, "link.qcow2");
     await run("ln", ["-s", sample.path, link]);
     const line = await refusedMount([sample.path, link]);
     expect(line).toMatch(/(vm|link)\.qcow2/);
   });
 
-  it("shares its backing file with readers only", async () => {
+  itMainly("shares its backing file with readers only", async () => {
     const base = await makeSample(directory, "base.qcow2");
     const [first, second] = [join(directory, "first.qcow2"), join(directory, "second.qcow2")];
     for (const path of [first, second]) {
@@ -170,7 +171,7 @@ describe("a writable mount", () => {
     });
   });
 
-  it("is refused with an overlay and its own backing file", async () => {
+  itMainly("is refused with an overlay and its own backing file", async () => {
     const overlay = join(directory, "overlay.qcow2");
     await createImage(overlay, "qcow2", { backing: { file: sample.path, format: "qcow2" } });
     for (const images of [
@@ -182,7 +183,7 @@ describe("a writable mount", () => {
     await mounted([overlay, sample.path], READ_ONLY, async () => {});
   });
 
-  it("holds its external data file as well", async () => {
+  itMainly("holds its external data file as well", async () => {
     const path = join(directory, "with-data.qcow2");
     const data = join(directory, "with-data.data");
     await createImage(path, "qcow2", { size: 1_048_576, options: { data_file: data } });

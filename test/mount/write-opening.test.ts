@@ -11,7 +11,7 @@ import { convertToRaw, createImage, qemuIo } from "../support/qemu.ts";
 import { run } from "../support/run.ts";
 import { makeSample } from "../support/sample-image.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { MOUNT_COMMAND } from "../support/transport.ts";
+import { itMainly, itOnce, MOUNT_COMMAND } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean, expectDisk } from "../support/write-images.ts";
 import { withTmpfs } from "../support/write-tmpfs.ts";
@@ -33,7 +33,7 @@ describe("opening for writing", () => {
     await rm(directory, { recursive: true });
   });
 
-  it("repairs an image that QEMU left dirty", async () => {
+  itMainly("repairs an image that QEMU left dirty", async () => {
     const path = join(directory, "dirty.qcow2");
     await createImage(path, "qcow2", { size: 8 * MIB, options: { lazy_refcounts: "on" } });
     const writes = ["write -P 1 0 300k", "write -P 2 3M 1M", "discard 64k 64k"];
@@ -48,7 +48,7 @@ describe("opening for writing", () => {
     await expectDisk(path, "qcow2", expected);
   });
 
-  it("takes an image in which somebody leaked clusters", async () => {
+  itMainly("takes an image in which somebody leaked clusters", async () => {
     const path = join(directory, "leaks.qcow2");
     const expected = join(directory, "leaks.expected");
     await createImage(path, "qcow2", { size: 8 * MIB });
@@ -75,7 +75,7 @@ describe("opening for writing", () => {
     await expectDisk(path, "qcow2", expected);
   });
 
-  it("is refused for an image that is marked corrupt, which -r shows", async () => {
+  itMainly("is refused for an image that is marked corrupt, which -r shows", async () => {
     const path = join(directory, "corrupt.qcow2");
     await createImage(path, "qcow2", { size: MIB });
     const image = await open(path, "r+");
@@ -138,7 +138,7 @@ describe("opening for writing", () => {
     await expectDisk(path, "qed", expected);
   });
 
-  it("is refused for a QED image with a damaged table, which -r shows", async () => {
+  itMainly("is refused for a QED image with a damaged table, which -r shows", async () => {
     const sample = await makeSample(directory, "old.qed", { format: "qed" });
     const image = await open(sample.path, "r+");
     const header = Buffer.alloc(64);
@@ -157,7 +157,7 @@ describe("opening for writing", () => {
     });
   });
 
-  it.each([
+  itOnce.each([
     { args: ["-U"], about: /-r\b/ },
     { args: ["-r", "-o", "rw"], about: /\brw\b/ },
     { args: ["--detect-zeroes", "unmap", "--discard", "ignore"], about: /--discard ignore/ },

@@ -82,18 +82,24 @@ export function describeNeeds(...features: readonly TransportFeature[]): DefineS
   return features.every(transportHas) ? describe : defineNoSuite;
 }
 
+/** Another transport than the default in the quick form: what does not depend on it is tested in a few cases. */
+const IS_SAMPLED = IS_SECOND_TRANSPORT && !LONG;
+
+/** `it` for tests of what hardly depends on the transport: with another than the default, in the long form only. */
+export const itMainly: Define = IS_SAMPLED ? defineNone : it;
+
 /** `it` for tests that the transport cannot change: with one of them is enough. */
 export const itOnce: Define = IS_SECOND_TRANSPORT ? defineNone : it;
+
+/** `describe` for suites of what hardly depends on the transport. */
+export const describeMainly: DefineSuites = IS_SAMPLED ? defineNoSuite : describe;
 
 /** `describe` for suites of nothing else. */
 export const describeOnce: DefineSuites = IS_SECOND_TRANSPORT ? defineNoSuite : describe;
 
-/** Another transport than the default in the quick form: what does not depend on it is tested in a few cases. */
-const IS_SHARED = IS_SECOND_TRANSPORT && !LONG;
-
-/** How often to do what is random each time: `count` times, but once where `casesOfTransport` chooses. */
-export function roundsOfTransport(count: number): number {
-  return IS_SHARED ? 1 : count;
+/** How often to do the same: `count` times, but `few` times where `casesOfTransport` chooses. */
+export function roundsOfTransport(count: number, few = 1): number {
+  return IS_SAMPLED ? few : count;
 }
 
 /**
@@ -105,7 +111,7 @@ export function casesOfTransport<T>(
   cases: readonly T[],
   count: number,
 ): readonly T[] {
-  if (!IS_SHARED) return cases;
+  if (!IS_SAMPLED) return cases;
   const random = new Random(`cases of ${TRANSPORT}: ${label}`);
   const rest = [...cases];
   while (rest.length > count) rest.splice(random.below(rest.length), 1);
