@@ -12,6 +12,7 @@ import { attachDisk } from "../../src/block/attach-disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../src/block/open-chain.ts";
 import type { WritePolicy } from "../../src/block/write-policy.ts";
 import { ClusterCache } from "../../src/formats/compression/cluster-cache.ts";
+import { secretsOf } from "./crash-engine.ts";
 import { IMAGE_NAME, imageFiles } from "./crash-images.ts";
 import type { ImageRecipe } from "./crash-recipes.ts";
 import type { CrashModel, RecordedSession } from "./crash-session.ts";
@@ -101,6 +102,7 @@ export async function recordThreads(options: ThreadsOptions): Promise<ThreadsRec
     format: recipe.format,
     backingPolicy: "any",
     forceShare: false,
+    secrets: secretsOf(recipe),
     writing: { policy, threads: THREADS + 1 },
   });
   try {
