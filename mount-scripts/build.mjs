@@ -1,4 +1,4 @@
-// Build dist/: one file per program (the command, its threads, the daemon, its I/O threads), the library with its types,
+// Build dist/: one file per program (the command, its threads, the daemon, its threads), the library with its types,
 // man pages and completions for shells. CommonJS, and the command-line parser included: Node is ready 30 ms sooner than with modules of their own, and
 // the library can be imported and required. A failed build leaves dist/ as it was.
 import { execFileSync } from "node:child_process";
@@ -17,6 +17,7 @@ await build({
     "src/daemon/main.ts",
     "src/daemon/io-thread.ts",
     "src/daemon/native-watchdog.ts",
+    "src/daemon/upkeep-thread.ts",
     "src/library/main.ts",
   ],
   outbase: "src",

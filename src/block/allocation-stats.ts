@@ -5,7 +5,6 @@ import type { FileAllocation } from "../formats/allocation.ts";
 import type { JsonValue } from "../formats/driver.ts";
 import type { FormatWriting } from "../formats/formats.ts";
 import { countAllocation, countDataFile, reservedBytes } from "../formats/image-allocation.ts";
-import { LocalFile } from "../storage/local-file.ts";
 import type { Disk } from "./disk.ts";
 import { countDisk, mountedWorkMax } from "./guest-allocation.ts";
 import type { SharedLayer } from "./open-chain.ts";
@@ -21,7 +20,7 @@ export type AllocationFields = Readonly<Record<string, JsonValue>>;
  */
 export function allocationOf(disk: Disk, top: SharedLayer): AllocationFields {
   return {
-    ...fileFields(top, undefined),
+    ...fileFields(disk, top, undefined),
     ...diskFields(disk, Number.POSITIVE_INFINITY),
   };
 }
@@ -38,7 +37,7 @@ export function mountedAllocationOf(
   writing: FormatWriting | undefined,
 ): AllocationFields {
   return {
-    ...orError("alloc-info", () => fileFields(top, writing)),
+    ...orError("alloc-info", () => fileFields(disk, top, writing)),
     ...orError("guest", () => diskFields(disk, mountedWorkMax(disk))),
     reserved: reservedBytes(top.layout, writing),
   };
@@ -54,14 +53,16 @@ function orError(field: string, count: () => AllocationFields): AllocationFields
 }
 
 function fileFields(
-  { file, dataFile, layout }: SharedLayer,
+  { chain }: Disk,
+  { dataFile, layout }: SharedLayer,
   writing: FormatWriting | undefined,
 ): AllocationFields {
+  const { storage, dataStorage } = chain.image;
   const fields: Record<string, JsonValue> = {
-    "alloc-info": allocationFields(countAllocation(layout, new LocalFile(file), writing)),
+    "alloc-info": allocationFields(countAllocation(layout, storage, writing)),
   };
   if (dataFile !== undefined) {
-    const allocation = allocationFields(countDataFile(new LocalFile(dataFile)));
+    const allocation = allocationFields(countDataFile(dataStorage));
     fields["data-file"] = { filename: dataFile.path, "alloc-info": allocation };
   }
   return fields;

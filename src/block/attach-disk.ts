@@ -3,7 +3,7 @@
 import type { FormatImage, ThreadResources } from "../formats/driver.ts";
 import { attachImage } from "../formats/formats.ts";
 import { LocalFile, type SharedFile } from "../storage/local-file.ts";
-import type { WritableStorage } from "../storage/storage.ts";
+import type { CallProgress, WritableStorage } from "../storage/storage.ts";
 import { AccessLock } from "../threads/access-lock.ts";
 import { COUNTER, count } from "../threads/counters.ts";
 import { UnlockedReads } from "../threads/unlocked-reads.ts";
@@ -16,10 +16,10 @@ import type { DiskThread, SharedWriting, WritableFiles } from "./writing-parts.t
 export type AttachFile = (file: SharedFile, unlocked?: UnlockedReads) => WritableStorage;
 
 /** Attach files, and count in which bytes holes are punched. */
-function attachLocalFiles(counters?: Float64Array): AttachFile {
+function attachLocalFiles(counters?: Float64Array, progress?: CallProgress): AttachFile {
   const onPunch =
     counters && ((bytes: number): void => count(counters, COUNTER.punchedBytes, bytes));
-  return (file, unlocked) => new LocalFile(file, onPunch, unlocked);
+  return (file, interlude) => new LocalFile(file, { onPunch, interlude, progress });
 }
 
 /** The images of a chain, and the files of the first one. */
@@ -61,7 +61,7 @@ export function attachDisk(
   { layers, writing }: { layers: readonly SharedLayer[]; writing: SharedWriting | undefined },
   resources: ThreadResources,
   thread: DiskThread,
-  attachFile: AttachFile = attachLocalFiles(thread.counters),
+  attachFile: AttachFile = attachLocalFiles(thread.counters, thread.progress),
 ): Disk {
   const { counters } = thread;
   const unlocked = writing && new UnlockedReads(new AccessLock(writing.lock, thread.slot));

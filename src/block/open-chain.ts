@@ -131,8 +131,13 @@ export function closeChain(chain: OpenChain): void {
 }
 
 /** As `closeChain` for all but the image itself. Returns what is left. */
-export function closeBelow(chain: OpenChain): OpenChain {
+export function closeBelow<T extends Pick<OpenChain, "layers">>(chain: T): T {
   chain.layers.slice(1).forEach(closeLayer);
+  return withoutBelow(chain);
+}
+
+/** What is left of a chain whose files below the image itself are closed. */
+export function withoutBelow<T extends Pick<OpenChain, "layers">>(chain: T): T {
   return { ...chain, layers: chain.layers.slice(0, 1) };
 }
 

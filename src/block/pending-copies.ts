@@ -7,7 +7,7 @@
  *     word 0   the mutex of who links what waits
  *     word 1   runs
  *     word 2   runs that are being linked, the first ones: they do not grow any more
- *     word 3   1: the main thread was asked to link
+ *     word 3   1: the upkeep thread was asked to link
  *     double 0             bytes that wait
  *     4 doubles a run      first guest byte | byte after the last | host offset | kind
  */
@@ -84,7 +84,7 @@ export class PendingCopies {
     return this.count >= RUNS_MAX / 2 || (this.#bytes[0] ?? 0) >= BYTES_MAX / 2;
   }
 
-  /** Whether the main thread must be asked to link: nobody did so since it last did. */
+  /** Whether the upkeep thread must be asked to link: nobody did so since it last did. */
   takeWanted(): boolean {
     return this.isMuch && Atomics.exchange(this.#words, WANTED_WORD, 1) === 0;
   }

@@ -3,7 +3,7 @@
 import type { FormatImage } from "../formats/driver.ts";
 import { attachWriter, type FormatWriting } from "../formats/formats.ts";
 import type { FormatWriter } from "../formats/writer.ts";
-import type { WritableStorage } from "../storage/storage.ts";
+import type { CallProgress, WritableStorage } from "../storage/storage.ts";
 import { AccessLock } from "../threads/access-lock.ts";
 import { BusyRanges } from "../threads/busy-ranges.ts";
 import { privateCounters } from "../threads/counters.ts";
@@ -44,6 +44,8 @@ export interface DiskThread {
   readonly requestMaintenance: (() => void) | undefined;
   /** Its counters of the device; undefined: nobody asks for them. */
   readonly counters?: Float64Array | undefined;
+  /** Told of calls of the host that have come to an end. */
+  readonly progress?: CallProgress | undefined;
 }
 
 /** How a disk of an image that is written to is used: under its lock, and knowing what has changed. */

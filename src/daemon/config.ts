@@ -20,7 +20,7 @@ export interface DaemonConfig {
   /** How devices are written to; undefined: the mount is read-only. */
   readonly writing: WritePolicy | undefined;
   readonly transport: TransportName;
-  /** I/O threads; 0: the main thread serves requests. */
+  /** I/O threads; 0: the main thread serves requests, alone. */
   readonly threads: number;
   /** The devices are the disks as they were at this snapshot, an id or a name; undefined: as they are. */
   readonly snapshot: string | undefined;
@@ -28,6 +28,11 @@ export interface DaemonConfig {
   readonly streaming: { readonly limit: number | undefined } | undefined;
   readonly mountOptions: MountOptions;
   readonly logFile: string | undefined;
+}
+
+/** Threads that serve requests: they have the first numbers, and the upkeep thread has the next one. */
+export function servingThreads({ threads }: DaemonConfig): number {
+  return Math.max(threads, 1);
 }
 
 /** Passphrases of encrypted images: see OpenOptions. */

@@ -6,22 +6,21 @@ import { negotiate } from "../fuse/session.ts";
 import type { DaemonConfig } from "./config.ts";
 import type { Served } from "./io-thread-start.ts";
 import { type FirstThread, IoThreads } from "./io-threads.ts";
-import type { MainThreadWork } from "./main-thread-work.ts";
 import type { Mountpoint } from "./mountpoint.ts";
-import { mountArguments, type Transport } from "./transport.ts";
+import { mountArguments, type Transport, type UpkeepRequests } from "./transport.ts";
 
 export class DevFuseTransport implements Transport {
   readonly warnings: readonly string[] = [];
   readonly #threads: IoThreads;
 
-  constructor(firstThread: FirstThread, work: MainThreadWork) {
-    this.#threads = new IoThreads(firstThread, work);
+  constructor(firstThread: FirstThread, upkeep: UpkeepRequests) {
+    this.#threads = new IoThreads(firstThread, upkeep);
   }
 
   async start(config: DaemonConfig, mountpoint: Mountpoint, served: Served): Promise<void> {
     const fd = mountFuse(mountpoint.path, mountArguments(config));
     try {
-      await this.#threads.serve(config.threads, served, fd, negotiate(fd));
+      this.#threads.serve(config.threads, served, fd, negotiate(fd));
     } catch (error) {
       unmountFuse(mountpoint.path, { lazy: true });
       fs.closeSync(fd);

@@ -4,19 +4,19 @@ import fs from "node:fs";
 import { resolve } from "node:path";
 import { attachChain } from "../block/attach-disk.ts";
 import { findSnapshot } from "../block/find-snapshot.ts";
-import { closeBelow, closeChain, type OpenChain, openChain } from "../block/open-chain.ts";
+import { closeChain, type OpenChain, openChain, withoutBelow } from "../block/open-chain.ts";
 import { StorageError, UsageError } from "../errors.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { isReadable } from "../storage/open-reason.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 import { deviceNameOf } from "../tree/names.ts";
-import type { DaemonConfig, TaskSecrets } from "./config.ts";
+import { type DaemonConfig, servingThreads, type TaskSecrets } from "./config.ts";
 
 export interface OpenDevices {
   readonly devices: readonly DeviceDescription[];
   readonly warnings: readonly string[];
-  /** Close the backing files of a device, which no thread uses any more. */
-  closeBacking(device: number): void;
+  /** The backing files of a device are closed: no thread uses them any more. */
+  forgetBacking(device: number): void;
   close(): void;
 }
 
@@ -42,8 +42,8 @@ function openImage(image: string, config: DaemonConfig, secrets: TaskSecrets): O
     return openChain(image, {
       ...config,
       ...secrets,
-      // The main thread is one more: it looks after what the others need.
-      writing: config.writing && { policy: config.writing, threads: config.threads + 1 },
+      // The upkeep thread is one more: it looks after what the others need.
+      writing: config.writing && { policy: config.writing, threads: servingThreads(config) + 1 },
     });
   } catch (error) {
     const isRefused = error instanceof StorageError && READ_ONLY_CODES.has(error.code);
@@ -75,11 +75,11 @@ export function openDevices(config: DaemonConfig, taskSecrets: TaskSecrets): Ope
       const { snapshot } = config;
       return describe(image, chain, snapshot === undefined ? snapshot : numberOf(chain, snapshot));
     });
-    const closeBacking = (device: number): void => {
+    const forgetBacking = (device: number): void => {
       const chain = chains[device];
-      if (chain !== undefined) chains[device] = closeBelow(chain);
+      if (chain !== undefined) chains[device] = withoutBelow(chain);
     };
-    return { devices, warnings: chains.flatMap((chain) => chain.warnings), closeBacking, close };
+    return { devices, warnings: chains.flatMap((chain) => chain.warnings), forgetBacking, close };
   } catch (error) {
     close();
     throw error;

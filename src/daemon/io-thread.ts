@@ -15,8 +15,10 @@ if (start !== undefined) {
   const { tree, ownership, fd, dataMax } = start;
   const resources = { clusterCache: new ClusterCache() };
   const say = (message: IoThreadMessage): void => parentPort?.postMessage(message);
+  const progress = new RequestProgress(start.progress, data.thread);
   const thread = {
     thread: data.thread,
+    progress,
     requestMaintenance: (device: number): void => say({ kind: "maintain", device }),
     wakeStream: (device: number): void => say({ kind: "stream", device }),
   };
@@ -24,6 +26,5 @@ if (start !== undefined) {
   say({ kind: "serving" });
   const queue = new QueuePoll(fd);
   const crew = new ThreadCrew(start.crew, () => queue.hasRequest());
-  const progress = new RequestProgress(start.progress, data.thread);
   serveRequests(server, { fd, dataMax, crew, progress });
 }

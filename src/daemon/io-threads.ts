@@ -2,7 +2,6 @@
 
 import type { Worker } from "node:worker_threads";
 import { cloneQueue, type Session } from "../fuse/session.ts";
-import { InterimService } from "./interim-service.ts";
 import {
   type IoThreadMessage,
   letEnd,
@@ -10,7 +9,7 @@ import {
   type Served,
   startIoThread,
 } from "./io-thread-start.ts";
-import { afterRequest, type MainThreadWork } from "./main-thread-work.ts";
+import type { UpkeepRequests } from "./transport.ts";
 
 /** The first thread, which was started before the mount was made. */
 export interface FirstThread {
@@ -20,35 +19,29 @@ export interface FirstThread {
 
 export class IoThreads {
   readonly #start: SharedArrayBuffer;
-  readonly #work: MainThreadWork;
+  readonly #upkeep: UpkeepRequests;
   readonly #first: Worker;
   readonly #ends: Promise<void>[] = [];
   #allStarted: Promise<void> = Promise.resolve();
 
-  constructor({ worker, start }: FirstThread, work: MainThreadWork) {
+  constructor({ worker, start }: FirstThread, upkeep: UpkeepRequests) {
     this.#start = start;
-    this.#work = work;
+    this.#upkeep = upkeep;
     this.#first = worker;
     this.#add(worker);
   }
 
   /**
-   * Let `count` threads serve the session of `fd`. Returns when requests are served: by the main thread
-   * for now, or else by the first thread. The others are started when that one serves.
-   *
-   * @throws the reason why it could not start
+   * Let `count` threads serve the session of `fd`. Requests wait in the kernel for the first thread, which may
+   * not have started yet; the others are started when that one serves.
    */
-  async serve(count: number, served: Served, fd: number, session: Session): Promise<void> {
+  serve(count: number, served: Served, fd: number, session: Session): void {
     this.#first.postMessage(served);
     const fds = Array.from({ length: count }, (_, thread) => (thread === 0 ? fd : cloneQueue(fd)));
     letGo(this.#start, { fds, dataMax: session.dataMax });
-    const main = { fd, thread: count, session };
-    const interim = InterimService.start(served, main, afterRequest(this.#work));
-    const firstServes = firstServing(this.#first).finally(() => interim?.stop());
-    this.#allStarted = firstServes.then(() => this.#startOthers(count, served));
+    this.#allStarted = firstServing(this.#first).then(() => this.#startOthers(count, served));
     // Whoever waits for the end handles a failure; until then it is not unhandled.
     this.#allStarted.catch(() => undefined);
-    if (interim === undefined) await firstServes;
   }
 
   /** Resolves when a thread has ended, after the unmount; rejects if one fails. */
@@ -79,8 +72,8 @@ export class IoThreads {
 
   #add(worker: Worker): void {
     worker.on("message", (message: IoThreadMessage) => {
-      if (message.kind === "maintain") this.#work.maintain(message.device);
-      else if (message.kind === "stream") this.#work.stream(message.device);
+      if (message.kind === "maintain") this.#upkeep.maintain(message.device);
+      else if (message.kind === "stream") this.#upkeep.stream(message.device);
     });
     const end = endOf(worker);
     end.catch(() => undefined);

@@ -82,6 +82,11 @@ export class PendingDaemon {
     return readiness.warnings;
   }
 
+  /** Let the process end, unless it serves already: then it unmounts. */
+  stop(): void {
+    this.#child.kill("SIGTERM");
+  }
+
   /** There is no task: the process ends. */
   dismiss(): void {
     this.#child.stdin?.end();

@@ -1,5 +1,5 @@
 /**
- * What the main thread does for disks that are written to: reservations are made before an I/O thread has
+ * What the upkeep thread does for disks that are written to: reservations are made before an I/O thread has
  * to wait for one, and what was freed is given back, also if nobody calls fsync. At the end it closes
  * the disks orderly.
  */
@@ -8,6 +8,7 @@ import { attachDisk } from "../block/attach-disk.ts";
 import type { Disk } from "../block/disk.ts";
 import { ClusterCache } from "../formats/compression/cluster-cache.ts";
 import { threadCounters } from "../threads/counters.ts";
+import type { RequestProgress } from "../threads/request-progress.ts";
 import { writeLine } from "../trace.ts";
 import type { DeviceDescription } from "../tree/description.ts";
 
@@ -16,24 +17,29 @@ const FREE_AFTER_MS = 5000;
 
 export class Maintenance {
   readonly #devices: readonly DeviceDescription[];
-  readonly #slot: number;
+  readonly #thread: number;
   readonly #counters: SharedArrayBuffer;
+  readonly #progress: RequestProgress;
   readonly #disks = new Map<number, Disk>();
   readonly #timer: NodeJS.Timeout;
 
   /**
-   * @param slot this thread's number among those that use the disks
+   * @param thread this thread's number among those that use the disks
    * @param counters of all threads
    */
   constructor(
     devices: readonly DeviceDescription[],
-    { slot, counters }: { slot: number; counters: SharedArrayBuffer },
+    {
+      thread,
+      counters,
+      progress,
+    }: { thread: number; counters: SharedArrayBuffer; progress: RequestProgress },
   ) {
     this.#devices = devices;
-    this.#slot = slot;
+    this.#thread = thread;
     this.#counters = counters;
+    this.#progress = progress;
     this.#timer = setInterval(() => this.#freeAll(), FREE_AFTER_MS);
-    this.#timer.unref();
   }
 
   /** An I/O thread asks for it. */
@@ -54,16 +60,18 @@ export class Maintenance {
 
   /** Make durable what was written, as far as that can be done: other threads do not end. */
   flushAll(): void {
-    for (const disk of this.#disks.values()) attempt(() => disk.flush());
+    for (const device of this.#devices.keys()) attempt(() => this.diskOf(device)?.flush());
   }
 
   #freeAll(): void {
     for (const disk of this.#disks.values()) {
       if (!disk.hasLateWork()) continue;
-      attempt(() => {
-        disk.flush();
-        disk.maintain();
-      });
+      this.#progress.during(() =>
+        attempt(() => {
+          disk.flush();
+          disk.maintain();
+        }),
+      );
     }
   }
 
@@ -75,8 +83,13 @@ export class Maintenance {
     if (known !== undefined) return known;
     const resources = { clusterCache: new ClusterCache() };
     const devices = this.#devices.length;
-    const counters = threadCounters(this.#counters, { thread: this.#slot, device, devices });
-    const thread = { slot: this.#slot, requestMaintenance: undefined, counters };
+    const counters = threadCounters(this.#counters, { thread: this.#thread, device, devices });
+    const thread = {
+      slot: this.#thread,
+      requestMaintenance: undefined,
+      counters,
+      progress: this.#progress,
+    };
     const disk = attachDisk(description, resources, thread);
     this.#disks.set(device, disk);
     return disk;

@@ -10,16 +10,15 @@ import { Tree } from "../tree/tree.ts";
 import type { DaemonConfig } from "./config.ts";
 import { letEnd, type Served } from "./io-thread-start.ts";
 import type { FirstThread } from "./io-threads.ts";
-import { afterRequest, type MainThreadWork } from "./main-thread-work.ts";
 import type { Mountpoint } from "./mountpoint.ts";
 import { NativeWatchdog } from "./native-watchdog-start.ts";
-import { mountArguments, type Transport } from "./transport.ts";
+import { mountArguments, type Transport, type UpkeepRequests } from "./transport.ts";
 
 const NOTE = `${FUSE_NATIVE}: one thread, and no fallocate (discard, punched holes), SEEK_HOLE, page cache or shared mmap`;
 
 export class NativeTransport implements Transport {
   readonly warnings: readonly string[] = [NOTE];
-  readonly #work: MainThreadWork;
+  readonly #upkeep: UpkeepRequests;
   readonly #Fuse: FuseClass;
   #mount: NativeMount | undefined;
   #watchdog: NativeWatchdog | undefined;
@@ -28,9 +27,9 @@ export class NativeTransport implements Transport {
    * @param firstThread which is not needed
    * @throws {TsimgfsError} the package is not installed, or cannot be loaded
    */
-  constructor({ start }: FirstThread, work: MainThreadWork) {
+  constructor({ start }: FirstThread, upkeep: UpkeepRequests) {
     letEnd(start);
-    this.#work = work;
+    this.#upkeep = upkeep;
     this.#Fuse = loadFuseNative();
   }
 
@@ -44,7 +43,11 @@ export class NativeTransport implements Transport {
       throw new TsimgfsError("ENOTDIR", config.mountpoint, reason);
     }
     requireFusermount();
-    const thread = { thread: config.threads, ...afterRequest(this.#work) };
+    const thread = {
+      thread: 0,
+      requestMaintenance: (device: number) => this.#upkeep.maintain(device),
+      wakeStream: (device: number) => this.#upkeep.stream(device),
+    };
     const server = {
       tree: new Tree(tree, { clusterCache: new ClusterCache() }, thread),
       ownership,

@@ -1,11 +1,12 @@
 /** The life of a mount: open the images, mount, serve until it is unmounted, close. */
 
 import fs from "node:fs";
+import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../errors.ts";
 import { unmountWhileServing } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
-import { prctl } from "../syscalls/libc.ts";
+import { prctl, signal } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { createRequestProgress } from "../threads/request-progress.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
@@ -15,23 +16,22 @@ import { createRenderedFileMemory } from "../tree/description.ts";
 import { createDeviceOpens } from "../tree/device-opens.ts";
 import { createPartitionWindows } from "../tree/partition-windows.ts";
 import { createTruncatedFiles } from "../tree/truncated-files.ts";
-import type { DaemonConfig, TaskSecrets } from "./config.ts";
+import { type DaemonConfig, servingThreads, type TaskSecrets } from "./config.ts";
 import { DevFuseTransport } from "./dev-fuse-transport.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
 import type { Served } from "./io-thread-start.ts";
 import type { FirstThread } from "./io-threads.ts";
-import type { MainThreadWork } from "./main-thread-work.ts";
-import { Maintenance } from "./maintenance.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 import { NativeTransport } from "./native-transport.ts";
 import { redirectMessages } from "./standard-streams.ts";
 import { STOP_SIGNALS } from "./stop-signals.ts";
-import { StreamJobs } from "./stream-jobs.ts";
 import { StuckEnd } from "./stuck-end.ts";
-import type { Transport } from "./transport.ts";
+import type { Transport, UpkeepRequests } from "./transport.ts";
+import { Upkeep } from "./upkeep.ts";
 
 const PR_SET_IO_FLUSHER = 57;
+const SIG_DFL = 0;
 
 /** Read-ahead of a mount that root makes, KiB: buffered reads are bound by the kernel's default of 128. */
 const READ_AHEAD_KB = 1024;
@@ -50,13 +50,12 @@ export async function runDaemon(
   firstThread: FirstThread,
   onReady: (warnings: readonly string[]) => void,
 ): Promise<void> {
-  let maintenance: Maintenance | undefined;
-  let streams: StreamJobs | undefined;
-  const transport = createTransport(config, firstThread, {
-    maintain: (device) => maintenance?.maintain(device),
-    stream: (device) => streams?.wake(device),
-  });
   let devices: OpenDevices | undefined;
+  let upkeep: Upkeep;
+  const transport = createTransport(config, firstThread, {
+    maintain: (device) => upkeep.maintain(device),
+    stream: (device) => upkeep.stream(device),
+  });
   let stopOnSignals: SignalStop | undefined;
   let stuckEnd: StuckEnd;
   let mountpoint: Mountpoint;
@@ -65,22 +64,17 @@ export async function runDaemon(
       images: config.images.length,
       nonempty: config.mountOptions.nonempty,
     });
-    devices = openDevices(config, secrets);
+    devices = openStoppably(config, secrets);
     if (config.logFile !== undefined) redirectMessages(config.logFile, devices);
     // Memory that serving a request allocates must not wait for the very device that is served.
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-    // One more than I/O threads: the main thread serves until they have started, and maintains.
-    const counters = createCounters(config.threads + 1, devices.devices.length);
-    maintenance = new Maintenance(devices.devices, { slot: config.threads, counters });
-    const served = describeServed(config, mountpoint, devices, counters);
-    const { path } = mountpoint;
-    stuckEnd = new StuckEnd(path, served.progress, () => maintenance?.flushAll());
+    const served = describeServed(config, mountpoint, devices);
+    upkeep = createUpkeep(config, served, devices);
+    stuckEnd = new StuckEnd(mountpoint.path, served.progress, () => upkeep.flush());
     stopOnSignals = new SignalStop(mountpoint, stuckEnd);
-    streams = createStreamJobs(served, devices, maintenance);
     await transport.start(config, mountpoint, served);
   } catch (error) {
     stopOnSignals?.forget();
-    maintenance?.close();
     devices?.close();
     await transport.abandon();
     throw error;
@@ -88,16 +82,18 @@ export async function runDaemon(
   raiseReadAhead(config, mountpoint);
   process.chdir("/");
   try {
-    onReady([...transport.warnings, ...devices.warnings, ...startStreaming(config, streams)]);
+    const { streaming } = config;
+    const refusals = streaming === undefined ? [] : await upkeep.startStreaming(streaming.limit);
+    onReady([...transport.warnings, ...devices.warnings, ...refusals]);
   } catch {
     // Whoever asked for the mount has been interrupted, and did not get it.
     stopOnSignals.unmount();
   }
-  await serveToTheEnd(transport, mountpoint, stuckEnd);
-  stuckEnd.forget();
-  streams.stop();
+  await serveToTheEnd(transport, upkeep, mountpoint, stuckEnd);
+  upkeep.stopStreaming();
   showEnding("closing");
-  const isDurable = maintenance.close();
+  const isDurable = await upkeep.close();
+  stuckEnd.forget();
   devices.close();
   stopOnSignals.forget();
   if (!isDurable) {
@@ -112,25 +108,25 @@ export async function runDaemon(
 function createTransport(
   { transport }: DaemonConfig,
   firstThread: FirstThread,
-  work: MainThreadWork,
+  upkeep: UpkeepRequests,
 ): Transport {
   return transport === "fuse-native"
-    ? new NativeTransport(firstThread, work)
-    : new DevFuseTransport(firstThread, work);
+    ? new NativeTransport(firstThread, upkeep)
+    : new DevFuseTransport(firstThread, upkeep);
 }
 
 function describeServed(
   config: DaemonConfig,
   mountpoint: Mountpoint,
   { devices }: OpenDevices,
-  counters: SharedArrayBuffer,
 ): Served {
   const { uid, gid, umask } = config.mountOptions;
+  const threads = servingThreads(config) + 1;
   return {
     tree: {
       devices,
       rootIsDevice: mountpoint.isFile,
-      counters,
+      counters: createCounters(threads, devices.length),
       renderedFiles: createRenderedFileMemory(devices.length),
       streams: createStreamStates(devices.length),
       deviceOpens: createDeviceOpens(devices.length),
@@ -139,7 +135,7 @@ function describeServed(
       daemonPid: process.pid,
     },
     crew: createThreadCrew(),
-    progress: createRequestProgress(config.threads),
+    progress: createRequestProgress(threads),
     ownership: {
       uid: uid ?? process.getuid?.() ?? 0,
       gid: gid ?? process.getgid?.() ?? 0,
@@ -148,38 +144,39 @@ function describeServed(
   };
 }
 
-function createStreamJobs(
-  { tree }: Served,
-  { devices, closeBacking }: OpenDevices,
-  maintenance: Maintenance,
-): StreamJobs {
-  return new StreamJobs({
-    devices,
-    states: tree.streams,
-    counters: tree.counters,
-    diskOf: (device) => maintenance.diskOf(device),
-    closeBacking,
-  });
+function createUpkeep(
+  config: DaemonConfig,
+  { tree, progress }: Served,
+  { devices, forgetBacking }: OpenDevices,
+): Upkeep {
+  const { counters, streams } = tree;
+  const data = { devices, thread: servingThreads(config), counters, streams, progress };
+  return new Upkeep(data, forgetBacking);
 }
 
-/** Start what was asked for at the mount. Returns what the user should know. */
-function startStreaming({ streaming }: DaemonConfig, streams: StreamJobs): readonly string[] {
-  return streaming === undefined ? [] : streams.startAll(streaming.limit);
+/**
+ * Open all images. A signal ends the process meanwhile as the kernel does it, also while a medium has no answer:
+ * nothing is mounted yet, and a thread that waits for a file hears of no other end.
+ */
+function openStoppably(config: DaemonConfig, secrets: TaskSecrets): OpenDevices {
+  for (const name of STOP_SIGNALS) signal(constants.signals[name], SIG_DFL);
+  return openDevices(config, secrets);
 }
 
 async function serveToTheEnd(
   transport: Transport,
+  upkeep: Upkeep,
   mountpoint: Mountpoint,
   stuckEnd: StuckEnd,
 ): Promise<void> {
   try {
-    await transport.gone();
+    await Promise.race([transport.gone(), upkeep.failed()]);
     stuckEnd.expect();
-    await transport.ended();
+    await Promise.race([transport.ended(), upkeep.failed()]);
   } catch (error) {
     // Fail-stop: a mount that some threads serve and others do not would hang whoever uses it.
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    writeLine(`tsimgfs: a thread that serves requests failed: ${reason}`);
+    writeLine(`tsimgfs: a thread failed: ${reason}`);
     try {
       await unmountWhileServing(mountpoint.path, { lazy: true });
     } finally {

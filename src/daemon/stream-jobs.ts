@@ -1,6 +1,6 @@
 /**
- * Streaming in a mount: the main thread copies what images lack, a step at a time, so that it still hears of
- * signals and of threads that need maintenance. While somebody uses the mount it leaves him most of the
+ * Streaming in a mount: the upkeep thread copies what images lack, a step at a time, so that it still hears of
+ * threads that need maintenance, and of the end. While somebody uses the mount it leaves him most of the
  * time. At the end the image lets go of its backing files, in all threads, and their files are closed.
  */
 
@@ -13,6 +13,7 @@ import { printable, TsimgfsError } from "../errors.ts";
 import { setBackingFile } from "../formats/formats.ts";
 import { LocalFile } from "../storage/local-file.ts";
 import { countRequests } from "../threads/counters.ts";
+import type { RequestProgress } from "../threads/request-progress.ts";
 import { StreamState } from "../threads/stream-state.ts";
 import { writeLine } from "../trace.ts";
 import type { DeviceDescription } from "../tree/description.ts";
@@ -28,6 +29,7 @@ export interface StreamJobsContext {
   readonly states: SharedArrayBuffer;
   /** The counters of all threads. */
   readonly counters: SharedArrayBuffer;
+  readonly progress: RequestProgress;
   /** This thread's disk of a device that is written to. */
   readonly diskOf: (device: number) => Disk | undefined;
   /** Closes the files of what was below an image, which no thread uses any more. */
@@ -79,7 +81,7 @@ export class StreamJobs {
   }
 
   #make(device: number): RunningJob | undefined {
-    const { devices, states, counters, diskOf, closeBacking } = this.#context;
+    const { devices, states, counters, progress, diskOf, closeBacking } = this.#context;
     const description = devices[device];
     const disk = diskOf(device);
     if (description === undefined || disk === undefined) return undefined;
@@ -87,6 +89,7 @@ export class StreamJobs {
       description,
       disk,
       state: new StreamState(states, device),
+      progress,
       countRequests: () => countRequests(counters),
       closeBacking: () => closeBacking(device),
     });
@@ -99,6 +102,7 @@ interface JobContext {
   readonly description: DeviceDescription;
   readonly disk: Disk;
   readonly state: StreamState;
+  readonly progress: RequestProgress;
   readonly countRequests: () => number;
   readonly closeBacking: () => void;
 }
@@ -141,6 +145,10 @@ class RunningJob {
   }
 
   readonly #turn = (): void => {
+    this.#context.progress.during(() => this.#step());
+  };
+
+  #step(): void {
     const job = this.#job;
     if (job === undefined || this.#context.state.name !== "running") return;
     const start = performance.now();
@@ -160,7 +168,7 @@ class RunningJob {
     );
     if (pauseMs > 0) this.#timer = setTimeout(this.#turn, pauseMs);
     else this.#immediate = setImmediate(this.#turn);
-  };
+  }
 
   /** ms; 0 while nobody uses the mount. */
   #pauseForOthers(stepMs: number): number {

@@ -5,41 +5,62 @@
  */
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { Worker } from "node:worker_threads";
-import { StuckRequests } from "../threads/request-progress.ts";
+import { unmountWhileServing } from "../fuse/fusermount.ts";
+import { findMount } from "../fuse/mount-table.ts";
+import { SILENT_MS, StuckRequests } from "../threads/request-progress.ts";
 import { writeLine } from "../trace.ts";
 import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 
-/** A request that takes longer than this, while the daemon is to end, ends it. */
+/** What gets no answer from the host for longer than this, while the daemon is to end, ends it. */
 export const STUCK_MS = 30_000;
 const LOOK_EVERY_MS = 1000;
-/** How long making durable what was written may take then. */
-const FLUSH_MAX_MS = 5000;
+/** How often to look, while nobody wants the end, whether the medium answers. */
+const WATCH_EVERY_MS = 5000;
+/** How long making durable what was written may take then, and unmounting. */
+const LAST_TRY_MS = 5000;
 
 export class StuckEnd {
   readonly #mountpoint: string;
   readonly #requests: StuckRequests;
-  readonly #flush: () => void;
-  #timer: NodeJS.Timeout | undefined;
+  readonly #flush: () => Promise<void>;
+  #timer: NodeJS.Timeout;
+  #isExpected = false;
+  #isSilent = false;
 
   /**
    * @param progress of all threads
    * @param flush makes durable what was acknowledged, as far as that can be done
    */
-  constructor(mountpoint: string, progress: SharedArrayBuffer, flush: () => void) {
+  constructor(mountpoint: string, progress: SharedArrayBuffer, flush: () => Promise<void>) {
     this.#mountpoint = mountpoint;
     this.#requests = new StuckRequests(progress);
     this.#flush = flush;
+    this.#timer = setInterval(() => this.#watch(), WATCH_EVERY_MS);
   }
 
-  /** The daemon is to end: from now on no request may take too long. */
+  /** The daemon is to end: from now on nothing may take too long. */
   expect(): void {
-    this.#timer ??= setInterval(() => this.#look(), LOOK_EVERY_MS);
+    if (this.#isExpected) return;
+    this.#isExpected = true;
+    clearInterval(this.#timer);
+    this.#timer = setInterval(() => this.#look(), LOOK_EVERY_MS);
   }
 
   /** It ends orderly. */
   forget(): void {
     clearInterval(this.#timer);
+  }
+
+  #watch(): void {
+    const isSilent = this.#requests.longest(performance.now()) >= SILENT_MS;
+    if (isSilent !== this.#isSilent) {
+      this.#isSilent = isSilent;
+      const what = isSilent ? "gives no answer" : "answers again";
+      writeLine(`tsimgfs: ${this.#mountpoint}: the medium of an image ${what}`);
+    }
+    // Somebody may have unmounted lazily: the kernel says so only when the last file is closed, and whoever waits for
+    // the medium cannot even be killed before.
+    if (isSilent && findMount(this.#mountpoint) === undefined) this.expect();
   }
 
   #look(): void {
@@ -49,16 +70,23 @@ export class StuckEnd {
   }
 
   async #end(): Promise<void> {
-    writeLine(
-      `tsimgfs: ${this.#mountpoint}: a request has waited for the image for ${STUCK_MS / 1000} s; ended without it`,
-    );
+    const waited = `the image has given no answer for ${STUCK_MS / 1000} s`;
+    writeLine(`tsimgfs: ${this.#mountpoint}: ${waited}; ended without it`);
     showEnding("failed");
-    // The medium may keep this thread, too.
-    const kill = `setTimeout(() => process.kill(process.pid, "SIGKILL"), ${FLUSH_MAX_MS})`;
-    new Worker(kill, { eval: true });
-    this.#flush();
+    await Promise.race([this.#flush(), sleep(LAST_TRY_MS)]);
+    if (findMount(this.#mountpoint) !== undefined) {
+      await Promise.race([this.#unmount(), sleep(LAST_TRY_MS)]);
+    }
     await sleep(FAILURE_SHOWN_MS);
     // A thread that waits for the medium cannot be ended in another way.
     process.kill(process.pid, "SIGKILL");
+  }
+
+  async #unmount(): Promise<void> {
+    try {
+      await unmountWhileServing(this.#mountpoint, { lazy: true });
+    } catch (error) {
+      writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
+    }
   }
 }

@@ -5,6 +5,14 @@ import type { DaemonConfig } from "./config.ts";
 import type { Served } from "./io-thread-start.ts";
 import type { Mountpoint } from "./mountpoint.ts";
 
+/** What those that serve requests ask for, and do not wait for. */
+export interface UpkeepRequests {
+  /** A device needs maintenance. */
+  maintain(device: number): void;
+  /** Somebody has changed the state of a device's streaming. */
+  stream(device: number): void;
+}
+
 export interface Transport {
   /** What the user should know of it, a line each. */
   readonly warnings: readonly string[];

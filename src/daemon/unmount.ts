@@ -8,6 +8,7 @@ import { createTrace } from "../trace.ts";
 import { mountUsers } from "./mount-users.ts";
 import { canonicalPath, isStale } from "./mountpoint.ts";
 import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
+import { statfsAnswers } from "./statfs-answers.ts";
 
 const POLL_MS = 5;
 /** What is in use for longer than this is not just looked at. */
@@ -27,7 +28,15 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
   const mount = findMount(path);
   if (mount === undefined) throw new UsageError(mountpoint, "is not a mount of tsimgfs");
   // A daemon that does not answer is not asked.
-  if (lazy || isStale(path)) {
+  if (lazy) {
+    unmountFuse(path, { lazy: true });
+    return;
+  }
+  if (!(await statfsAnswers(path))) {
+    unmountSilent(path, mountpoint);
+    return;
+  }
+  if (isStale(path)) {
     unmountFuse(path, { lazy: true });
     return;
   }
@@ -36,6 +45,23 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
   if (pid === undefined) return;
   createTrace("umount")("%s: waiting until process %d has closed the images", path, pid);
   await waitForEnd(pid, mountpoint, mount.device);
+}
+
+/**
+ * Unmount what does not answer: all threads of its daemon wait for a medium.
+ *
+ * @throws {TsimgfsError} it is in use; or nobody knows when its daemon ends
+ */
+function unmountSilent(path: string, mountpoint: string): void {
+  const silent = "its daemon does not answer, perhaps because the medium of an image does not";
+  let reason = `unmounted, but ${silent}; it may still have the images open`;
+  try {
+    unmountFuse(path, { lazy: false });
+  } catch (error) {
+    if (!(error instanceof TsimgfsError && error.code === "EBUSY")) throw error;
+    reason = `${silent}, and it is in use${byUsers(path)}; umount --lazy ends it all the same`;
+  }
+  throw new TsimgfsError("EBUSY", mountpoint, reason);
 }
 
 /**
@@ -60,10 +86,14 @@ async function unmountIdle(path: string, mountpoint: string): Promise<void> {
 
 function explainBusy(cause: unknown, mountpoint: string): unknown {
   if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) return cause;
-  const users = mountUsers(canonicalPath(mountpoint));
-  const by = users.length === 0 ? "; root sees by whom, with fuser -vm" : ` by ${users.join(", ")}`;
-  const reason = `is in use${by}; end that, or unmount with --lazy`;
+  const reason = `is in use${byUsers(canonicalPath(mountpoint))}; end that, or unmount with --lazy`;
   return new TsimgfsError("EBUSY", mountpoint, reason, { cause });
+}
+
+/** @param path as the mount table has it */
+function byUsers(path: string): string {
+  const users = mountUsers(path);
+  return users.length === 0 ? "; root sees by whom, with fuser -vm" : ` by ${users.join(", ")}`;
 }
 
 /** Wait for the daemon, unless its file system is mounted at another place too. */

@@ -247,7 +247,7 @@ export function attachWriter(
     return attachQedWriter(image, files.storage, shared, files);
   }
   assert(image instanceof RawImage, `a writer of ${shared.format} for ${image.format}`);
-  return new RawWriter(image, files.storage, files.lock);
+  return new RawWriter(image, files.storage, files.lock, files.requestMaintenance);
 }
 
 /**

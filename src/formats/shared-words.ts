@@ -6,7 +6,7 @@
  *     SYNC_FAILED      1: the host could not make something durable; from then on no cluster changes its owner
  *     BEGUN            1: autoclear bits of what is not kept up are cleared
  *     LEAKS            1: something failed half-way: some clusters may belong to nothing
- *     WANTED           1: the main thread was asked to maintain the image
+ *     WANTED           1: another thread was asked to maintain the image
  *     STRUCTURE_MUTEX  whoever reserves clusters, changes refcounts or the header
  */
 

@@ -1,4 +1,4 @@
-/** What several threads do for an image one at a time, and asking the main thread to do it soon. */
+/** What several threads do for an image one at a time, and asking another thread to do it soon. */
 
 import { Mutex } from "../threads/mutex.ts";
 import { type SharedWords, WRITER_WORD } from "./shared-words.ts";

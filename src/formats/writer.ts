@@ -207,7 +207,8 @@ export interface FormatWriter {
 
   /**
    * Announce a change: features that this writer does not maintain are cleared, durably, before the first
-   * one. Cheap when it was done before. Without the lock.
+   * one, and maintenance is asked for, so that whoever maintains the image knows that it has to be closed. Cheap
+   * when it was done before. Without the lock.
    *
    * @throws {CorruptionError} the image was found corrupt: nothing is written any more
    */

@@ -12,7 +12,7 @@ import { type Operation, operationTable, type Server, UNKNOWN_OPERATION } from "
 import { NO_REPLY, Request } from "./request.ts";
 import { reportFailure } from "./request-failure.ts";
 
-const { EAGAIN, EINTR, ENODEV, ENOENT } = constants.errno;
+const { EINTR, ENODEV, ENOENT } = constants.errno;
 
 /** What a thread is given to serve a mount. */
 export interface RequestServerOptions {
@@ -20,16 +20,16 @@ export interface RequestServerOptions {
   readonly fd: number;
   /** Bytes of the largest READ or WRITE that was negotiated. */
   readonly dataMax: number;
-  /** The threads that serve the same session; undefined: this one alone does, or does not wait. */
+  /** The threads that serve the same session; undefined: this one alone does. */
   readonly crew?: ThreadCrew | undefined;
   /** Told when requests begin and end. */
   readonly progress?: RequestProgress | undefined;
 }
 
-/** How a turn of a server ended; `nothing`: interrupted, or no request waits on a non-blocking descriptor. */
-export type Turn = "served" | "nothing" | "gone";
+/** How a turn of a server ended; `nothing`: interrupted. */
+type Turn = "served" | "nothing" | "gone";
 
-export class RequestServer {
+class RequestServer {
   readonly #server: Server;
   readonly #fd: number;
   readonly #crew: ThreadCrew | undefined;
@@ -124,7 +124,7 @@ function traceRequest(trace: Trace, operation: Operation, request: Request, resu
  * any more. Other errors than these mean that nothing can be served.
  */
 function turnAfterFailure(number: number): Turn {
-  if (number === EINTR || number === EAGAIN || number === ENOENT) return "nothing";
+  if (number === EINTR || number === ENOENT) return "nothing";
   if (number !== ENODEV) writeLine(`tsimgfs: /dev/fuse: ${errnoName(number)}`);
   return "gone";
 }

@@ -119,24 +119,15 @@ function failed(call: string): TsimgfsError {
  * may not open /dev/fuse, or the kernel cannot clone: one queue serves all threads then.
  */
 export function cloneQueue(fd: number): number {
-  return clone(fd, fs.constants.O_RDWR) ?? fd;
-}
-
-/** As `cloneQueue`, a descriptor that never waits; undefined where there is none. */
-export function cloneNonBlockingQueue(fd: number): number | undefined {
-  return clone(fd, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
-}
-
-function clone(fd: number, flags: number): number | undefined {
   let queue: number;
   try {
-    queue = fs.openSync("/dev/fuse", flags);
+    queue = fs.openSync("/dev/fuse", "r+");
   } catch {
-    return undefined;
+    return fd;
   }
   const argument = NativeBuffer.allocate(4);
   argument.view.setUint32(0, fd, true);
   if (ioctl(queue, FUSE_DEV_IOC_CLONE, argument.address) >= 0) return queue;
   fs.closeSync(queue);
-  return undefined;
+  return fd;
 }

@@ -22,7 +22,7 @@ import { callFailed } from "./call-failed.ts";
 import { FileRangeCopier } from "./file-range-copier.ts";
 import { hasFixedLength } from "./fixed-length.ts";
 import { openReason } from "./open-reason.ts";
-import type { HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
+import type { CallProgress, HostRun, ReadInterlude, Storage, WritableStorage } from "./storage.ts";
 
 const SEEK_END = 2;
 const SEEK_DATA = 3;
@@ -68,6 +68,16 @@ export function closeFile({ fd, directFd }: SharedFile): void {
   fs.closeSync(fd);
 }
 
+/** Who is told of what a thread does with a file. */
+export interface FileHooks {
+  /** Told of the bytes in which a hole was punched. */
+  readonly onPunch?: ((bytes: number) => void) | undefined;
+  /** Around reads. */
+  readonly interlude?: ReadInterlude | undefined;
+  /** Of this thread. */
+  readonly progress?: CallProgress | undefined;
+}
+
 export type OpenMode = "read-only" | "read-write";
 
 export class LocalFile implements WritableStorage {
@@ -81,13 +91,10 @@ export class LocalFile implements WritableStorage {
   readonly #isBulk: boolean;
   readonly #onPunch: ((bytes: number) => void) | undefined;
   readonly #interlude: ReadInterlude | undefined;
+  readonly #progress: CallProgress | undefined;
   #rangeCopier: FileRangeCopier | undefined;
 
-  /**
-   * @param onPunch told of the bytes in which a hole was punched
-   * @param interlude around reads
-   */
-  constructor(file: SharedFile, onPunch?: (bytes: number) => void, interlude?: ReadInterlude) {
+  constructor(file: SharedFile, { onPunch, interlude, progress }: FileHooks = {}) {
     this.fd = file.fd;
     this.path = file.path;
     this.length = file.length;
@@ -97,6 +104,7 @@ export class LocalFile implements WritableStorage {
     this.#isBulk = file.isBulk ?? false;
     this.#onPunch = onPunch;
     this.#interlude = interlude;
+    this.#progress = progress;
   }
 
   /**
@@ -211,6 +219,7 @@ export class LocalFile implements WritableStorage {
       const address = target.address + start + done;
       const fd = this.#fdFor(address, length - done, offset + done);
       const count = pread(fd, address, length - done, offset + done);
+      this.#progress?.advance();
       if (count > 0) {
         done += count;
       } else if (count === 0) {
@@ -228,6 +237,7 @@ export class LocalFile implements WritableStorage {
       const address = source.address + start + done;
       const fd = this.#fdFor(address, length - done, offset + done);
       const count = pwrite(fd, address, length - done, offset + done);
+      this.#progress?.advance();
       if (count > 0) done += count;
       else if (count === 0 || errno() !== EINTR) {
         throw callFailed(this.path, "write", offset + done);
@@ -293,6 +303,7 @@ export class LocalFile implements WritableStorage {
     while (ftruncate(this.fd, length) < 0) {
       if (errno() !== EINTR) throw callFailed(this.path, "truncate", length);
     }
+    this.#progress?.advance();
   }
 
   sync(): void {
@@ -300,6 +311,7 @@ export class LocalFile implements WritableStorage {
     while (fdatasync(this.fd) < 0) {
       if (errno() !== EINTR) throw callFailed(this.path, "fdatasync", 0);
     }
+    this.#progress?.advance();
   }
 
   /** False if the host has no such thing. */
@@ -309,6 +321,7 @@ export class LocalFile implements WritableStorage {
       if (number === EOPNOTSUPP || number === ENOSYS || number === ENODEV) return false;
       if (number !== EINTR) throw callFailed(this.path, "fallocate", offset);
     }
+    this.#progress?.advance();
     if ((mode & FALLOC_FL_PUNCH_HOLE) !== 0) this.#onPunch?.(length);
     return true;
   }

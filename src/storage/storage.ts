@@ -18,6 +18,11 @@ export interface ReadInterlude {
   after(): void;
 }
 
+/** Told whenever the host has answered a call that may take long. */
+export interface CallProgress {
+  advance(): void;
+}
+
 export interface Storage {
   /** The name that error messages use; for relative backing names, its directory counts. */
   readonly path: string;

@@ -117,6 +117,11 @@ export const prctl: (
   "int prctl(int option, unsigned long a2, unsigned long a3, unsigned long a4, unsigned long a5)",
 );
 
+/** sighandler_t signal(int number, sighandler_t handler) */
+export const signal: (number: number, handlerAddress: number) => number = libc.func(
+  "uintptr_t signal(int number, uintptr_t handler)",
+);
+
 /** ssize_t getxattr(const char *path, const char *name, void *value, size_t size) */
 export const getxattr: (path: string, name: string, address: number, size: number) => number =
   libc.func("int64_t getxattr(const char *path, const char *name, uintptr_t value, size_t size)");

@@ -1,6 +1,6 @@
 /**
  * The streaming of a mount's images, as all threads see it. Who asks for something changes the state, at
- * once; the main thread does what it says, and writes down how far it is.
+ * once; the upkeep thread does what it says, and writes down how far it is.
  *
  *     1 word a device      the state: the index in STREAM_STATES
  *     5 doubles a device   bytes of the disk done | bytes of the disk | bytes copied
@@ -81,7 +81,7 @@ export class StreamState {
     return this.#change([IDLE, RUNNING, PAUSED, FAILED], IDLE);
   }
 
-  /** It has come to an end, or cannot go on. In the main thread. */
+  /** It has come to an end, or cannot go on. In the upkeep thread. */
   end(how: "done" | "failed"): void {
     Atomics.store(this.#word, 0, how === "done" ? DONE : FAILED);
   }

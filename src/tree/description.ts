@@ -2,6 +2,7 @@
 
 import type { SharedLayer } from "../block/open-chain.ts";
 import type { SharedWriting } from "../block/writing-parts.ts";
+import type { RequestProgress } from "../threads/request-progress.ts";
 import { RENDERED_FILE_WORDS } from "./rendered-file.ts";
 
 /** One image of a mount: plain data for all threads. */
@@ -25,9 +26,11 @@ export interface DeviceDescription {
 export interface TreeThread {
   /** A number that no other thread uses: of its counters and locks. */
   readonly thread: number;
-  /** Asks the main thread to look after a device. */
+  /** Of this thread; undefined: nobody looks at it. */
+  readonly progress?: RequestProgress | undefined;
+  /** Asks for the upkeep of a device. */
   readonly requestMaintenance: ((device: number) => void) | undefined;
-  /** Lets the main thread look at the state of a device's streaming. */
+  /** Lets the upkeep look at the state of a device's streaming. */
   readonly wakeStream: ((device: number) => void) | undefined;
 }
 

@@ -11,6 +11,7 @@ import { backingFileOf } from "../formats/formats.ts";
 import { reservedBytes } from "../formats/image-allocation.ts";
 import { GROWABLE_XATTR, IMAGE_XATTR } from "../storage/fixed-length.ts";
 import { sumCounts, threadCounters } from "../threads/counters.ts";
+import type { RequestProgress } from "../threads/request-progress.ts";
 import { StreamState } from "../threads/stream-state.ts";
 import {
   type DeviceDescription,
@@ -58,6 +59,7 @@ export class ImageNodes {
   readonly #chain: BackingChain;
   readonly #counters: Float64Array;
   readonly #afterReply: AfterReply;
+  readonly #progress: RequestProgress | undefined;
   readonly #stream: StreamControl | undefined;
   readonly #snapshots: SnapshotNodes;
   /** undefined: the mount point is a file. */
@@ -66,7 +68,7 @@ export class ImageNodes {
   constructor(
     tree: TreeDescription,
     resources: ThreadResources,
-    { thread, requestMaintenance, wakeStream }: TreeThread,
+    { thread, progress, requestMaintenance, wakeStream }: TreeThread,
     { index, afterReply }: { index: number; afterReply: AfterReply },
   ) {
     const description = tree.devices[index];
@@ -80,11 +82,13 @@ export class ImageNodes {
       slot: thread,
       requestMaintenance: requestMaintenance && (() => requestMaintenance(index)),
       counters: this.#counters,
+      progress,
     });
     const { snapshot } = description;
     this.#disk = snapshot === undefined ? disk : disk.openSnapshot(snapshot);
     this.#chain = this.#disk.chain;
     this.#afterReply = afterReply;
+    this.#progress = progress;
     this.#snapshots = this.#snapshotNodes();
     if (description.writing !== undefined && description.layers.length > 1) {
       const state = new StreamState(tree.streams, index);
@@ -97,21 +101,38 @@ export class ImageNodes {
     const { counters, devices } = this.#tree;
     const { name, imagePath, writing, layers } = this.#description;
     const [top] = layers;
-    const sizes = this.#disk.inspect(() => {
-      const { storage, virtualSize } = this.#chain.image;
-      const [fileSize, allocatedSize] = [storage.currentLength(), storage.allocatedSize()];
-      return { virtualSize, fileSize, allocatedSize };
-    });
     return {
       name,
       image: imagePath,
       format: this.#chain.image.format,
       isWritable: writing !== undefined,
-      ...sizes,
+      ...this.#sizes(),
       reserved: top === undefined ? 0 : reservedBytes(top.layout, writing?.format),
       counts: sumCounts(counters, { device: this.#index, devices: devices.length }),
       stream: this.#stream?.stats(),
     };
+  }
+
+  #sizes(): Pick<DeviceMetrics, "virtualSize" | "fileSize" | "allocatedSize"> {
+    const { image } = this.#chain;
+    const { layers, allocatedSize } = this.#description;
+    if (this.#isSilent()) {
+      return {
+        virtualSize: image.virtualSize,
+        fileSize: layers[0]?.file.length ?? 0,
+        allocatedSize,
+      };
+    }
+    return this.#disk.inspect(() => ({
+      virtualSize: image.virtualSize,
+      fileSize: image.storage.currentLength(),
+      allocatedSize: image.storage.allocatedSize(),
+    }));
+  }
+
+  /** The medium of some image gives no answer: what need not ask it does not. */
+  #isSilent(): boolean {
+    return this.#progress?.isSilent ?? false;
   }
 
   /** NAME.raw and what stands beside it, with node ids from `nodeid` on. */
@@ -188,7 +209,7 @@ export class ImageNodes {
       virtualSize,
       clusterSize,
       ...use,
-      hostState: () => hostState(description),
+      hostState: () => (this.#isSilent() ? description : hostState(description)),
       xattrs: () => {
         const hasBacking = this.#disk.hasBacking();
         const size = device.currentSize();
@@ -251,7 +272,13 @@ export class ImageNodes {
     const words = renderedFileWords(renderedFiles, this.#index);
     const context = { counters, device: this.#index, devices: devices.length, daemonPid };
     return new RenderedFile(nodeid, words, (what) =>
-      renderStats(what, this.#disk, this.#description, context, this.#stream?.stats()),
+      renderStats(
+        this.#isSilent() ? "silent" : what,
+        this.#disk,
+        this.#description,
+        context,
+        this.#stream?.stats(),
+      ),
     );
   }
 }

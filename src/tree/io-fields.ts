@@ -49,8 +49,7 @@ export function ioFields(memory: SharedArrayBuffer, place: DevicePlace): IoField
     ...countFields(sumCounts(memory, place), () => true),
     threads: threads.map((counts, thread) => ({
       thread,
-      // The last one reserves, frees, streams, and serves until the others have started.
-      role: thread === threads.length - 1 ? "main" : "io",
+      role: thread === threads.length - 1 ? "upkeep" : "io",
       ...countFields(counts, ({ requests }) => requests > 0),
     })),
   };

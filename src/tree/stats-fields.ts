@@ -89,7 +89,7 @@ export const STATS_FIELDS: readonly StatsSection[] = [
     ["io.operations.OPERATION.latency-us.p99",  "us", "99 of 100 took no longer"],
     ["io.operations.OPERATION.latency-us.max",  "us", "the longest"],
     ["io.threads[].thread",               "",         "number of the thread"],
-    ["io.threads[].role",                 "",         "io, or main: reserves, frees, streams, serves the first requests"],
+    ["io.threads[].role",                 "",         "io, or upkeep: reserves, frees, streams"],
     ["io.threads[].*",                    "",         "as io, of this thread; only operations that it served"],
   ]},
 ];

@@ -41,7 +41,7 @@ export class StreamControl {
   readonly #disk: Disk;
   readonly #wake: () => void;
 
-  /** @param wake lets the main thread look at the state */
+  /** @param wake lets the upkeep thread look at the state */
   constructor(state: StreamState, disk: Disk, wake: () => void) {
     this.#state = state;
     this.#disk = disk;

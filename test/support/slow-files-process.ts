@@ -33,6 +33,7 @@ import { negotiate } from "../../src/fuse/session.ts";
 import { OPCODE } from "./fuse-opcodes.ts";
 import {
   SLOW_FILES_READY,
+  type SlowCalls,
   type SlowFilesCommand,
   type SlowFilesReport,
 } from "./slow-files-protocol.ts";
@@ -74,6 +75,13 @@ class SlowRequest {
   }
 }
 
+/** A part of a file. */
+interface FileRange {
+  readonly name: string;
+  readonly start: number;
+  readonly end: number;
+}
+
 interface SlowFile {
   readonly name: string;
   readonly fd: number;
@@ -82,11 +90,14 @@ interface SlowFile {
 class SlowFiles {
   readonly #fuse: number;
   readonly #files: readonly SlowFile[];
-  #delayMs = 0;
-  #hold: { name: string; start: number; end: number } | undefined;
+  #delay: { ms: number; calls: SlowCalls } = { ms: 0, calls: "reads" };
+  #frozen: SlowCalls | undefined;
+  #hold: FileRange | undefined;
+  #watch: FileRange | undefined;
   #held: (() => void)[] = [];
   #underWay = 0;
   #reads = 0;
+  #watched = 0;
   #mostAtOnce = 0;
 
   constructor(fuse: number, directory: string) {
@@ -97,18 +108,23 @@ class SlowFiles {
   }
 
   command(command: SlowFilesCommand): void {
-    if (command.kind === "delay") this.#delayMs = command.ms;
+    if (command.kind === "delay") this.#delay = command;
+    else if (command.kind === "freeze") this.#frozen = command.calls;
     else if (command.kind === "hold") this.#hold = command;
+    else if (command.kind === "watch") this.#watch = command;
     else if (command.kind === "release") {
       this.#hold = undefined;
+      this.#frozen = undefined;
       for (const answer of this.#held.splice(0)) answer();
     } else if (command.kind === "forget") {
       this.#reads = 0;
+      this.#watched = 0;
       this.#mostAtOnce = this.#underWay;
     } else {
       const report: SlowFilesReport = {
         reads: this.#reads,
         mostAtOnce: this.#mostAtOnce,
+        watched: this.#watched,
         held: this.#held.length,
       };
       fs.writeSync(1, `${JSON.stringify(report)}\n`);
@@ -117,13 +133,14 @@ class SlowFiles {
 
   answer(request: SlowRequest): void {
     const { opcode } = request;
-    if (opcode === OPCODE.read) {
-      this.#readLate(request);
-      return;
-    }
     if (opcode === OPCODE.forget || opcode === OPCODE.batchForget || opcode === OPCODE.interrupt) {
       return;
     }
+    if (opcode === OPCODE.read) this.#read(request);
+    else this.#late(callsOf(opcode), false, () => this.#answerOther(request));
+  }
+
+  #answerOther(request: SlowRequest): void {
     try {
       const payload = this.#payload(request);
       if (typeof payload === "number") this.#reply(request, payload);
@@ -183,7 +200,15 @@ class SlowFiles {
     return reply;
   }
 
-  #readLate(request: SlowRequest): void {
+  /** Answers when the medium has time for it. */
+  #late(calls: SlowCalls | undefined, isHeld: boolean, answer: () => void): void {
+    const { ms, calls: delayed } = this.#delay;
+    if (isHeld || isAmong(calls, this.#frozen)) this.#held.push(answer);
+    else if (ms > 0 && isAmong(calls, delayed)) setTimeout(answer, ms);
+    else answer();
+  }
+
+  #read(request: SlowRequest): void {
     const { name, fd } = this.#file(request.nodeid);
     const { offset, size } = request.arguments(READ_IN);
     const start = Number(offset);
@@ -196,11 +221,9 @@ class SlowFiles {
       this.#underWay--;
       this.#reply(request, 0, bytes.subarray(0, count));
     };
-    const hold = this.#hold;
-    if (hold !== undefined && hold.name === name && start < hold.end && start + size > hold.start) {
-      this.#held.push(answer);
-    } else if (this.#delayMs === 0) answer();
-    else setTimeout(answer, this.#delayMs);
+    const range = { name, start, end: start + size };
+    if (overlaps(range, this.#watch)) this.#watched++;
+    this.#late("reads", overlaps(range, this.#hold), answer);
   }
 
   #entry(nodeid: number): Buffer {
@@ -238,6 +261,29 @@ class SlowFiles {
       if (code !== "ENOENT" && code !== "ENODEV") throw cause;
     }
   }
+}
+
+function overlaps(one: FileRange, other: FileRange | undefined): boolean {
+  return other?.name === one.name && one.start < other.end && one.end > other.start;
+}
+
+/** What an operation is to the medium; undefined: nothing that could take long. */
+function callsOf(opcode: number): SlowCalls | undefined {
+  switch (opcode) {
+    case OPCODE.write:
+    case OPCODE.fsync:
+    case OPCODE.setattr:
+      return "changes";
+    case OPCODE.getattr:
+    case OPCODE.lookup:
+      return "all";
+    default:
+      return undefined;
+  }
+}
+
+function isAmong(calls: SlowCalls | undefined, slow: SlowCalls | undefined): boolean {
+  return calls !== undefined && (slow === "all" || slow === calls);
 }
 
 /** Reads requests until the mount is gone. */

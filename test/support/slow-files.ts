@@ -43,6 +43,7 @@ export class SlowDirectory {
     return {
       reads: numberIn(report, "reads"),
       mostAtOnce: numberIn(report, "mostAtOnce"),
+      watched: numberIn(report, "watched"),
       held: numberIn(report, "held"),
     };
   }

@@ -36,6 +36,7 @@ import {
   secretOption,
   secretsOf,
 } from "../secrets.ts";
+import { STOP_SIGNALS, signalStatus } from "../stop-signals.ts";
 
 const THREADS_DEFAULT = 4;
 
@@ -181,6 +182,16 @@ function writePolicy(
   return { copyOnRead, detectZeroes, discard, growable, bitmaps };
 }
 
+/** Who is interrupted while the images are opened, which may take long on a slow medium, leaves nothing behind. */
+function stopWith(daemon: PendingDaemon): void {
+  for (const signal of STOP_SIGNALS) {
+    process.once(signal, () => {
+      daemon.stop();
+      process.exit(signalStatus(signal));
+    });
+  }
+}
+
 async function mount(
   paths: readonly string[],
   options: MountCommandOptions,
@@ -218,6 +229,7 @@ async function mount(
     await runDaemon(config, secrets, { worker, start }, (warnings) => warnings.forEach(printNote));
     return;
   }
+  stopWith(daemon);
   const warnings = await daemon.launch(config, secrets);
   forgetSecrets();
   warnings.forEach(printNote);

@@ -16,10 +16,19 @@ export class RawWriter implements FormatWriter {
   readonly #storage: WritableStorage;
 
   readonly #lock: AccessLock;
+  readonly #requestMaintenance: (() => void) | undefined;
+  #hasBegun = false;
   #generation = 0;
   #pretendedSize: number | undefined;
 
-  constructor(image: RawImage, storage: WritableStorage, lock: AccessLock) {
+  /** @param requestMaintenance asks for a call of `maintain` soon; undefined: nobody else does it */
+  constructor(
+    image: RawImage,
+    storage: WritableStorage,
+    lock: AccessLock,
+    requestMaintenance?: () => void,
+  ) {
+    this.#requestMaintenance = requestMaintenance;
     this.#lock = lock;
     this.#image = image;
     this.#storage = storage;
@@ -27,7 +36,9 @@ export class RawWriter implements FormatWriter {
   }
 
   begin(): void {
-    // Nothing depends on what is written.
+    if (this.#hasBegun) return;
+    this.#hasBegun = true;
+    this.#requestMaintenance?.();
   }
 
   mapInPlace(guestOffset: number, maxLength: number, out: HostPlace): number {

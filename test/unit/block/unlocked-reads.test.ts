@@ -25,15 +25,17 @@ class Meanwhile {
     const disk = files.open(name, {
       policy: { detectZeroes: "off" },
       attachFile: (file, unlocked) =>
-        new LocalFile(file, undefined, {
-          get isOn() {
-            return unlocked?.isOn ?? false;
+        new LocalFile(file, {
+          interlude: {
+            get isOn() {
+              return unlocked?.isOn ?? false;
+            },
+            before: () => {
+              unlocked?.before();
+              this.#run();
+            },
+            after: () => unlocked?.after(),
           },
-          before: () => {
-            unlocked?.before();
-            this.#run();
-          },
-          after: () => unlocked?.after(),
         }),
     });
     this.#other = disk.asOtherThread();

@@ -1,4 +1,4 @@
-// The main thread's streaming, on a clock of the test: when it steps, and when it leaves the time to others.
+// The streaming of a mount, on a clock of the test: when it steps, and when it leaves the time to others.
 
 import fs from "node:fs";
 import { join } from "node:path";
@@ -15,6 +15,7 @@ import {
   OPERATION,
   threadCounters,
 } from "../../../src/threads/counters.ts";
+import { createRequestProgress, RequestProgress } from "../../../src/threads/request-progress.ts";
 import { createStreamStates, StreamState } from "../../../src/threads/stream-state.ts";
 import { withMemoryScratch } from "../../support/crash-scratch.ts";
 import { createImage } from "../../support/qemu.ts";
@@ -75,6 +76,7 @@ async function withMounted(body: (mounted: Mounted) => void): Promise<void> {
       devices: [{ ...device, layers, writing }],
       states,
       counters,
+      progress: new RequestProgress(createRequestProgress(1), 0),
       diskOf: () => disk,
       closeBacking: () => {
         chain = closeBelow(chain);

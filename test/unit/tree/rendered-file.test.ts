@@ -179,7 +179,7 @@ describe("the text of a stats file", () => {
         write: { requests: 0, "latency-us": { mean: 0, p50: 0, p99: 0, max: 0 } },
       });
       const threads = asArray(io["threads"]).map(asRecord);
-      expect(threads.map(({ role }) => role)).toEqual(["io", "io", "io", "main"]);
+      expect(threads.map(({ role }) => role)).toEqual(["io", "io", "io", "upkeep"]);
       for (const [thread, fields] of threads.entries()) {
         const operations = asRecord(fields["operations"]);
         expect(fields["thread"]).toBe(thread);

@@ -39,7 +39,7 @@ export interface AllocatorContext {
   readonly snapshots: SharedSnapshotTable;
   /** Host space of freed clusters is given back. */
   readonly punches: boolean;
-  /** Asks the main thread to call `maintain` soon; undefined: there is none. */
+  /** asks another thread to call `maintain` soon; undefined: there is none. */
   readonly requestMaintenance: (() => void) | undefined;
 }
 

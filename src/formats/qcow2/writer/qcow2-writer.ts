@@ -91,6 +91,7 @@ export class Qcow2Writer implements FormatWriter {
     if (this.#state.isSet(WORD.corrupt)) this.#allocator.marks.markCorrupt("it was found corrupt");
     const begun = change === "contents" ? WORD.begun : WORD.placesBegun;
     if (this.#state.isSet(begun)) return;
+    this.#allocator.requestMaintenance();
     this.#allocator.changeHeader(() => {
       if (this.#context.headerWriter.clearAutoclear(MAINTAINED)) this.#allocator.marks.sync();
       if (change === "contents") this.#bitmaps?.begin();

@@ -31,7 +31,7 @@ export interface AllocatorContext {
   readonly state: SharedState;
   readonly lock: AccessLock;
   readonly headerWriter: HeaderWriter;
-  /** Asks the main thread to call `maintain` soon; undefined: there is none. */
+  /** asks another thread to call `maintain` soon; undefined: there is none. */
   readonly requestMaintenance: (() => void) | undefined;
 }
 
@@ -75,6 +75,11 @@ export class ClusterAllocator {
   /** Take the clusters of an L2 table, as `take`. False: `reserve` first. */
   takeTable(): boolean {
     return this.#available >= this.#tableClusters && this.#takeReserved(this.#tableClusters) > 0;
+  }
+
+  /** Ask for `maintain` in another thread. */
+  requestMaintenance(): void {
+    this.#upkeep.request();
   }
 
   #takeReserved(wanted: number): number {

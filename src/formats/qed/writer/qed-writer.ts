@@ -53,6 +53,7 @@ export class QedWriter implements FormatWriter {
   begin(): void {
     if (this.#state.isSet(WORD.corrupt)) this.#allocator.refuseCorrupt("it was found corrupt");
     if (this.#state.isSet(WORD.begun)) return;
+    this.#allocator.requestMaintenance();
     this.#allocator.changeHeader(() => {
       if (this.#context.headerWriter.clearAutoclear()) this.#allocator.sync();
     });
