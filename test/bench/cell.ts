@@ -24,6 +24,8 @@ export interface FileCell extends CellTitle {
 
 export interface Target {
   readonly server: Server;
+  /** Of the image that is served. */
+  readonly imagePath: string;
   /** Of one fio measurement that is not over when the device ends. */
   readonly seconds: number;
   /** The CPUs that we may run on. */

@@ -7,6 +7,7 @@
  * | overlay   | empty qcow2 with `allocated` as its backing file            |
  * | zlib      | qcow2 with every cluster compressed to about half its size  |
  * | raw       | the random data itself                                      |
+ * | slow      | `allocated`, where each read of its file takes its time     |
  */
 
 import { access, open } from "node:fs/promises";

@@ -8,11 +8,11 @@
 import { cpus, release } from "node:os";
 import { resolve } from "node:path";
 import { CleanupStack, errorText } from "./cleanup-stack.ts";
-import { type Options, parseOptions, USAGE } from "./options.ts";
+import { type KindName, type Options, parseOptions, USAGE } from "./options.ts";
 import { renderReport } from "./report.ts";
 import { findRawfuse, isTmpfs, makeDirectory, requirePrograms } from "./requirements.ts";
 import { run } from "./run-command.ts";
-import { measureAllReads, measureAllWrites } from "./setting.ts";
+import { measureAllReads, measureAllWrites, measureSlowReads, SLOW_FACTS } from "./setting.ts";
 
 const TMPFS = "/dev/shm";
 
@@ -67,7 +67,8 @@ async function benchmark(
   const setting = { options, directory, tmpfsDirectory, rawfuse, signal, progress, note };
   const results = [
     ...(options.kinds.includes("read") ? await measureAllReads(setting) : []),
-    ...(options.kinds.some((kind) => kind !== "read") ? await measureAllWrites(setting) : []),
+    ...(options.kinds.some(writes) ? await measureAllWrites(setting) : []),
+    ...(options.kinds.includes("slow") ? await measureSlowReads(setting, cleanup) : []),
   ];
   if (results.length === 0)
     throw new Error("nothing to measure: no server is there for the images and cells chosen");
@@ -94,10 +95,15 @@ function machineFacts(
   return [
     `${cpus().length} CPUs, kernel ${release()}, Node ${process.versions.node}, ${elapsedS} s in all`,
     `medians (and ranges) of ${rounds} interleaved rounds, ${seconds} s per fio cell; images of ${sizeMib} MiB in the page cache`,
-    ...(kinds.some((kind) => kind !== "read") ? writeFacts() : []),
+    ...(kinds.some(writes) ? writeFacts() : []),
+    ...(kinds.includes("slow") ? SLOW_FACTS : []),
     `tsimgfs with ${threads === undefined ? "its default number of" : threads} I/O threads`,
     "differences under 15 % mean nothing; unpinned QD1 is a wake-up lottery: look at its range",
   ];
+}
+
+function writes(kind: KindName): boolean {
+  return kind === "write" || kind === "copy";
 }
 
 function writeFacts(): string[] {

@@ -90,7 +90,8 @@ export async function measureReads(plan: ReadPlan): Promise<ImageResult> {
 async function sample(cell: ReadCellName, server: Server, plan: ReadPlan): Promise<number> {
   const { seconds, cpus, copyDirectory, signal } = plan;
   await assertServing(server);
-  const target = { server, seconds, cpus, copyDirectory, tree: undefined, signal };
+  const imagePath = plan.image.path;
+  const target = { server, imagePath, seconds, cpus, copyDirectory, tree: undefined, signal };
   const value = await READ_CELLS[cell].measure(target);
   await assertServing(server);
   return value;

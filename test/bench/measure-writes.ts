@@ -104,7 +104,8 @@ async function measureServer(
   try {
     await dropDeviceCache(server.device, signal);
     await assertServing(server);
-    const target = { server, seconds, cpus, copyDirectory, tree, signal };
+    const imagePath = image.path;
+    const target = { server, imagePath, seconds, cpus, copyDirectory, tree, signal };
     const value = await cell.measure(target);
     await assertServing(server);
     const { readyMs, pid } = server;

@@ -6,8 +6,10 @@ import { CELL_NAMES, type CellName } from "./cells.ts";
 import { IMAGE_NAMES, type ImageName } from "./image-names.ts";
 import { DEFAULT_SERVERS, SERVER_NAMES, type ServerName } from "./servers.ts";
 
-const KIND_NAMES = ["read", "write", "copy"] as const;
+const KIND_NAMES = ["read", "write", "copy", "slow"] as const;
 export type KindName = (typeof KIND_NAMES)[number];
+/** Those that are measured unless others are asked for. */
+const DEFAULT_KINDS: readonly KindName[] = ["read", "write", "copy"];
 
 export interface Options {
   readonly rounds: number;
@@ -31,7 +33,7 @@ export const USAGE = `usage: npm run bench -- [options]
   --rounds N         rounds per image (5; quick: 2)
   --seconds S        length of each fio measurement (1; quick: 0.5)
   --size MIB         virtual size of the images (1024; quick: 512)
-  --only KIND        only the cells of this kind: ${KIND_NAMES.join(", ")}
+  --only KIND        only the cells of this kind: ${KIND_NAMES.join(", ")} (all but slow)
   --image NAME       only this image; repeatable: ${IMAGE_NAMES.join(", ")}
   --cell NAME        only this cell; repeatable: ${CELL_NAMES.join(", ")}
   --server NAME      only this server; repeatable: ${SERVER_NAMES.join(", ")} (all but fuse-native)
@@ -65,7 +67,7 @@ export function parseOptions(args: string[]): Options | undefined {
     seconds: positive("--seconds", values.seconds) ?? (values.quick ? 0.5 : 1),
     sizeMib: integer("--size", values.size) ?? (values.quick ? 512 : 1024),
     threads: integer("--threads", values.threads),
-    kinds: chosen("--only", KIND_NAMES, values.only) ?? KIND_NAMES,
+    kinds: chosen("--only", KIND_NAMES, values.only) ?? DEFAULT_KINDS,
     images: chosen("--image", IMAGE_NAMES, values.image) ?? IMAGE_NAMES,
     cells: chosen("--cell", CELL_NAMES, values.cell),
     servers: chosen("--server", SERVER_NAMES, values.server) ?? DEFAULT_SERVERS,

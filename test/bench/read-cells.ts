@@ -20,8 +20,14 @@ export const READ_CELL_NAMES = [
   "cp",
   "cpu-4k",
   "cpu-1m",
+  "slow-1",
+  "slow-4",
+  "slow-16",
 ] as const;
 export type ReadCellName = (typeof READ_CELL_NAMES)[number];
+
+/** Of an image on a slow medium, by the processes that read. */
+const SLOW: readonly ReadCellName[] = ["slow-1", "slow-4", "slow-16"];
 
 /** Not for everybody's table: what a request costs, which others on the machine do not change. */
 const ONLY_IF_ASKED_FOR: ReadonlySet<ReadCellName> = new Set(["cpu-4k", "cpu-1m"]);
@@ -88,6 +94,9 @@ export const READ_CELLS: Readonly<Record<ReadCellName, Cell>> = {
     measure: (target) =>
       perProcessorSecond(target, ["--rw=read", "--bs=1M", "--ioengine=psync", "--direct=1"]),
   },
+  "slow-1": slowCell(1),
+  "slow-4": slowCell(4),
+  "slow-16": slowCell(16),
   cp: {
     title: "cp --sparse=always to tmpfs",
     unit: "MiB/s",
@@ -107,6 +116,18 @@ export const READ_CELLS: Readonly<Record<ReadCellName, Cell>> = {
   },
 };
 
+/** Reads that neither the server's page cache nor the host's has: the medium is asked for each. */
+function slowCell(jobs: number): Cell {
+  return {
+    title: `4k random read from a slow medium, cold caches, ${jobs} at once`,
+    unit: "/s",
+    measure: async (target) => {
+      await dropDeviceCache(target.imagePath, target.signal);
+      return (await read(target, [...RANDOM_4K, `--numjobs=${jobs}`])).iops;
+    },
+  };
+}
+
 /** Requests that a server answers in a second of processor time, its threads' and the kernel's for it. */
 async function perProcessorSecond(target: Target, args: readonly string[]): Promise<number> {
   const { pid } = target.server;
@@ -118,7 +139,8 @@ async function perProcessorSecond(target: Target, args: readonly string[]): Prom
 /** Compressed data is bound by inflate: cells that measure the transport say nothing more there. */
 export function readCellsOf(image: ReadImageName): readonly ReadCellName[] {
   if (image === "zlib") return ["qd1-pinned", "qd1", "jobs8", "dd"];
-  return READ_CELL_NAMES.filter((cell) => !ONLY_IF_ASKED_FOR.has(cell));
+  if (image === "slow") return SLOW;
+  return READ_CELL_NAMES.filter((cell) => !ONLY_IF_ASKED_FOR.has(cell) && !SLOW.includes(cell));
 }
 
 function read(

@@ -1,7 +1,8 @@
 /** One run: what was asked for, and where it happens. From it, the measurements of both kinds. */
 
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { MIB } from "./cell.ts";
+import type { CleanupStack } from "./cleanup-stack.ts";
 import { isCopyCell } from "./copy-cells.ts";
 import { makeFileTree } from "./file-tree.ts";
 import { hasIoUring } from "./fio.ts";
@@ -19,8 +20,10 @@ import type { Options } from "./options.ts";
 import type { Plan } from "./plan.ts";
 import { allowedCpus } from "./proc.ts";
 import { READ_CELL_NAMES, readCellsOf } from "./read-cells.ts";
+import { makeDirectory } from "./requirements.ts";
 import type { ImageResult } from "./result.ts";
 import { hasProgram } from "./run-command.ts";
+import { mountSlowly } from "./slow-medium.ts";
 import { needsLoop, type WriteCellName, writeCellsOf } from "./write-cells.ts";
 import { makeWriteSource } from "./write-images.ts";
 
@@ -42,7 +45,8 @@ export async function measureAllReads(setting: Setting): Promise<ImageResult[]> 
   if (!ioUring) note("no io_uring here: the QD16 cells are left out");
 
   const results: ImageResult[] = [];
-  for (const name of READ_IMAGE_NAMES.filter((known) => options.images.includes(known))) {
+  const names = READ_IMAGE_NAMES.filter((known) => known !== "slow");
+  for (const name of names.filter((known) => options.images.includes(known))) {
     const plan = await planFor(name, setting);
     const wanted =
       options.cells === undefined
@@ -55,6 +59,35 @@ export async function measureAllReads(setting: Setting): Promise<ImageResult[]> 
     results.push(await measureReads({ ...plan, image, cells }));
   }
   return results;
+}
+
+const SLOW_MEDIUM_MS = 20;
+/** Read at least once by each server at this pace, when contents are compared. */
+const SLOW_SIZE_MIB = 64;
+const SLOW_THREADS = 16;
+
+export const SLOW_FACTS: readonly string[] = [
+  `the slow medium answers each read after ${SLOW_MEDIUM_MS} ms, any number of them at once; its image has ${SLOW_SIZE_MIB} MiB; ${SLOW_THREADS} threads of tsimgfs unless --threads says another number`,
+];
+
+/** Reading an image on a slow medium. */
+export async function measureSlowReads(
+  setting: Setting,
+  cleanup: CleanupStack,
+): Promise<ImageResult[]> {
+  const { options, directory, signal, progress } = setting;
+  const plan = await planFor("slow", setting);
+  const cells = readCellsOf("slow").filter((cell) => options.cells?.includes(cell) ?? true);
+  if (plan.servers.length === 0 || cells.length === 0) return [];
+  progress("slow: making the image");
+  const files = await makeDirectory(directory, cleanup);
+  const scratch = await makeDirectory(directory, cleanup);
+  const allocated = await makeImage("allocated", files, SLOW_SIZE_MIB, signal);
+  const medium = await mountSlowly(files, SLOW_MEDIUM_MS, { scratch, cleanup });
+  const path = join(medium, basename(allocated.path));
+  const image = { ...allocated, name: "slow", path } as const;
+  const threads = options.threads ?? SLOW_THREADS;
+  return [await measureReads({ ...plan, threads, image, cells })];
 }
 
 /** One divided by this is the part of the device that the copied files fill. */
