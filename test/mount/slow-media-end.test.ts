@@ -23,6 +23,7 @@ import {
   writeDurably,
   writerArgs,
 } from "../support/slow-mount.ts";
+import { casesOfTransport, describeNeeds, MOUNT_COMMAND } from "../support/transport.ts";
 import { attemptTsimgfs, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 
 const MIB = 2 ** 20;
@@ -38,20 +39,8 @@ async function expectGone(mount: Mount): Promise<void> {
   expect(mount.isMounted()).toBe(false);
 }
 
-describe.concurrent("a medium that never answers", () => {
-  it.each([["-r"], []])("does not keep a daemon whose reader waits for it: %s", async (...args) => {
-    await withSlowMount("image", { args }, async (slow, mount, image) => {
-      await holdStuck(slow, "image");
-      await withProgram("dd", stuckReaderArgs(mount.device(image)), async (reader) => {
-        await untilHeld(slow);
-        process.kill(mount.daemonPid(), "SIGTERM");
-        await expectGone(mount);
-        expect(await reader.end()).not.toBe(0);
-      });
-    });
-  });
-
-  it("does not keep a daemon that streams from it, and answers otherwise", async () => {
+describeNeeds("threads")("a medium that never answers", () => {
+  it.concurrent("does not keep a daemon that streams from it, and answers otherwise", async () => {
     const args = ["--no-copy-on-read"];
     await withSlowMount("overlay", { args, leftover: "leaks" }, async (slow, mount, image) => {
       const device = mount.device(image);
@@ -66,7 +55,7 @@ describe.concurrent("a medium that never answers", () => {
     });
   });
 
-  it("does not keep a daemon that closes its images, and loses nothing of what was written", async () => {
+  it.concurrent("does not keep a daemon that closes its images, and loses nothing of what was written", async () => {
     const options = { args: [], leftover: "leaks" } as const;
     await withSlowMount("image", options, async (slow, mount, image, path) => {
       const place = WRITTEN + MIB;
@@ -84,7 +73,7 @@ describe.concurrent("a medium that never answers", () => {
     });
   });
 
-  it("is told by umount, which takes the mount out of sight with --lazy", async () => {
+  it.concurrent("is told by umount, which takes the mount out of sight with --lazy", async () => {
     const options = { args: ["-r"], threads: 2 };
     await withSlowMount("image", options, async (slow, mount, image) => {
       const reading = stuckReaderArgs(mount.device(image));
@@ -119,17 +108,23 @@ describe.concurrent("a medium that never answers", () => {
 });
 
 describe.concurrent("images that a medium does not let open", () => {
-  it.each([
-    { whom: "daemon", signal: "SIGTERM", status: 1 },
-    { whom: "command", signal: "SIGINT", status: 130 },
-    { whom: "command", signal: "SIGTERM", status: 143 },
-  ] as const)("keep nobody: $signal for the $whom", async ({ whom, signal, status }) => {
+  it.each(
+    casesOfTransport(
+      "opening",
+      [
+        { whom: "daemon", signal: "SIGTERM", status: 1 },
+        { whom: "command", signal: "SIGINT", status: 130 },
+        { whom: "command", signal: "SIGTERM", status: 143 },
+      ] as const,
+      1,
+    ),
+  )("keep nobody: $signal for the $whom", async ({ whom, signal, status }) => {
     await withSlowImage("image", "clean", async (slow, path) => {
       const mountPoint = join(dirname(path), "mount");
       await mkdir(mountPoint);
       const mark = newMark();
       slow.tell({ kind: "hold", name: IMAGE, start: 0, end: MIB });
-      const args = [MAIN, "mount", slow.file(IMAGE), mountPoint];
+      const args = [MAIN, ...MOUNT_COMMAND, slow.file(IMAGE), mountPoint];
       await withProgram(
         process.execPath,
         args,

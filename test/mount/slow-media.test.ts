@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { withProgram } from "../support/foreground.ts";
 import { asRecord, numberIn } from "../support/json.ts";
 import { run, until } from "../support/run.ts";
+import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import type { SlowDirectory } from "../support/slow-files.ts";
 import {
@@ -19,6 +20,7 @@ import {
   writeDurably,
   writerArgs,
 } from "../support/slow-mount.ts";
+import { casesOfTransport, itNeeds } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 
 const MIB = 2 ** 20;
@@ -27,6 +29,20 @@ const DELAY_MS = 20;
 const AT_ONCE = 12;
 /** What others read ends so far before what is stuck that the host does not read ahead into it. */
 const READ_END = 6 * MIB;
+
+/** The daemon waits for half a minute. */
+const ENDING_MS = 90_000;
+
+/** How a mount is told to end while a read has no answer: half a minute each. */
+const ENDS = casesOfTransport(
+  "never answers",
+  [
+    { how: "SIGTERM", args: ["-r"] },
+    { how: "SIGTERM", args: [] },
+    ...byScale([], [{ how: "a lazy unmount", args: [] }] as const),
+  ] as const,
+  1,
+);
 
 /** Reads 4 KiB at random places below `end` in several processes at once. */
 async function readRandomly(
@@ -65,7 +81,7 @@ async function withStuckReader(
 }
 
 describe("an image on a slow medium", () => {
-  it.each([
+  itNeeds("threads").each([
     { kind: "image", args: ["-r"] },
     { kind: "image", args: [] },
     { kind: "overlay", args: ["-r"] },
@@ -80,7 +96,7 @@ describe("an image on a slow medium", () => {
     });
   });
 
-  it.each([
+  itNeeds("threads").each([
     { kind: "image", args: ["-r"] },
     { kind: "image", args: [] },
     { kind: "overlay", args: [] },
@@ -104,7 +120,7 @@ describe("an image on a slow medium", () => {
     });
   });
 
-  it("is asked for a table once, however many wait for it", async () => {
+  itNeeds("threads")("is asked for a table once, however many wait for it", async () => {
     await withSlowMount("image", { args: ["-r"] }, async (slow, mount, image, path) => {
       const start = await firstL2Table(path);
       slow.tell({ kind: "watch", name: IMAGE, start, end: start + 4096 });
@@ -118,7 +134,27 @@ describe("an image on a slow medium", () => {
     });
   });
 
-  it("tells what it can while writers have no answer", async () => {
+  it.each(ENDS)(
+    "that never answers does not keep the daemon: $args $how",
+    async ({ args, how }) => {
+      await withSlowMount("image", { args }, async (slow, mount, image) => {
+        await holdStuck(slow, "image");
+        await withProgram("dd", stuckReaderArgs(mount.device(image)), async (reader) => {
+          await until("a read has no answer", async () => (await slow.report()).held > 0);
+          if (how === "SIGTERM") process.kill(mount.daemonPid(), how);
+          else {
+            await run("fusermount3", ["-u", "-z", mount.mountPoint]);
+            reader.kill("SIGKILL");
+          }
+          await until("the daemon is gone", () => mount.daemonPids().length === 0, ENDING_MS);
+          expect(mount.isMounted()).toBe(false);
+          expect(await reader.end()).not.toBe(0);
+        });
+      });
+    },
+  );
+
+  itNeeds("threads")("tells what it can while writers have no answer", async () => {
     await withScratch("log", async (directory) => {
       const log = join(directory, "log");
       await withSlowMount("image", { args: ["--log-file", log] }, async (slow, mount, image) => {

@@ -8,6 +8,7 @@ import { createImage } from "./qemu.ts";
 import { run, runJson, until } from "./run.ts";
 import { withScratch } from "./scratch.ts";
 import { type SlowDirectory, withSlowFiles } from "./slow-files.ts";
+import { threadOptions, transportHas } from "./transport.ts";
 import { checkImage } from "./write-images.ts";
 
 const MIB = 2 ** 20;
@@ -59,9 +60,10 @@ export async function withSlowMount(
   const { args, threads = THREADS, leftover = "clean" } = options;
   await withSlowImage(kind, leftover, async (slow, path) => {
     const image = slow.file(IMAGE);
-    await mounted([image], { args: ["--threads", String(threads), ...args] }, async (mount) => {
+    await mounted([image], { args: [...threadOptions(threads), ...args] }, async (mount) => {
       const tasks = `/proc/${mount.daemonPid()}/task`;
-      await until("all I/O threads were started", () => readdirSync(tasks).length > threads);
+      const isStarted = () => !transportHas("threads") || readdirSync(tasks).length > threads;
+      await until("all I/O threads were started", isStarted);
       await body(slow, mount, image, path);
     });
   });
