@@ -57,8 +57,8 @@ const CASES: readonly Case[] = [
   { image: "data", options: "data_file_raw=off", changesMax: 3, shown: /data file raw: false/ },
 ];
 
-/** In the quick form, what writes most. */
-const FULL = CASES.filter(({ changesMax }) => byScale(changesMax > 4, true));
+/** In the quick form, new refcounts and another version. */
+const FULL = CASES.filter((_, index) => byScale(index % 2 === 0 && index < 3, true));
 
 describe("amend that is killed, or finds no space", () => {
   let directory = "";

@@ -51,9 +51,15 @@ const COMMANDS: readonly Command[] = [
   { image: "damaged", line: "check -q -r all IMAGE", changesMax: 8 },
 ];
 
+/** In the quick form, each kind of change once. */
+const KILLED = byScale(
+  COMMANDS.filter(({ line }) => /-c new|-d one|--remove|--merge|--shrink|-r all/.test(line)),
+  COMMANDS,
+);
+
 /** In the quick form, what needs most room. */
 const FULL = byScale(
-  COMMANDS.filter(({ line }) => /-c new|-a one|64M|--merge|-r all/.test(line)),
+  COMMANDS.filter(({ line }) => /-a one|--merge|-r all/.test(line)),
   COMMANDS,
 );
 
@@ -171,7 +177,7 @@ describe("a command that is killed, or finds no space", () => {
     expect((await stateOf(copy)).disk).toEqual(after.disk);
   }
 
-  it.each(COMMANDS)("$line", async (command) => {
+  it.each(KILLED)("$line", async (command) => {
     const outcomes = await outcomesOf(command);
     const copy = path("copy.qcow2");
     for (let kill = 0; kill < KILLS; kill++) {
@@ -219,7 +225,7 @@ describe("a command that is killed, or finds no space", () => {
   describe.skipIf(!IS_ROOT)("on a full host (needs root)", () => {
     it("writes that need a larger refcount table", async () => {
       const image = await makeGrowing();
-      for (const room of [4096, 100_000, 1_000_000]) {
+      for (const room of byScale([100_000], [4096, 100_000, 1_000_000])) {
         await withRoom(image, room, async (copy, makeRoom) => {
           const { status, stderr } = await attemptTsimgfs(["io", "-c", GROW, copy]);
           expect([status, stderr]).toEqual([1, expect.stringContaining("ENOSPC")]);

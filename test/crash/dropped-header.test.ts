@@ -26,7 +26,7 @@ import {
 } from "../support/recording-storage.ts";
 import { byScale } from "../support/scale.ts";
 
-const STATES = byScale(20, 1000);
+const STATES = byScale(10, 1000);
 const MIB = 2 ** 20;
 const SECTOR_SIZE = 512;
 /** The field of the header. */

@@ -33,7 +33,7 @@ import {
 import { byScale } from "../support/scale.ts";
 
 /** Calls of each operation that fail in one way. */
-const FAILING = byScale(3, 120);
+const FAILING = byScale(2, 120);
 const MIB = 2 ** 20;
 /** Exit codes of qemu-img check: sound, or leaked clusters. */
 const CLEAN = [0];
