@@ -57,6 +57,9 @@ const CASES: readonly Case[] = [
   { image: "data", options: "data_file_raw=off", changesMax: 3, shown: /data file raw: false/ },
 ];
 
+/** In the quick form, each of what takes effect in the same way once. */
+const KILLED = CASES.filter((_, index) => byScale(index % 2 === 0, true));
+
 /** In the quick form, new refcounts and another version. */
 const FULL = CASES.filter((_, index) => byScale(index % 2 === 0 && index < 3, true));
 
@@ -112,7 +115,7 @@ describe("amend that is killed, or finds no space", () => {
     expect((await run("qemu-img", ["info", copy])).stdout).toMatch(what.shown);
   }
 
-  it.each(CASES)(
+  it.each(KILLED)(
     "-o $options leaves the disk, and the next one clears up: $image",
     async (what) => {
       const copy = path("copy.qcow2");

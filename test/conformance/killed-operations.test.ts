@@ -53,13 +53,13 @@ const COMMANDS: readonly Command[] = [
 
 /** In the quick form, each kind of change once. */
 const KILLED = byScale(
-  COMMANDS.filter(({ line }) => /-c new|-d one|--remove|--merge|--shrink|-r all/.test(line)),
+  COMMANDS.filter(({ line }) => /-d one|--merge|--shrink|-r all/.test(line)),
   COMMANDS,
 );
 
 /** In the quick form, what needs most room. */
 const FULL = byScale(
-  COMMANDS.filter(({ line }) => /-a one|--merge|-r all/.test(line)),
+  COMMANDS.filter(({ line }) => /-a one|-r all/.test(line)),
   COMMANDS,
 );
 
