@@ -10,18 +10,31 @@ ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 MAIN=$ROOT/dist/cli/main.js
 MADE=    # a directory that this run made, removed again if the run fails
 DEMO=    # the demonstration's directory, empty if there is none
-MOUNTED= # where this run mounted, until the run has succeeded
+MOUNTED= # where this run mounts, until the run has succeeded
+
+# Take down what this run has made; false if something of it is still there.
+take_down() {
+  if [ -n "$MOUNTED" ] && is_mounted "$MOUNTED"; then
+    node "$MAIN" umount "$MOUNTED" >/dev/null 2>&1 || return 1
+  fi
+  # rmdir and the -xdev of find: nothing below a mount that is still there is touched.
+  [ -z "$DEMO" ] || find "$DEMO" -xdev -depth -delete 2>/dev/null || :
+  [ -z "$MADE" ] || rmdir -- "$MADE" 2>/dev/null || :
+  [ ! -e "${DEMO:-$MADE}" ]
+}
 
 cleanup() {
   status=$?
   trap - EXIT
+  # Who is impatient does not keep this from being done.
+  trap '' HUP INT TERM
   setup_cleanup
-  if [ "$status" != 0 ]; then
-    [ -z "$MOUNTED" ] || node "$MAIN" umount "$MOUNTED" >/dev/null 2>&1 || :
-    # rmdir and the -xdev of find: nothing below a mount that is still there is touched.
-    [ -z "$DEMO" ] || find "$DEMO" -xdev -depth -delete 2>/dev/null || :
-    [ -z "$MADE" ] || rmdir -- "$MADE" 2>/dev/null || :
-  fi
+  tries=0
+  # The daemon of a mount command that was stopped may have mounted, and ends that by itself.
+  while [ "$status" != 0 ] && ! take_down && [ "$tries" != 20 ]; do
+    tries=$((tries + 1))
+    sleep 0.2
+  done
   exit "$status"
 }
 trap cleanup EXIT
@@ -181,6 +194,8 @@ fi
 
 # Nothing is written to an image before something writes to its device.
 HOW=
+# What others have mounted there stays.
+is_mounted "$MOUNTPOINT" || MOUNTED=$MOUNTPOINT
 if [ -w "$IMAGE" ]; then
   node "$MAIN" mount "$IMAGE" "$MOUNTPOINT"
 else
