@@ -5,6 +5,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { TsimgfsError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
+import { openReason } from "../storage/open-reason.ts";
 import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
 
 /** What a mount answers whose daemon is gone, and while that is noticed. */
@@ -71,7 +72,7 @@ export function prepareMountpoint(
     stats = fs.statSync(canonical);
   } catch (cause) {
     const code = nodeErrorCode(cause);
-    const reason = UNUSABLE[code] ?? `cannot be used: ${code}`;
+    const reason = UNUSABLE[code] ?? openReason(path, code, cause);
     throw new TsimgfsError(code, path, reason, { cause });
   }
   if (findMount(canonical) !== undefined) {

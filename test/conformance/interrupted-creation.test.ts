@@ -141,19 +141,26 @@ describe.each(CREATIONS)("$name", ({ args, size, changes }) => {
 });
 
 describe("an image that was there", () => {
-  it.each(["raw", "qcow2"])(
-    "is empty when create -f %s in its place is stopped",
-    async (format) => {
+  it.each([
+    ["raw", "SIGINT"],
+    ["qcow2", "SIGTERM"],
+    ["raw", "SIGHUP"],
+    ["qcow2", "SIGQUIT"],
+  ] as const)(
+    "is empty when create -f %s in its place is stopped by %s",
+    async (format, signal) => {
       const file = path("old.img");
       await run("qemu-img", ["create", "-q", "-f", "qcow2", file, "1G"]);
       const args = [...create(format, "preallocation=full"), file, "4G"];
       // The disk is so large that the signal comes in time.
-      const { status, output } = await interrupted(args, { file, changes: 4 });
+      const { status, output } = await interrupted(args, { file, changes: 4, signal });
       expect(output).toMatch(
         /old\.img: stopped before it was made; what was there before is lost, and it is empty now\n$/,
       );
-      expect(status).toBe(130);
+      expect(status).toBe(STOPS[signal]);
       expect(readFileSync(file).length).toBe(0);
+      const { stdout } = await tsimgfs(["help", "exit-status"]);
+      expect(stdout).toMatch(new RegExp(`^ +${status} +${signal} .*has stopped it$`, "m"));
     },
   );
 });

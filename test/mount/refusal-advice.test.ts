@@ -102,6 +102,24 @@ describe.skipIf(obstacle !== undefined)(
       );
     });
 
+    it("who opens a mount to others learns where that is allowed", async () => {
+      const target = await emptyDirectory("others");
+      await run("chown", [`${identity.uid}:${identity.gid}`, target]);
+      // Whatever this host allows.
+      await writeFile(join(directory, "fuse.conf"), "# nothing\n");
+      const script = `mount --bind fuse.conf /etc/fuse.conf
+        exec setpriv --reuid=${identity.uid} --regid=${identity.gid} --clear-groups "$@"`;
+      const command = [process.execPath, MAIN, "mount", "-r", "-o", "allow_other", image, target];
+      const result = await attempt(
+        "unshare",
+        ["--mount", "--propagation=private", "sh", "-ec", script, "sh", ...command],
+        { cwd: directory },
+      );
+      expect(refusalOf(result)).toBe(
+        `tsimgfs: ${target}: allow_other needs the line user_allow_other in /etc/fuse.conf, or root`,
+      );
+    });
+
     it("without fusermount3 learns of its package", async () => {
       const target = await emptyDirectory("no-fusermount");
       const env = { PATH: target };
@@ -156,6 +174,48 @@ describe("a mount point", () => {
         [/: is a mount of tsimgfs already; tsimgfs umount ends it$/],
       );
     });
+  });
+
+  it("whose daemon was killed: how to clear it", async () => {
+    const target = await emptyDirectory("stale");
+    await mounted([image], { mountPoint: target }, async (mount) => {
+      const device = mount.device(image);
+      process.kill(mount.daemonPid(), "SIGKILL");
+      await until("it is gone", () => mount.daemonPids().length === 0);
+      const stale = (path: string): string =>
+        `tsimgfs: ${path}: its daemon is dead; tsimgfs umount clears the mount`;
+      for (const args of [
+        ["info", device],
+        ["convert", device, join(directory, "out.raw")],
+        ["resize", device, "+1M"],
+        ["snapshot", "-l", device],
+        ["stats", device],
+        ["stream", device],
+      ]) {
+        expect(refusalOf(await attemptTsimgfs(args))).toBe(stale(device));
+      }
+      for (const args of [
+        ["stats", target],
+        ["info", target],
+      ]) {
+        expect(refusalOf(await attemptTsimgfs(args))).toBe(stale(target));
+      }
+      const { stdout } = await tsimgfs(["list"]);
+      expect(stdout).toMatch(new RegExp(`^${target} +stale `, "m"));
+      await tsimgfs(["umount", target]);
+      expect(await readdir(target)).toEqual([]);
+    });
+  });
+
+  it("that is in no directory; and one with an odd name", async () => {
+    await expectRefusal(
+      ["mount", image, join(image, "x")],
+      [/vm\.qcow2\/x: a part of the path is not a directory$/],
+    );
+    const odd = "a mount\npoint \u{1f4bf}";
+    await mkdir(join(directory, odd));
+    await tsimgfs(["mount", "-r", image, join(directory, odd)]);
+    await tsimgfs(["umount", join(directory, odd)]);
   });
 
   it("where somebody is: who", async () => {

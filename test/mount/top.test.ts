@@ -95,12 +95,14 @@ describe("tsimgfs top", () => {
     async () => {
       const [before, after] = [join(directory, "before"), join(directory, "after")];
       const node = `${process.execPath} ${MAIN} top -d 0.3`;
-      const killed = `stty -a > ${before}; timeout --foreground -s TERM 2 ${node}; stty -a > ${after}`;
+      const killed = `stty -a > ${before}; timeout --foreground --preserve-status -s TERM 2 ${node}; echo status $?; stty -a > ${after}`;
       const shown = await onTerminal(killed, "", "NO_COLOR=1 TERM=xterm");
       expect(await readFile(after, "utf8")).toBe(await readFile(before, "utf8"));
       expect(shown).toContain("\u001b[?1049l");
       expect(shown).toContain("DEVICE");
       expect(shown).not.toContain("\u001b[1m");
+      // That is how it ends.
+      expect(shown).toContain("status 0");
     },
   );
 

@@ -5,7 +5,7 @@ import { atChange } from "./kill-at-write.ts";
 import { MAIN } from "./repository.ts";
 
 /** The signals that end a session, with the exit statuses that tell of them. */
-export const STOPS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+export const STOPS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129, SIGQUIT: 131 } as const;
 export type Stop = keyof typeof STOPS;
 
 export interface Ending {
