@@ -5,7 +5,7 @@ import { mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark } from "../support/daemon-processes.ts";
 import { mountAt } from "../support/mount-table.ts";
 import { createImage } from "../support/qemu.ts";
@@ -14,6 +14,7 @@ import { REPOSITORY } from "../support/repository.ts";
 import { run, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { describeOnce, itOnce } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 
 /** From the start of the shell until after all that the script does. */
@@ -65,7 +66,7 @@ const mountsBelow = (temporary: string, names: readonly string[]): string | unde
     .flatMap((name) => [join(temporary, name), join(temporary, name, "mnt")])
     .find((path) => mountAt(path) !== undefined);
 
-it("mounts an image, and says how to end that", async () => {
+itOnce("mounts an image, and says how to end that", async () => {
   const temporary = await newTemporary();
   const { stdout } = await run("sh", [script, image], { env: { TMPDIR: temporary } });
   const [name = ""] = await readdir(temporary);
@@ -79,7 +80,7 @@ it("mounts an image, and says how to end that", async () => {
   await tsimgfs(["umount", mountPoint]);
 });
 
-describe.each([
+describeOnce.each([
   ["an image", () => [image]],
   ["the demonstration", () => []],
 ])("Ctrl-C leaves nothing of %s", (_, args) => {
