@@ -5,7 +5,7 @@ import { mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark } from "../support/daemon-processes.ts";
 import { mountAt } from "../support/mount-table.ts";
 import { createImage } from "../support/qemu.ts";
@@ -80,53 +80,55 @@ itOnce("mounts an image, and says how to end that", async () => {
   await tsimgfs(["umount", mountPoint]);
 });
 
-describeOnce.each([
-  ["an image", () => [image]],
-  ["the demonstration", () => []],
-])("Ctrl-C leaves nothing of %s", (_, args) => {
-  /** Ctrl-C goes to all processes in the foreground of a terminal. */
-  async function interrupted(moment: (temporary: string) => Promise<void>): Promise<void> {
-    const temporary = await newTemporary();
-    const mark = newMark();
-    const child = spawn("sh", [script, ...args()], {
-      stdio: "ignore",
-      detached: true,
-      env: { ...process.env, TMPDIR: temporary, [MARK]: mark },
-    });
-    const { pid } = child;
-    if (pid === undefined) throw new Error("sh did not start");
-    const ended = new Promise<number | string | null>((resolve) =>
-      child.once("exit", (status, signal) => resolve(status ?? signal)),
-    );
-    await Promise.race([moment(temporary), ended]);
-    if (child.exitCode === null && child.signalCode === null) process.kill(-pid, "SIGINT");
-    const status = await ended;
-    if (status === 0) {
-      // It was done before.
-      const mountPoint = mountsBelow(temporary, await readdir(temporary));
-      await tsimgfs(["umount", mountPoint ?? "nothing is mounted"]);
-    } else {
-      // The shell may have had no time to say what is to be done.
-      expect([130, "SIGINT"]).toContain(status);
-      expect(await readdir(temporary)).toEqual([]);
+describeOnce("when it is stopped", () => {
+  describe.each([
+    ["an image", () => [image]],
+    ["the demonstration", () => []],
+  ])("Ctrl-C leaves nothing of %s", (_, args) => {
+    /** Ctrl-C goes to all processes in the foreground of a terminal. */
+    async function interrupted(moment: (temporary: string) => Promise<void>): Promise<void> {
+      const temporary = await newTemporary();
+      const mark = newMark();
+      const child = spawn("sh", [script, ...args()], {
+        stdio: "ignore",
+        detached: true,
+        env: { ...process.env, TMPDIR: temporary, [MARK]: mark },
+      });
+      const { pid } = child;
+      if (pid === undefined) throw new Error("sh did not start");
+      const ended = new Promise<number | string | null>((resolve) =>
+        child.once("exit", (status, signal) => resolve(status ?? signal)),
+      );
+      await Promise.race([moment(temporary), ended]);
+      if (child.exitCode === null && child.signalCode === null) process.kill(-pid, "SIGINT");
+      const status = await ended;
+      if (status === 0) {
+        // It was done before.
+        const mountPoint = mountsBelow(temporary, await readdir(temporary));
+        await tsimgfs(["umount", mountPoint ?? "nothing is mounted"]);
+      } else {
+        // The shell may have had no time to say what is to be done.
+        expect([130, "SIGINT"]).toContain(status);
+        expect(await readdir(temporary)).toEqual([]);
+      }
+      await until("no process is left", () => markedProcesses(mark).length === 0);
+      await rm(temporary, { recursive: true });
     }
-    await until("no process is left", () => markedProcesses(mark).length === 0);
-    await rm(temporary, { recursive: true });
-  }
 
-  it("as soon as it is mounted", async () => {
-    await interrupted(async (temporary) => {
-      await until("it is mounted", async () => {
-        return mountsBelow(temporary, await readdir(temporary)) !== undefined;
+    it("as soon as it is mounted", async () => {
+      await interrupted(async (temporary) => {
+        await until("it is mounted", async () => {
+          return mountsBelow(temporary, await readdir(temporary)) !== undefined;
+        });
       });
     });
-  });
 
-  it("at any moment", async () => {
-    for (let run = 0; run < byScale(2, 25); run++) {
-      await interrupted(async () => {
-        await sleep(random.below(LATEST_MS));
-      });
-    }
+    it("at any moment", async () => {
+      for (let run = 0; run < byScale(2, 25); run++) {
+        await interrupted(async () => {
+          await sleep(random.below(LATEST_MS));
+        });
+      }
+    });
   });
 });

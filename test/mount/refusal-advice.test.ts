@@ -102,7 +102,7 @@ describe.skipIf(obstacle !== undefined)(
       );
     });
 
-    it("who opens a mount to others learns where that is allowed", async () => {
+    itOnce("who opens a mount to others learns where that is allowed", async () => {
       const target = await emptyDirectory("others");
       await run("chown", [`${identity.uid}:${identity.gid}`, target]);
       // Whatever this host allows.
@@ -176,7 +176,7 @@ describe("a mount point", () => {
     });
   });
 
-  it("whose daemon was killed: how to clear it", async () => {
+  itOnce("whose daemon was killed: how to clear it", async () => {
     const target = await emptyDirectory("stale");
     await mounted([image], { mountPoint: target }, async (mount) => {
       const device = mount.device(image);
@@ -207,7 +207,7 @@ describe("a mount point", () => {
     });
   });
 
-  it("that is in no directory; and one with an odd name", async () => {
+  itOnce("that is in no directory; and one with an odd name", async () => {
     await expectRefusal(
       ["mount", image, join(image, "x")],
       [/vm\.qcow2\/x: a part of the path is not a directory$/],
