@@ -11,10 +11,11 @@ const MINUTE_MS = 60_000;
 const NOT_NATIVE = [
   // attach makes its mounts itself, with the default transport.
   "attach",
-  // Commands of documents, of installed packages and of mount(8): they name no transport.
+  // Commands of documents, of scripts, of installed packages and of mount(8): they name no transport.
   "documents",
   "install",
   "mount-helper",
+  "quickstart",
   // It says itself which transport it is about.
   "fuse-native",
   // Discards: fallocate(2), which fuse-native does not have.

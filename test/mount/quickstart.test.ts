@@ -14,7 +14,6 @@ import { REPOSITORY } from "../support/repository.ts";
 import { run, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { describeOnce, itOnce } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 
 /** From the start of the shell until after all that the script does. */
@@ -66,7 +65,7 @@ const mountsBelow = (temporary: string, names: readonly string[]): string | unde
     .flatMap((name) => [join(temporary, name), join(temporary, name, "mnt")])
     .find((path) => mountAt(path) !== undefined);
 
-itOnce("mounts an image, and says how to end that", async () => {
+it("mounts an image, and says how to end that", async () => {
   const temporary = await newTemporary();
   const { stdout } = await run("sh", [script, image], { env: { TMPDIR: temporary } });
   const [name = ""] = await readdir(temporary);
@@ -80,7 +79,7 @@ itOnce("mounts an image, and says how to end that", async () => {
   await tsimgfs(["umount", mountPoint]);
 });
 
-describeOnce("when it is stopped", () => {
+describe("when it is stopped", () => {
   describe.each([
     ["an image", () => [image]],
     ["the demonstration", () => []],
