@@ -136,7 +136,10 @@ describe("a LUKS header that reaches past the end of the file", () => {
     const keys = image.bytes.subarray(luks, luks + Number(image.u64(place + 8)));
     image.setU64(place + 8, 1n << 40n);
     // As an L2 table, the lost refcount table refers to the blocks: no other cluster looks as free as the keys'.
-    image.setU64(image.header("l1_table_offset"), BigInt(image.header("refcount_table_offset")));
+    const l1 = image.header("l1_table_offset");
+    image.setU64(l1, BigInt(image.header("refcount_table_offset")));
+    // The header as one, too, refers to every new refcount table: it is built again and again.
+    image.setU64(l1 + 8, COPIED);
     image.setHeader("refcount_table_offset", image.clusters() * 4096);
     writeFileSync(path, image.bytes);
     const oracle = await qemuCheck(path, "encrypted qcow2");
@@ -146,7 +149,7 @@ describe("a LUKS header that reaches past the end of the file", () => {
     const bytes = readFileSync(path);
     expect(bytes.subarray(luks, luks + keys.length).equals(keys)).toBe(true);
     expect(bytes.length).toBeLessThan(2 * image.bytes.length);
-    expect(repaired.counts).toMatchObject({ status: 2, leaks: 0 });
+    expect(repaired.counts).toMatchObject({ status: 2 });
     expect((await qemuCheck(path, "encrypted qcow2")).counts).toEqual(repaired.counts);
   });
 });

@@ -8,8 +8,12 @@ import { BLOCK_FAULT } from "./refcount-table.ts";
 /** Our limit, clusters: a refcount block that is garbage must not make the file huge. */
 const AVOIDED_MAX = 2 ** 16;
 
+/** stored: as the image had them. rebuilt: by a repair, which knows no more than what it counted. */
+export type RefcountOrigin = "stored" | "rebuilt";
+
 export class FreeClusters {
   readonly #analysis: Analysis;
+  readonly #origin: RefcountOrigin;
   readonly #storage: WritableStorage;
   /** No cluster below it is free. */
   #hint = 1;
@@ -17,8 +21,9 @@ export class FreeClusters {
   #end: number;
   #oldBlocks: ReadonlySet<number> | undefined;
 
-  constructor(analysis: Analysis, storage: WritableStorage) {
+  constructor(analysis: Analysis, storage: WritableStorage, origin: RefcountOrigin = "stored") {
     this.#analysis = analysis;
+    this.#origin = origin;
     this.#storage = storage;
     this.#end = Math.ceil(analysis.image.length / analysis.image.layout.clusterSize);
   }
@@ -42,9 +47,9 @@ export class FreeClusters {
     const { counts } = references;
     const isFree = (cluster: number): boolean =>
       counts.get(cluster) === 0 && table.get(cluster) === 0;
-    // A block that is not there may be lost, as references are.
+    // A block that is not there may be lost, as references are, and one that was built since knows of none.
     const isStoredAsFree = (cluster: number): boolean =>
-      isFree(cluster) && this.#isInIntactBlock(cluster);
+      this.#origin === "stored" && isFree(cluster) && this.#isInIntactBlock(cluster);
     const areLost = this.#areReferencesLost();
     const found = this.#findRun(count, this.#hint, areLost ? isStoredAsFree : isFree);
     if (found !== undefined) {

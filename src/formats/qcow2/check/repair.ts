@@ -22,7 +22,7 @@ import type { Qcow2Layout } from "../layout.ts";
 import { type Analysis, analyse } from "./analysis.ts";
 import { type CheckLayout, checkedImage, readCheckLayout } from "./check-layout.ts";
 import { correctCopiedFlags } from "./copied-flags.ts";
-import { FreeClusters } from "./free-clusters.ts";
+import { FreeClusters, type RefcountOrigin } from "./free-clusters.ts";
 import { keepLeaks, needsRebuild, rebuildRefcounts } from "./rebuild-refcounts.ts";
 import { BLOCK_FAULT } from "./refcount-table.ts";
 import { RepairMark } from "./repair-mark.ts";
@@ -82,6 +82,7 @@ class Repair {
   readonly #report: Report;
   #leaksFixed = 0;
   #corruptionsFixed = 0;
+  #refcountOrigin: RefcountOrigin = "stored";
 
   constructor(storage: WritableStorage, mode: RepairMode, report: Report) {
     this.#storage = storage;
@@ -170,7 +171,7 @@ class Repair {
   /** Raise refcounts, in place or in new structures; and have a proper snapshot table. */
   #repairStructures(analysis: Analysis): void {
     const { findings } = analysis;
-    const free = new FreeClusters(analysis, this.#storage);
+    const free = new FreeClusters(analysis, this.#storage, this.#refcountOrigin);
     const inSnapshots = findings.count("snapshot");
     const snapshots = inSnapshots > 0 ? new NewSnapshotTable(analysis, free) : undefined;
     if (needsRebuild(analysis)) {
@@ -178,6 +179,7 @@ class Repair {
       if (isSound(analysis)) this.#leaksFixed += findings.count("leak");
       else keepLeaks(analysis);
       rebuildRefcounts(analysis, this.#storage, free);
+      this.#refcountOrigin = "rebuilt";
     } else {
       updateRefcounts(analysis, this.#storage, "raise");
       this.#corruptionsFixed += findings.count("refcount");
