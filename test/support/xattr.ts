@@ -15,10 +15,15 @@ const listed = listxattr(path, list, list.length);
 if (listed < 0) fail("listxattr");
 const result = {};
 for (const name of list.toString("utf8", 0, listed).split("\\0").filter(Boolean)) {
-  const size = getxattr(path, name, null, 0);
   const value = Buffer.alloc(65536);
-  const got = getxattr(path, name, value, value.length);
-  if (got < 0) fail("getxattr " + name);
+  let size = -1;
+  let got = -2;
+  // What is counted grows between the calls; a size that is wrong stays so.
+  for (let attempt = 0; attempt < 5 && got !== size; attempt++) {
+    size = getxattr(path, name, null, 0);
+    got = getxattr(path, name, value, value.length);
+    if (got < 0) fail("getxattr " + name);
+  }
   if (got !== size) throw new Error(name + ": size asked " + size + ", got " + got);
   result[name] = value.toString("utf8", 0, got);
 }
