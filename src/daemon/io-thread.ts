@@ -7,6 +7,7 @@ import { serveRequests } from "../fuse/request-loop.ts";
 import { RequestProgress } from "../threads/request-progress.ts";
 import { ThreadCrew } from "../threads/thread-crew.ts";
 import { Tree } from "../tree/tree.ts";
+import { becomeIoFlusher } from "./io-flusher.ts";
 import { type IoThreadData, type IoThreadMessage, waitForStart } from "./io-thread-start.ts";
 
 const data: IoThreadData = workerData;
@@ -23,6 +24,8 @@ if (start !== undefined) {
     wakeStream: (device: number): void => say({ kind: "stream", device }),
   };
   const server = { tree: new Tree(tree, resources, thread), ownership };
+  // The first thread has started before the daemon became one.
+  becomeIoFlusher();
   say({ kind: "serving" });
   const queue = new QueuePoll(fd);
   const crew = new ThreadCrew(start.crew, () => queue.hasRequest());

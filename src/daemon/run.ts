@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../errors.ts";
 import { unmountWhileServing } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
-import { prctl, signal } from "../syscalls/libc.ts";
+import { signal } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { createRequestProgress } from "../threads/request-progress.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
@@ -19,6 +19,7 @@ import { createTruncatedFiles } from "../tree/truncated-files.ts";
 import { type DaemonConfig, servingThreads, type TaskSecrets } from "./config.ts";
 import { DevFuseTransport } from "./dev-fuse-transport.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
+import { becomeIoFlusher } from "./io-flusher.ts";
 import type { Served } from "./io-thread-start.ts";
 import type { FirstThread } from "./io-threads.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
@@ -30,7 +31,6 @@ import { StuckEnd } from "./stuck-end.ts";
 import type { Transport, UpkeepRequests } from "./transport.ts";
 import { Upkeep } from "./upkeep.ts";
 
-const PR_SET_IO_FLUSHER = 57;
 const SIG_DFL = 0;
 
 /** Read-ahead of a mount that root makes, KiB: buffered reads are bound by the kernel's default of 128. */
@@ -66,8 +66,7 @@ export async function runDaemon(
     });
     devices = openStoppably(config, secrets);
     if (config.logFile !== undefined) redirectMessages(config.logFile, devices);
-    // Memory that serving a request allocates must not wait for the very device that is served.
-    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+    becomeIoFlusher();
     const served = describeServed(config, mountpoint, devices);
     upkeep = createUpkeep(config, served, devices);
     stuckEnd = new StuckEnd(mountpoint.path, served.progress, () => upkeep.flush());
