@@ -213,8 +213,7 @@ export class Conversion {
         targetIsZero: targetIsZero || target.readsAsZeros,
         topOnly: hasBacking,
         salvage,
-        // Whoever reads for himself knows what cannot be read.
-        offload: copyRange && !salvage,
+        offload: copyRange,
       },
     };
   }

@@ -2,6 +2,7 @@
 
 import { parseSize } from "../block/parse-size.ts";
 import { UsageError } from "../errors.ts";
+import { nearestWord } from "../nearest-word.ts";
 
 /** One row: name, kind of value, meaning. */
 export type OptionRow = readonly [name: string, value: string, help: string];
@@ -59,7 +60,10 @@ export class OptionList<OptionName extends string> {
       const equals = item.indexOf("=");
       const name = equals < 0 ? item : item.slice(0, equals);
       if (!known.some(([candidate]) => candidate === name)) {
-        throw new UsageError(subject, refusalOf(name));
+        const names = known.map(([candidate]) => candidate);
+        const meant = nearestWord(name, names);
+        const advice = meant === undefined ? "" : `; did you mean ${meant}?`;
+        throw new UsageError(subject, refusalOf(name) + advice);
       }
       if (equals < 0) throw new UsageError(subject, `${name} needs a value: ${name}=…`);
       this.#texts.set(name, item.slice(equals + 1));

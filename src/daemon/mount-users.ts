@@ -20,6 +20,12 @@ export function mountUsers(mountpoint: string): readonly string[] {
   return [...users.slice(0, NAMED_MAX), `${users.length - NAMED_MAX} more`];
 }
 
+/** As `mountUsers`, to follow "is in use". */
+export function byMountUsers(mountpoint: string): string {
+  const users = mountUsers(mountpoint);
+  return users.length === 0 ? "; root sees by whom, with fuser -vm" : ` by ${users.join(", ")}`;
+}
+
 function loopDevices(isWithin: (path: string) => boolean): string[] {
   return entries("/sys/block")
     .filter((name) => isWithin(read(`/sys/block/${name}/loop/backing_file`)))

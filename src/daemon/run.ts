@@ -57,7 +57,7 @@ export async function runDaemon(
     stream: (device) => upkeep.stream(device),
   });
   let stopOnSignals: SignalStop | undefined;
-  let stuckEnd: StuckEnd;
+  let stuckEnd: StuckEnd | undefined;
   let mountpoint: Mountpoint;
   try {
     mountpoint = prepareMountpoint(config.mountpoint, {
@@ -73,6 +73,7 @@ export async function runDaemon(
     stopOnSignals = new SignalStop(mountpoint, stuckEnd);
     await transport.start(config, mountpoint, served);
   } catch (error) {
+    stuckEnd?.forget();
     stopOnSignals?.forget();
     devices?.close();
     await transport.abandon();

@@ -3,9 +3,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError, UsageError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
-import { findMount, readMountTable } from "../fuse/mount-table.ts";
+import { findMount, type MountEntry, readMountTable } from "../fuse/mount-table.ts";
 import { createTrace } from "../trace.ts";
-import { mountUsers } from "./mount-users.ts";
+import { byMountUsers } from "./mount-users.ts";
 import { canonicalPath, isStale } from "./mountpoint.ts";
 import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
 import { statfsAnswers } from "./statfs-answers.ts";
@@ -27,6 +27,7 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
   const path = canonicalPath(mountpoint);
   const mount = findMount(path);
   if (mount === undefined) throw new UsageError(mountpoint, "is not a mount of tsimgfs");
+  requireOwner(mount, mountpoint);
   // A daemon that does not answer is not asked.
   if (lazy) {
     unmountFuse(path, { lazy: true });
@@ -47,6 +48,15 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
   await waitForEnd(pid, mountpoint, mount.device);
 }
 
+function requireOwner({ userId }: MountEntry, mountpoint: string): void {
+  const user = process.geteuid?.() ?? 0;
+  if (user === 0 || user === userId) return;
+  const owner = userId === 0 ? "root" : `user ${userId}`;
+  const others = userId === 0 ? "root" : "that user and root";
+  const reason = `is a mount of ${owner}; only ${others} can unmount it`;
+  throw new TsimgfsError("EPERM", mountpoint, reason);
+}
+
 /**
  * Unmount what does not answer: all threads of its daemon wait for a medium.
  *
@@ -59,7 +69,7 @@ function unmountSilent(path: string, mountpoint: string): void {
     unmountFuse(path, { lazy: false });
   } catch (error) {
     if (!(error instanceof TsimgfsError && error.code === "EBUSY")) throw error;
-    reason = `${silent}, and it is in use${byUsers(path)}; umount --lazy ends it all the same`;
+    reason = `${silent}, and it is in use${byMountUsers(path)}; umount --lazy ends it all the same`;
   }
   throw new TsimgfsError("EBUSY", mountpoint, reason);
 }
@@ -86,14 +96,8 @@ async function unmountIdle(path: string, mountpoint: string): Promise<void> {
 
 function explainBusy(cause: unknown, mountpoint: string): unknown {
   if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) return cause;
-  const reason = `is in use${byUsers(canonicalPath(mountpoint))}; end that, or unmount with --lazy`;
+  const reason = `is in use${byMountUsers(canonicalPath(mountpoint))}; end that, or unmount with --lazy`;
   return new TsimgfsError("EBUSY", mountpoint, reason, { cause });
-}
-
-/** @param path as the mount table has it */
-function byUsers(path: string): string {
-  const users = mountUsers(path);
-  return users.length === 0 ? "; root sees by whom, with fuser -vm" : ` by ${users.join(", ")}`;
 }
 
 /** Wait for the daemon, unless its file system is mounted at another place too. */

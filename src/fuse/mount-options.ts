@@ -1,6 +1,7 @@
 /** The options of `-o`: which there are, and what each becomes. */
 
 import { UsageError } from "../errors.ts";
+import { nearestWord } from "../nearest-word.ts";
 
 export interface MountOptions {
   /** `ro` or `rw`, whichever comes last; undefined: neither. */
@@ -125,7 +126,10 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     const apply = Object.hasOwn(OPTIONS, name) ? OPTIONS[name] : undefined;
     if (apply === undefined) {
       const known = Object.keys(OPTIONS).filter((option) => !REFUSED.includes(option));
-      throw new UsageError(`-o ${item}`, `unknown option; there are ${known.join(", ")}`);
+      const meant = nearestWord(name, known);
+      const advice = meant === undefined ? "" : `did you mean ${meant}? `;
+      const reason = `unknown option; ${advice}there are ${known.join(", ")}`;
+      throw new UsageError(`-o ${item}`, reason);
     }
     apply(options, value, name);
   }

@@ -12,6 +12,8 @@ export interface MountEntry {
   readonly device: string;
   /** What `fsname=` says: by default the image. */
   readonly source: string;
+  /** Of FUSE file systems: who has mounted it; root, where nothing is said. */
+  readonly userId: number;
 }
 
 /** Our mounts, oldest first. */
@@ -25,7 +27,7 @@ export function readAllMounts(): MountEntry[] {
   for (const line of fs.readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
     // 36 35 98:0 /root /mountpoint options fields... - type source superoptions
     const [mount, filesystem] = line.split(" - ");
-    const [type, source] = filesystem?.split(" ") ?? [];
+    const [type, source, options] = filesystem?.split(" ") ?? [];
     const [, , device, , mountpoint] = mount?.split(" ") ?? [];
     if (type === undefined || mountpoint === undefined || device === undefined) continue;
     entries.push({
@@ -33,6 +35,7 @@ export function readAllMounts(): MountEntry[] {
       mountpoint: decodeEscapes(mountpoint),
       device,
       source: decodeEscapes(source ?? ""),
+      userId: Number(/(?:^|,)user_id=(\d+)/.exec(options ?? "")?.[1] ?? 0),
     });
   }
   return entries;

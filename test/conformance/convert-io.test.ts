@@ -69,6 +69,7 @@ describe("tsimgfs convert -C", () => {
         ["-C", "-c", "-O", "qcow2"],
         ["-C", "-S", "4k"],
         ["-C", "-S", "0"],
+        ["-C", "--salvage"],
       ];
       for (const options of args) {
         await expectRefusal(["convert", ...options, source, target], [/^tsimgfs: -C: cannot be/]);

@@ -62,6 +62,11 @@ const REFUSED: readonly (readonly [what: string, args: readonly string[], line: 
   ["an unknown format", ["-f", "qcow3", "IMAGE", "1M"], /qcow3 is not one of/],
   ["too many arguments", [...QCOW2, "IMAGE", "1M", "2M"], /too many arguments/],
   ["an unknown option", [...QCOW2, "-o", "colour=red", "IMAGE", "1M"], /no option "colour"/],
+  [
+    "a misspelt one",
+    [...QCOW2, "-o", "cluster_sze=4k", "IMAGE", "1M"],
+    /did you mean cluster_size\?/,
+  ],
   ["an option of qcow2 for raw", ["-o", "cluster_size=4k", "IMAGE", "1M"], /raw has no option/],
   ["an empty option", [...QCOW2, "-o", "", "IMAGE", "1M"], /no option ""/],
   ["a list that ends early", [...QCOW2, "-o", "compat=v3,", "IMAGE", "1M"], /no option ""/],

@@ -217,7 +217,8 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     const user = spawn("sleep", ["60"], { cwd: target });
     try {
       await until("it runs", () => user.pid !== undefined);
-      await expectRefusal(["detach", image], [/target: umount: target is busy/]);
+      const inUse = `target: is in use by sleep (pid ${user.pid}); end that, and detach again`;
+      await expectRefusal(["detach", image], [inUse]);
       expect(mountAt(target)?.type).toBe("ext4");
       expect(await loops()).toHaveLength(1);
     } finally {

@@ -315,4 +315,11 @@ describe("--verbose and --quiet", () => {
     expect(await onTerminal("-p")).not.toBe("");
     expect(await onTerminal("-p -q")).toBe("");
   });
+
+  it.skipIf(obstacle !== undefined)("of somebody else: whose it is", async () => {
+    await mounted([image], { args: ["-o", "allow_other"] }, async ({ mountPoint }) => {
+      const result = await attemptTsimgfs(["umount", mountPoint], { identity });
+      expect(refusalOf(result)).toMatch(/: is a mount of root; only root can unmount it$/);
+    });
+  });
 });

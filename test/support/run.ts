@@ -43,11 +43,30 @@ const DEFAULT_TIMEOUT_MS = 60_000;
 /** How long a finished command's output may stay open before a background process is blamed. */
 const OUTPUT_GRACE_MS = 5_000;
 
+/**
+ * QEMU measures how fast it derives keys, and gives up when the kernel's account of processor time has stood
+ * still meanwhile: nothing is wrong then, and nothing was tested.
+ */
+const QEMU_GAVE_UP = "Unable to get accurate CPU usage";
+const QEMU_ATTEMPTS = 20;
+
 /** Runs a command; whatever exit status it has is returned. Fails only on time out or if it cannot start. */
-export function attempt(
+export async function attempt(
   command: string,
   args: readonly string[],
   options: RunOptions = {},
+): Promise<RunResult> {
+  for (let attempts = 1; ; attempts++) {
+    const result = await attemptOnce(command, args, options);
+    const gaveUp = command.startsWith("qemu-") && result.stderr.includes(QEMU_GAVE_UP);
+    if (!gaveUp || attempts === QEMU_ATTEMPTS) return result;
+  }
+}
+
+function attemptOnce(
+  command: string,
+  args: readonly string[],
+  options: RunOptions,
 ): Promise<RunResult> {
   const commandLine = [command, ...args].join(" ");
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;

@@ -8,6 +8,7 @@ import { createHash } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { byMountUsers } from "../../daemon/mount-users.ts";
 import { unmount } from "../../daemon/unmount.ts";
 import { TsimgfsError } from "../../errors.ts";
 import { findMount, type MountEntry, readAllMounts } from "../../fuse/mount-table.ts";
@@ -110,10 +111,20 @@ export class Attachment {
   async #removeDevices(): Promise<void> {
     const devices = this.loopDevices();
     for (const { mountpoint } of fileSystemsOn(devices).reverse()) {
-      runTool("umount", ["--", mountpoint], mountpoint);
+      unmountFileSystem(mountpoint);
     }
     // Last made, first removed.
     for (const device of devices.reverse()) await removeLoopDevice(device);
+  }
+}
+
+function unmountFileSystem(mountpoint: string): void {
+  try {
+    runTool("umount", ["--", mountpoint], mountpoint);
+  } catch (cause) {
+    if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) throw cause;
+    const reason = `is in use${byMountUsers(mountpoint)}; end that, and detach again`;
+    throw new TsimgfsError("EBUSY", mountpoint, reason, { cause });
   }
 }
 

@@ -141,8 +141,9 @@ function refuseContradictions(paths: readonly string[], options: ConvertOptions)
   if (snapshot !== undefined) throw new UsageError("-l", "makes no sense with several images");
 }
 
-function refuseOffload({ copyRange, compress, sparse }: ConvertOptions): void {
+function refuseOffload({ copyRange, compress, sparse, salvage }: ConvertOptions): void {
   if (copyRange !== true) return;
+  if (salvage === true) throw new UsageError("-C", "cannot be with --salvage: somebody must read");
   if (compress === true) throw new UsageError("-C", "cannot be with -c: somebody must compress");
   if (sparse !== undefined) throw new UsageError("-C", "cannot be with -S: somebody must read");
 }

@@ -116,8 +116,10 @@ function partOf(
   const count = numberOf(operands, "count") ?? Number.POSITIVE_INFINITY;
   const skip = (numberOf(operands, "skip") ?? 0) * blockSize;
   const end = Math.min(disk.virtualSize, count * blockSize);
-  if (skip > end) throw new UsageError(path, `cannot skip ${skip} bytes of ${end}`);
-  return { skip, size: end - skip };
+  if (skip <= end) return { skip, size: end - skip };
+  // As with qemu-img and dd, nothing is left then.
+  printMessage(printable(`${path}: cannot skip ${skip} bytes of ${end}`));
+  return { skip: end, size: 0 };
 }
 
 async function copyTo(
