@@ -218,6 +218,9 @@ describe("names of files", () => {
   });
 });
 
+/** The byte of an image that QEMU locks where others must not write to it. */
+const WRITE_UNSHARED = 201;
+
 describe("an image that QEMU uses", () => {
   const disk = (): string => join(directory, "vm.qcow2");
   const nodes = (): readonly string[] => [
@@ -232,8 +235,14 @@ describe("an image that QEMU uses", () => {
     ["qemu-storage-daemon", nodes],
   ])("%s is named, with its process, and what to do", async (program, args) => {
     await withProgram(program, args(), async ({ pid }) => {
-      const isHeld = async (): Promise<boolean> =>
-        (await attempt("qemu-img", ["info", disk()])).status !== 0;
+      // Who opens the image to find out could get in its way.
+      const isHeld = async (): Promise<boolean> => {
+        const { stdout } = await attempt("sh", ["-c", `cat /proc/${pid}/fdinfo/*`]);
+        const ranges = [...stdout.matchAll(/^lock:.* (\d+) (\d+)$/gm)];
+        return ranges.some(
+          ([, first, last]) => Number(first) <= WRITE_UNSHARED && WRITE_UNSHARED <= Number(last),
+        );
+      };
       await until("it has the image", isHeld);
       const holder = `tsimgfs: vm.qcow2: is in use by ${program} (pid ${pid})`;
       for (const name of some(NAMES)) {
