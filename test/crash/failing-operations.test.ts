@@ -7,7 +7,6 @@ import { mkdirSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { Disk } from "../../src/block/disk.ts";
 import { StreamJob } from "../../src/block/stream-job.ts";
-import { TsimgfsError } from "../../src/errors.ts";
 import { setBackingFile } from "../../src/formats/formats.ts";
 import { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
 import { readBitmaps } from "../support/bitmap-reader.ts";
@@ -22,7 +21,7 @@ import {
 } from "../support/crash-images.ts";
 import type { ImageRecipe } from "../support/crash-recipes.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
-import { failEach } from "../support/failing-calls.ts";
+import { type FailingWorld, failEach, tolerate } from "../support/failing-calls.ts";
 import { Random } from "../support/random.ts";
 import { SparseFile } from "../support/recording-sparse-file.ts";
 import {
@@ -165,26 +164,9 @@ const OPERATIONS: readonly Operation[] = [
   },
 ];
 
-interface World {
-  readonly directory: string;
-  readonly recipe: ImageRecipe;
-  readonly path: string;
-  readonly initial: SparseFile;
-}
-
-function tolerate(action: () => void): unknown {
-  try {
-    action();
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof TsimgfsError)) throw error;
-    return error;
-  }
-}
-
 /** A session on the image as it is at first. @returns what went wrong with the operation */
 function work(
-  { directory, recipe, path, initial }: World,
+  { directory, recipe, path, initial }: FailingWorld,
   { run }: Operation,
   log: RecordingLog,
   faultOf?: FaultHook,
@@ -207,7 +189,7 @@ function work(
 }
 
 async function expectSound(
-  { directory }: World,
+  { directory }: FailingWorld,
   statuses: readonly number[],
   label: string,
 ): Promise<void> {
@@ -217,7 +199,7 @@ async function expectSound(
   );
 }
 
-async function diskOf({ directory, recipe }: World): Promise<Buffer> {
+async function diskOf({ directory, recipe }: FailingWorld): Promise<Buffer> {
   const content = await contentOf(directory, recipe);
   return content.bytesAt(0, content.length);
 }
@@ -232,7 +214,7 @@ describe("calls that fail leave nothing but leaks, and the disk as it was or as 
       await makeImage(directory, recipe, new Random(`image ${name}`));
       await prepare?.(directory);
       const [path = ""] = imageFiles(directory, recipe);
-      const world: World = { directory, recipe, path, initial: SparseFile.load(path) };
+      const world: FailingWorld = { directory, recipe, path, initial: SparseFile.load(path) };
       const before = await diskOf(world);
       const log: RecordingLog = { operations: [] };
       expect(work(world, operation, log)).toBeUndefined();

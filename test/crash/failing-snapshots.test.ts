@@ -18,9 +18,9 @@ import {
   makeImage,
   qemuImg,
 } from "../support/crash-images.ts";
-import { type ImageRecipe, RECIPES } from "../support/crash-recipes.ts";
+import { RECIPES } from "../support/crash-recipes.ts";
 import { withMemoryScratch } from "../support/crash-scratch.ts";
-import { failEach } from "../support/failing-calls.ts";
+import { type FailingWorld, failEach, tolerate } from "../support/failing-calls.ts";
 import { Random } from "../support/random.ts";
 import { SparseFile } from "../support/recording-sparse-file.ts";
 import type { FaultHook, RecordingLog } from "../support/recording-storage.ts";
@@ -53,29 +53,12 @@ interface Contents {
   readonly snapshots: ReadonlyMap<string, SparseFile>;
 }
 
-interface World {
-  readonly directory: string;
-  readonly recipe: ImageRecipe;
-  readonly path: string;
-  readonly initial: SparseFile;
-}
-
 interface Session {
   /** What the disk was after the change, by the engine. */
   readonly shown: SparseFile;
   /** Calls before the change of snapshots. */
   readonly start: number;
   readonly error: unknown;
-}
-
-function attempt(action: () => void): unknown {
-  try {
-    action();
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof TsimgfsError)) throw error;
-    return error;
-  }
 }
 
 function bufferOf(bytes: Uint8Array): NativeBuffer {
@@ -100,7 +83,7 @@ function readAll(disk: Disk): SparseFile {
 
 /** A session on the image as it is at first. Calls fail from the change of snapshots on. */
 function work(
-  { directory, recipe, path, initial }: World,
+  { directory, recipe, path, initial }: FailingWorld,
   [action, name]: (typeof ACTIONS)[number],
   manner: Manner,
   log: RecordingLog,
@@ -119,15 +102,17 @@ function work(
     }
     const start = log.operations.length;
     isFailing = true;
-    const error = attempt(() => disk.changeSnapshots(action, name));
+    const error = tolerate(() => disk.changeSnapshots(action, name));
     const shown = readAll(disk);
     if (manner === "a mount") {
       // It goes on. What is there is written once more: whatever becomes of that, the disk is the same.
-      attempt(() => disk.write(5 * 4096, 2 * 4096, bufferOf(shown.bytesAt(5 * 4096, 2 * 4096)), 0));
-      attempt(() => disk.flush());
+      tolerate(() =>
+        disk.write(5 * 4096, 2 * 4096, bufferOf(shown.bytesAt(5 * 4096, 2 * 4096)), 0),
+      );
+      tolerate(() => disk.flush());
       expect(readAll(disk).equals(shown)).toBe(true);
     }
-    attempt(() => disk.close());
+    tolerate(() => disk.close());
     return { shown, start, error };
   } finally {
     closeFiles();
@@ -135,7 +120,7 @@ function work(
   }
 }
 
-async function contentsOf({ directory, recipe }: World): Promise<Contents> {
+async function contentsOf({ directory, recipe }: FailingWorld): Promise<Contents> {
   const disk = await contentOf(directory, recipe);
   const { stdout } = await qemuImg(directory, ["snapshot", "-l", IMAGE_NAME]);
   const snapshots = new Map<string, SparseFile>();
@@ -158,7 +143,7 @@ const CLEAN = [0];
 const CLEAN_OR_LEAKS = [0, 3];
 
 async function expectSound(
-  { directory }: World,
+  { directory }: FailingWorld,
   statuses: readonly number[],
   label: string,
 ): Promise<void> {
@@ -168,7 +153,7 @@ async function expectSound(
 
 /** What the image is without a change of snapshots, and with it. */
 async function outcomesOf(
-  world: World,
+  world: FailingWorld,
   change: (typeof ACTIONS)[number],
   manner: Manner,
 ): Promise<{ before: Contents; after: Contents }> {
@@ -201,7 +186,7 @@ describe("a call that fails while a snapshot changes", () => {
       mkdirSync(directory);
       await makeImage(directory, recipe, new Random(`image ${name}`));
       const [path = ""] = imageFiles(directory, recipe);
-      const world: World = { directory, recipe, path, initial: SparseFile.load(path) };
+      const world: FailingWorld = { directory, recipe, path, initial: SparseFile.load(path) };
       const { before, after } = await outcomesOf(world, change, manner);
       const log: RecordingLog = { operations: [] };
       const { start } = work(world, change, manner, log);

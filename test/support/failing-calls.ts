@@ -1,11 +1,32 @@
 /** Ways in which the calls of recorded work fail, each call in turn: for want of space, or since the medium is broken. */
 
-import { StorageError } from "../../src/errors.ts";
+import { StorageError, TsimgfsError } from "../../src/errors.ts";
+import type { ImageRecipe } from "./crash-recipes.ts";
 import type { Random } from "./random.ts";
+import type { SparseFile } from "./recording-sparse-file.ts";
 import type { FaultHook, LoggedOperation } from "./recording-storage.ts";
 
 /** What a host writes as a whole or not at all, bytes. */
 const SECTOR_SIZE = 512;
+
+/** An image whose calls fail. */
+export interface FailingWorld {
+  readonly directory: string;
+  readonly recipe: ImageRecipe;
+  readonly path: string;
+  readonly initial: SparseFile;
+}
+
+/** Do what may fail; returns the error, if it is one of ours. */
+export function tolerate(action: () => void): unknown {
+  try {
+    action();
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof TsimgfsError)) throw error;
+    return error;
+  }
+}
 
 export interface Failure {
   readonly name: string;
