@@ -18,12 +18,18 @@ describe("readMountTable", () => {
   it("finds our mounts among others", () => {
     withTable(
       "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw",
-      `36 22 0:31 / /mnt/images ro,nosuid,nodev shared:9 - ${OURS} /vm.qcow2 ro,user_id=0`,
+      `36 22 0:31 / /mnt/images ro,nosuid,nodev shared:9 - ${OURS} /vm.qcow2 ro,user_id=1000,group_id=0`,
       "37 22 0:32 / /mnt/other rw - fuse.sshfs host: rw",
       "38 22 0:33 / /mnt/tsimgfs rw - fuse fuse.tsimgfs rw",
     );
     expect(readMountTable()).toEqual([
-      { type: "fuse.tsimgfs", mountpoint: "/mnt/images", device: "0:31", source: "/vm.qcow2" },
+      {
+        type: "fuse.tsimgfs",
+        mountpoint: "/mnt/images",
+        device: "0:31",
+        source: "/vm.qcow2",
+        userId: 1000,
+      },
     ]);
   });
 
@@ -33,6 +39,7 @@ describe("readMountTable", () => {
       `37 22 0:32 / /b ro shared:1 master:2 propagate_from:3 - ${OURS} b ro`,
     );
     expect(readMountTable().map(({ mountpoint }) => mountpoint)).toEqual(["/a", "/b"]);
+    expect(readMountTable().map(({ userId }) => userId)).toEqual([0, 0]);
   });
 
   it("undoes the kernel's escapes", () => {
