@@ -168,6 +168,17 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     expect(lines).toHaveLength(5);
   });
 
+  it("says what is in partitions that have no device of their own", async () => {
+    await makePartitionedDisk();
+    expect(await attach()).toMatchObject([
+      { type: "gpt" },
+      { partition: 1, size: 32 * MIB, type: "ext4", label: "first fs" },
+      { partition: 2, size: 32 * MIB, type: "vfat", label: "SECOND" },
+      { partition: 3, type: undefined },
+    ]);
+    await tsimgfs(["detach", image]);
+  });
+
   it("mounts the only file system, or the one of a partition, and unmounts it", async () => {
     await makeFileSystem();
     await attach("--mount", target);

@@ -11,9 +11,17 @@ export interface BlockContent {
   readonly usage: string | undefined;
 }
 
-/** Nothing is known where blkid finds nothing, or contradictions. */
-export function blockContent(path: string): BlockContent {
-  const { stdout } = attemptTool("blkid", ["--probe", "--output", "export", path]);
+/**
+ * Nothing is known where blkid finds nothing, or contradictions.
+ *
+ * @param window bytes of the device; default: all of it
+ */
+export function blockContent(
+  path: string,
+  window?: { readonly start: number; readonly size: number },
+): BlockContent {
+  const part = window === undefined ? [] : [`--offset=${window.start}`, `--size=${window.size}`];
+  const { stdout } = attemptTool("blkid", ["--probe", ...part, "--output", "export", path]);
   const fields = new Map(
     stdout.split("\n").map((line): [string, string] => {
       const [name = ""] = line.split("=", 1);

@@ -243,14 +243,14 @@ function report(image: string, { disk, partitions }: Attached, options: AttachOp
       content: blockContent(disk.path),
     },
     ...partitions.map(({ device, number, start, size, name }) => {
-      const found = device && blockContent(device.path);
-      const content = { type: undefined, uuid: undefined, usage: undefined, ...found };
+      const content =
+        device === undefined ? blockContent(disk.path, { start, size }) : blockContent(device.path);
       return {
         device: device?.path,
         partition: number,
         start,
         size,
-        content: { ...content, label: found?.label ?? name },
+        content: { ...content, label: content.label ?? name },
       };
     }),
   ];
