@@ -8,7 +8,7 @@
 import assert from "node:assert";
 import { TsimgfsError } from "../errors.ts";
 import type { FormatImage } from "../formats/driver.ts";
-import { MAGIC_SECTOR_SIZE, magicOf } from "../formats/image-magic.ts";
+import { MAGIC_SECTOR_SIZE } from "../formats/image-magic.ts";
 import {
   ALLOCATION,
   type Allocation,
@@ -17,7 +17,7 @@ import {
   HostPlace,
   type Occupation,
 } from "../formats/writer.ts";
-import { NativeBuffer } from "../syscalls/native-buffer.ts";
+import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import { isZero, ZEROS } from "../syscalls/zeros.ts";
 import { COUNTER, count } from "../threads/counters.ts";
 import type { Mutex } from "../threads/mutex.ts";
@@ -25,6 +25,7 @@ import { READ_AGAIN, type UnlockedReads } from "../threads/unlocked-reads.ts";
 import type { BackingChain } from "./backing-chain.ts";
 import type { DataWriter } from "./data-extents.ts";
 import { DiskResizer, type GrowthPreallocation, type ResizePieces } from "./disk-resizer.ts";
+import { GuardedSector } from "./guarded-sector.ts";
 import { PlanFiller, SOURCE, type Source } from "./plan-filler.ts";
 import type { TableChanges } from "./table-changes.ts";
 import type { WritePolicy } from "./write-policy.ts";
@@ -73,7 +74,8 @@ export class DiskWriter {
   readonly #filling: Mutex;
   readonly #unlocked: UnlockedReads | undefined;
   readonly #policy: WritePolicy;
-  readonly #guardsMagic: boolean;
+  /** Undefined: the first sector is as any other. */
+  readonly #guarded: GuardedSector | undefined;
   readonly #filler: PlanFiller;
   /** How zeros are made that need no space. */
   readonly #released: ZeroManner;
@@ -81,7 +83,6 @@ export class DiskWriter {
   readonly #zeroRanges: ZeroRanges;
   readonly #resizer: DiskResizer;
   readonly #place = new HostPlace();
-  #firstSector: NativeBuffer | undefined;
 
   constructor(context: DiskWriterContext) {
     this.#chain = context.chain;
@@ -93,7 +94,9 @@ export class DiskWriter {
     this.#filling = context.filling;
     this.#unlocked = context.unlocked;
     this.#policy = context.policy;
-    this.#guardsMagic = context.guardsMagic;
+    this.#guarded = context.guardsMagic
+      ? new GuardedSector(context.chain, context.data, context.changes)
+      : undefined;
     this.#filler = new PlanFiller(context);
     this.#released = releasedZeros(context.policy.discard === "ignore");
     this.#counters = context.counters;
@@ -116,9 +119,9 @@ export class DiskWriter {
   write(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
     this.#writer.begin("contents");
     this.#dirtyBitmaps?.mark(guestOffset, length);
-    if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
+    if (this.#guarded !== undefined && guestOffset < MAGIC_SECTOR_SIZE) {
       const count = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
-      this.#writeGuarded(guestOffset, count, source, start);
+      this.#guarded.write(guestOffset, count, source, start);
       if (count < length) {
         this.write(guestOffset + count, length - count, source, start + count);
       }
@@ -143,29 +146,6 @@ export class DiskWriter {
       done += count;
     }
     this.#writeRun(guestOffset, runStart, done, runIsZero, source, start);
-  }
-
-  /**
-   * Write to the first sector of a disk whose format was guessed: a guest must not turn it into an image,
-   * which the next one who guesses would open with all that it refers to.
-   */
-  #writeGuarded(guestOffset: number, length: number, source: NativeBuffer, start: number): void {
-    this.#firstSector ??= NativeBuffer.allocate(MAGIC_SECTOR_SIZE);
-    const sector = this.#firstSector;
-    const count = Math.min(MAGIC_SECTOR_SIZE, this.#image.virtualSize);
-    this.#changes.lockExclusive();
-    try {
-      this.#chain.read(0, count, sector, 0);
-      sector.bytes.set(source.bytes.subarray(start, start + length), guestOffset);
-      const magic = magicOf(sector.bytes.subarray(0, count));
-      if (magic !== undefined) {
-        const reason = `a write would make it look like a ${magic} image; state --format raw to allow that`;
-        throw new TsimgfsError("EPERM", this.#image.storage.path, reason);
-      }
-      this.#data.write(source, start, length, guestOffset, guestOffset);
-    } finally {
-      this.#changes.unlockExclusive();
-    }
   }
 
   #writeRun(
@@ -195,9 +175,9 @@ export class DiskWriter {
     this.#writer.begin("contents");
     this.#dirtyBitmaps?.mark(guestOffset, length);
     let guarded = 0;
-    if (this.#guardsMagic && guestOffset < MAGIC_SECTOR_SIZE) {
+    if (this.#guarded !== undefined && guestOffset < MAGIC_SECTOR_SIZE) {
       guarded = Math.min(length, MAGIC_SECTOR_SIZE - guestOffset);
-      this.#writeGuarded(guestOffset, guarded, ZEROS, 0);
+      this.#guarded.write(guestOffset, guarded, ZEROS, 0);
     }
     const manner = mannerOf(flags, this.#policy.discard === "ignore");
     const done = this.#zeroRanges.zero(guestOffset + guarded, length - guarded, manner);
