@@ -72,6 +72,7 @@ export async function runDaemon(
     stuckEnd = new StuckEnd(mountpoint.path, served.progress, () => upkeep.flush());
     stopOnSignals = new SignalStop(mountpoint, stuckEnd);
     await transport.start(config, mountpoint, served);
+    stopOnSignals.expectMounted();
   } catch (error) {
     stuckEnd?.forget();
     stopOnSignals?.forget();
@@ -192,7 +193,12 @@ const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
 class SignalStop {
   readonly #mountpoint: Mountpoint;
   readonly #stuckEnd: StuckEnd;
+  #isMounted = false;
+  #isWanted = false;
   readonly unmount = (): void => {
+    this.#stuckEnd.expect();
+    this.#isWanted = true;
+    if (!this.#isMounted) return;
     this.#unmount().catch((error: unknown) => {
       writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
     });
@@ -205,6 +211,15 @@ class SignalStop {
     for (const signal of IGNORED_SIGNALS) process.on(signal, ignore);
   }
 
+  /**
+   * The mount is there, and served. Before, a signal would find nothing to unmount; or what waits for its first
+   * request, and would wait for ever.
+   */
+  expectMounted(): void {
+    this.#isMounted = true;
+    if (this.#isWanted) this.unmount();
+  }
+
   forget(): void {
     for (const signal of STOP_SIGNALS) process.off(signal, this.unmount);
     for (const signal of IGNORED_SIGNALS) process.off(signal, ignore);
@@ -212,7 +227,6 @@ class SignalStop {
 
   async #unmount(): Promise<void> {
     const { path } = this.#mountpoint;
-    this.#stuckEnd.expect();
     try {
       await unmountWhileServing(path, { lazy: false });
     } catch (error) {

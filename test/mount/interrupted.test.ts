@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import { mkdir, readdir, readlink, rm } from "node:fs/promises";
+import { mkdir, readdir, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -66,6 +66,25 @@ describe("a mount command that is interrupted", () => {
       }
     },
   );
+
+  it("ends when the daemon hears of it while it mounts", async () => {
+    const programs = join(directory, "programs");
+    await mkdir(programs);
+    // Who runs it is the daemon, just before there is a mount.
+    const script = '#!/bin/sh\n[ "$1" = -u ] || kill -TERM $PPID\nexec /usr/bin/fusermount3 "$@"\n';
+    await writeFile(join(programs, "fusermount3"), script, { mode: 0o755 });
+    const mountPoint = join(directory, "early");
+    await mkdir(mountPoint);
+    const mark = newMark();
+    const env = { [MARK]: mark, PATH: `${programs}:${process.env["PATH"]}` };
+    await attemptTsimgfs([...MOUNT_COMMAND, sample.path, mountPoint], { env });
+    try {
+      await until("no process is left", () => markedProcesses(mark).length === 0);
+      expect(mountAt(mountPoint)).toBeUndefined();
+    } finally {
+      await attemptTsimgfs(["umount", mountPoint]);
+    }
+  });
 
   it("does not keep the files that the shell had open", async () => {
     const lock = join(directory, "lock");

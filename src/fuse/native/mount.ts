@@ -101,16 +101,20 @@ export class NativeMount {
       operations.listXattrs(signal, path, room);
     const before = new Set(fuseDescriptors());
     await mount(fuse, mountpoint);
+    const fd = fuseDescriptors().find((descriptor) => !before.has(descriptor));
+    if (fd === undefined) {
+      await letGo(fuse);
+      throw new TsimgfsError("EIO", mountpoint, "was unmounted before it was ready");
+    }
     try {
-      const fd = fuseDescriptors().find((descriptor) => !before.has(descriptor));
-      if (fd === undefined) throw new Error("libfuse has no descriptor of /dev/fuse");
       // fuse-native calls back before INIT is answered, after which the kernel sets what it was told then.
       await fs.promises.stat(mountpoint);
-      return new NativeMount(fuse, { fd, heartbeat }, failed);
     } catch (error) {
+      await letGo(fuse);
       await unmountWhileServing(mountpoint, { lazy: true });
       throw error;
     }
+    return new NativeMount(fuse, { fd, heartbeat }, failed);
   }
 
   /** Resolves when the mount is gone and nobody has a file of it open; rejects when it cannot be served. */
@@ -125,7 +129,7 @@ export class NativeMount {
         // libfuse closes it when its last thread has ended.
         if (isFuseDescriptor(this.#fd)) return;
         clearInterval(this.#timer);
-        this.#fuse.unmount(() => resolve());
+        void letGo(this.#fuse).then(resolve);
       }, POLL_MS);
     });
   }
@@ -146,6 +150,11 @@ async function mount(fuse: FuseInstance, mountpoint: string): Promise<void> {
   }
   const reason = said === "" ? explain(error.message) : explainMountFailure(said, mountpoint);
   throw new TsimgfsError("EIO", mountpoint, reason, { cause: error });
+}
+
+/** What has been mounted keeps the event loop until then, also when the mount is gone. */
+function letGo(fuse: FuseInstance): Promise<void> {
+  return new Promise((resolve) => fuse.unmount(() => resolve()));
 }
 
 /** What fuse-native says before libfuse is asked. */
