@@ -1,5 +1,6 @@
 /** The signals that end a command before its time, and the exit statuses that tell of them. */
 
+import assert from "node:assert/strict";
 import { constants } from "node:os";
 
 export const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
@@ -15,6 +16,7 @@ export function signalStatus(signal: StopSignal): number {
 
 let heard: StopSignal | undefined;
 let isHearing = false;
+const waiting: ((signal: StopSignal) => void)[] = [];
 
 /**
  * From now on such a signal does not end the process: who works asks for it. For commands that leave something
@@ -26,6 +28,7 @@ export function hearStopSignals(): void {
   for (const signal of STOP_SIGNALS) {
     process.on(signal, () => {
       heard ??= signal;
+      for (const resolve of waiting.splice(0)) resolve(signal);
     });
   }
 }
@@ -33,4 +36,18 @@ export function hearStopSignals(): void {
 /** The first signal that came since `hearStopSignals`. */
 export function heardSignal(): StopSignal | undefined {
   return heard;
+}
+
+/** Resolves with the first signal that came since `hearStopSignals`, or comes. */
+export function nextSignal(): Promise<StopSignal> {
+  return new Promise((resolve) => {
+    if (heard === undefined) waiting.push(resolve);
+    else resolve(heard);
+  });
+}
+
+/** End the process that a signal was to end: it has been heard, and nothing is left. */
+export function exitStopped(): never {
+  assert(heard !== undefined);
+  process.exit(signalStatus(heard));
 }

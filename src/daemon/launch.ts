@@ -4,6 +4,7 @@
  */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { TsimgfsError } from "../errors.ts";
 import { createTrace } from "../trace.ts";
@@ -27,6 +28,9 @@ const ENVIRONMENT = {
 
 /** Descriptors of the daemon: its task is on standard input, what it reports on another pipe. */
 const REPORT_FD = 3;
+
+/** One that is told to end does so in less, unless a medium does not answer: then it is not waited for. */
+const STOP_MAX_MS = 5000;
 
 /** A process that waits for its task, and ends if it gets none. */
 export class PendingDaemon {
@@ -73,7 +77,7 @@ export class PendingDaemon {
     for await (const chunk of pipe) text += String(chunk);
     if (text === "") {
       const reason = `the background process ${await this.#ended}`;
-      throw new TsimgfsError("EIO", mountpoint, reason);
+      throw new TsimgfsError("EIO", images.join(", "), reason);
     }
     const readiness: Readiness = JSON.parse(text);
     if (readiness.kind === "failed") throw new DaemonError(readiness.message);
@@ -82,9 +86,10 @@ export class PendingDaemon {
     return readiness.warnings;
   }
 
-  /** Let the process end, unless it serves already: then it unmounts. */
-  stop(): void {
+  /** Tell the process to end, which unmounts if it serves already, and wait until it has. */
+  async stop(): Promise<void> {
     this.#child.kill("SIGTERM");
+    await Promise.race([this.#ended, sleep(STOP_MAX_MS)]);
   }
 
   /** There is no task: the process ends. */

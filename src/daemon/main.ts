@@ -32,10 +32,13 @@ async function main(): Promise<void> {
   process.title = `tsimgfs mount ${[...config.images, config.mountpoint].join(" ")}`;
   let isReady = false;
   try {
-    await runDaemon(config, secrets, { worker, start }, (warnings) => {
+    const early = await runDaemon(config, secrets, { worker, start }, (warnings) => {
       isReady = true;
       report({ kind: "ready", warnings });
     });
+    if (early === undefined) return;
+    process.exitCode = 1;
+    reportFailure(`${config.images.join(", ")}: the background process was ended by ${early}`);
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     process.exitCode = 1;

@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { constants } from "node:os";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../errors.ts";
 import { unmountWhileServing } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
@@ -26,7 +26,7 @@ import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
 import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 import { NativeTransport } from "./native-transport.ts";
 import { redirectMessages } from "./standard-streams.ts";
-import { STOP_SIGNALS } from "./stop-signals.ts";
+import { STOP_SIGNALS, type StopSignal } from "./stop-signals.ts";
 import { StuckEnd } from "./stuck-end.ts";
 import type { Transport, UpkeepRequests } from "./transport.ts";
 import { Upkeep } from "./upkeep.ts";
@@ -37,7 +37,8 @@ const SIG_DFL = 0;
 const READ_AHEAD_KB = 1024;
 
 /**
- * Mount and serve. Returns when the mount is gone and everything is closed.
+ * Mount and serve. Returns when the mount is gone and everything is closed; the signal that has ended it if that
+ * came before `onReady` was called, which is not called any more then.
  *
  * @param secrets passphrases of encrypted images, which are wiped
  * @param firstThread ends with the mount, or with the failure
@@ -49,7 +50,7 @@ export async function runDaemon(
   secrets: TaskSecrets,
   firstThread: FirstThread,
   onReady: (warnings: readonly string[]) => void,
-): Promise<void> {
+): Promise<StopSignal | undefined> {
   let devices: OpenDevices | undefined;
   let upkeep: Upkeep;
   const transport = createTransport(config, firstThread, {
@@ -72,6 +73,9 @@ export async function runDaemon(
     stuckEnd = new StuckEnd(mountpoint.path, served.progress, () => upkeep.flush());
     stopOnSignals = new SignalStop(mountpoint, stuckEnd);
     await transport.start(config, mountpoint, served);
+    // What came while this thread was busy is heard in a turn of the event loop from its begin to its end.
+    await nextTurn();
+    await nextTurn();
     stopOnSignals.expectMounted();
   } catch (error) {
     stuckEnd?.forget();
@@ -82,10 +86,14 @@ export async function runDaemon(
   }
   raiseReadAhead(config, mountpoint);
   process.chdir("/");
+  let early: StopSignal | undefined;
   try {
     const { streaming } = config;
     const refusals = streaming === undefined ? [] : await upkeep.startStreaming(streaming.limit);
-    onReady([...transport.warnings, ...devices.warnings, ...refusals]);
+    early = stopOnSignals.signal;
+    if (early === undefined) {
+      onReady([...transport.warnings, ...devices.warnings, ...refusals]);
+    }
   } catch {
     // Whoever asked for the mount has been interrupted, and did not get it.
     stopOnSignals.unmount();
@@ -104,6 +112,7 @@ export async function runDaemon(
     const reason = "not all that was written could be made durable, or given back";
     throw new TsimgfsError("EIO", config.mountpoint, reason);
   }
+  return early;
 }
 
 function createTransport(
@@ -194,11 +203,15 @@ class SignalStop {
   readonly #mountpoint: Mountpoint;
   readonly #stuckEnd: StuckEnd;
   #isMounted = false;
-  #isWanted = false;
+  /** The first that came. */
+  signal: StopSignal | undefined;
+  readonly #hear = (signal: StopSignal): void => {
+    this.signal ??= signal;
+    this.#stuckEnd.expect();
+    if (this.#isMounted) this.unmount();
+  };
   readonly unmount = (): void => {
     this.#stuckEnd.expect();
-    this.#isWanted = true;
-    if (!this.#isMounted) return;
     this.#unmount().catch((error: unknown) => {
       writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
     });
@@ -207,7 +220,7 @@ class SignalStop {
   constructor(mountpoint: Mountpoint, stuckEnd: StuckEnd) {
     this.#mountpoint = mountpoint;
     this.#stuckEnd = stuckEnd;
-    for (const signal of STOP_SIGNALS) process.on(signal, this.unmount);
+    for (const signal of STOP_SIGNALS) process.on(signal, this.#hear);
     for (const signal of IGNORED_SIGNALS) process.on(signal, ignore);
   }
 
@@ -217,11 +230,11 @@ class SignalStop {
    */
   expectMounted(): void {
     this.#isMounted = true;
-    if (this.#isWanted) this.unmount();
+    if (this.signal !== undefined) this.unmount();
   }
 
   forget(): void {
-    for (const signal of STOP_SIGNALS) process.off(signal, this.unmount);
+    for (const signal of STOP_SIGNALS) process.off(signal, this.#hear);
     for (const signal of IGNORED_SIGNALS) process.off(signal, ignore);
   }
 

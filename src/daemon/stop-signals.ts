@@ -6,6 +6,8 @@ import { constants } from "node:os";
 /** These unmount; what is still open is served until it is closed. */
 export const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
 
+export type StopSignal = (typeof STOP_SIGNALS)[number];
+
 /** Of all signals, as /proc/PID/status has them: bit n - 1 is signal n. */
 const MASK = STOP_SIGNALS.reduce(
   (mask, name) => mask | (1n << BigInt(constants.signals[name] - 1)),

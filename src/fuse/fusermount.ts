@@ -7,6 +7,7 @@ import { type SpawnSyncReturns, type StdioOptions, spawn, spawnSync } from "node
 import fs from "node:fs";
 import { constants } from "node:os";
 import { TsimgfsError } from "../errors.ts";
+import { OWN_SESSION } from "../own-session.ts";
 import { errnoName, nodeErrorCode } from "../syscalls/errno-names.ts";
 import { errno, recvmsg, socketpair } from "../syscalls/libc.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
@@ -51,6 +52,7 @@ export function mountFuse(mountpoint: string, options: readonly string[]): numbe
   try {
     createTrace("run")("%s -o %s -- %s", PROGRAM, options.join(","), mountpoint);
     const result = spawnSync(PROGRAM, ["-o", options.join(","), "--", mountpoint], {
+      ...OWN_SESSION,
       stdio: ["ignore", "ignore", "pipe", theirs],
       env: { ...process.env, _FUSE_COMMFD: String(CHILD_FD) },
       encoding: "utf8",
@@ -70,6 +72,7 @@ export function mountFuse(mountpoint: string, options: readonly string[]): numbe
  */
 export function unmountFuse(mountpoint: string, { lazy }: { lazy: boolean }): void {
   const result = spawnSync(PROGRAM, unmountArguments(mountpoint, { lazy }), {
+    ...OWN_SESSION,
     stdio: ["ignore", "ignore", "pipe"],
     encoding: "utf8",
   });
@@ -85,6 +88,7 @@ export async function unmountWhileServing(
   { lazy }: { lazy: boolean },
 ): Promise<void> {
   const child = spawn(PROGRAM, unmountArguments(mountpoint, { lazy }), {
+    ...OWN_SESSION,
     stdio: ["ignore", "ignore", "pipe"],
   });
   let stderr = "";

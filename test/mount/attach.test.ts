@@ -4,9 +4,12 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
 import { copyFile, mkdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { constants } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
+import { withProgram } from "../support/foreground.ts";
 import { asArray, asRecord } from "../support/json.ts";
 import { withLoop } from "../support/loop.ts";
 import { mountAt, mountTable } from "../support/mount-table.ts";
@@ -22,6 +25,7 @@ import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
+const random = new Random("attach-interrupted");
 
 interface AttachedDevice {
   readonly device: string;
@@ -264,11 +268,42 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     ),
   )("ends by itself after %s, %i ms after its start", async (signal, delayMs) => {
     await makePartitionedDisk();
-    const child = spawn(process.execPath, [MAIN, "attach", "--partitions", image]);
-    await new Promise((resolve) => setTimeout(resolve, delayMs));
-    // It may have been done before.
-    if ((await ended(child, signal)) === 0) await tsimgfs(["detach", image]);
-    else await until("nothing is left", async () => (await loops()).length === 0);
+    const args = [MAIN, "attach", "--partitions", "--mount", target, "--partition", "1", image];
+    await withProgram("setsid", [process.execPath, ...args], async (command) => {
+      await sleep(delayMs);
+      // From a terminal all programs that it has started hear it, and of the impatient, twice.
+      for (const pauseMs of [0, random.below(100)]) {
+        await sleep(pauseMs);
+        if (command.isRunning) process.kill(-command.pid, signal);
+      }
+      const status = await command.end();
+      // It may have been done before.
+      if (status === 0) await tsimgfs(["detach", image]);
+      else {
+        expect([signal, 128 + constants.signals[signal]]).toContain(status);
+        expect(command.output).toBe("");
+        await expectNothingLeft();
+      }
+    });
+  });
+
+  it("tells nothing of a signal that its background process has heard as well", async () => {
+    await makeDisk();
+    const mark = newMark();
+    await withProgram(
+      process.execPath,
+      [MAIN, "attach", image],
+      async (command) => {
+        await until("a daemon is there", () =>
+          markedProcesses(mark).some((pid) => pid !== command.pid),
+        );
+        for (const pid of [command.pid, ...markedProcesses(mark)]) process.kill(pid, "SIGINT");
+        expect(await command.end()).toBe(130);
+        expect(command.output).toBe("");
+      },
+      { [MARK]: mark },
+    );
+    await expectNothingLeft();
   });
 
   it("leaves what detach can take down, wherever it is killed", async () => {

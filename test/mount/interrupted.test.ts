@@ -6,17 +6,27 @@ import { mkdir, readdir, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { MARK, markedProcesses, newMark } from "../support/daemon-processes.ts";
+import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
+import { withProgram } from "../support/foreground.ts";
 import { mountAt } from "../support/mount-table.ts";
 import { mounted } from "../support/mounted.ts";
+import { Random } from "../support/random.ts";
 import { MAIN } from "../support/repository.ts";
 import { attempt, run, until } from "../support/run.ts";
 import { makeSample, type SampleImage } from "../support/sample-image.ts";
+import { LONG } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { casesOfTransport, MOUNT_COMMAND } from "../support/transport.ts";
-import { attemptTsimgfs, tsimgfs } from "../support/tsimgfs.ts";
+import { casesOfTransport, itOnce, MOUNT_COMMAND } from "../support/transport.ts";
+import { attemptTsimgfs, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 
 const SIGNALS = casesOfTransport("interrupted", ["SIGINT", "SIGTERM", "SIGKILL"] as const, 1);
+
+const DAEMON_SIGNALS = casesOfTransport("daemon", ["SIGINT", "SIGTERM", "SIGHUP"] as const, 1);
+/** For each of them. */
+const ROUNDS = LONG ? 10 : 1;
+/** From the first sight of a daemon until it serves. */
+const LATEST_MS = 500;
+const random = new Random("interrupted");
 
 /** Long after any daemon has noticed that nobody waits for it. */
 const SETTLED_MS = 400;
@@ -77,13 +87,71 @@ describe("a mount command that is interrupted", () => {
     await mkdir(mountPoint);
     const mark = newMark();
     const env = { [MARK]: mark, PATH: `${programs}:${process.env["PATH"]}` };
-    await attemptTsimgfs([...MOUNT_COMMAND, sample.path, mountPoint], { env });
+    const result = await attemptTsimgfs([...MOUNT_COMMAND, sample.path, mountPoint], { env });
     try {
+      // libfuse does not ask fusermount3 where it is root: then nobody has sent a signal.
+      if (result.status !== 0) expect(refusalOf(result)).toMatch(/vm\.qcow2: .*ended by SIGTERM$/);
+      expect(result.status === 0).toBe(mountAt(mountPoint) !== undefined);
+      await attemptTsimgfs(["umount", mountPoint]);
       await until("no process is left", () => markedProcesses(mark).length === 0);
       expect(mountAt(mountPoint)).toBeUndefined();
     } finally {
       await attemptTsimgfs(["umount", mountPoint]);
     }
+  });
+
+  it.each(DAEMON_SIGNALS)(
+    "says so when its background process alone is ended by %s, at any moment",
+    async (signal) => {
+      for (let round = 0; round < ROUNDS; round++) {
+        const mountPoint = join(directory, `daemon-${signal}-${round}`);
+        await mkdir(mountPoint);
+        const mark = newMark();
+        const args = [MAIN, ...MOUNT_COMMAND, sample.path, mountPoint];
+        await withProgram(
+          process.execPath,
+          args,
+          async (command) => {
+            let daemon: number | undefined;
+            await until("a daemon is there", () => {
+              daemon = markedProcesses(mark).find((pid) => pid !== command.pid && runsNode(pid));
+              return daemon !== undefined;
+            });
+            await sleep(random.below(LATEST_MS));
+            if (daemon !== undefined) process.kill(daemon, signal);
+            if ((await command.end()) !== 0) {
+              expect(command.output).toMatch(/^tsimgfs: .*vm\.qcow2: .*ended (by|with) SIG\w+\n$/);
+            }
+            await until("no process is left", () => markedProcesses(mark).length === 0);
+            expect(mountAt(mountPoint)).toBeUndefined();
+          },
+          { [MARK]: mark },
+        );
+      }
+    },
+  );
+
+  itOnce("in the foreground, by Ctrl-C while fusermount3 mounts, leaves nothing", async () => {
+    const programs = join(directory, "foreground-programs");
+    await mkdir(programs);
+    // As a terminal does: to all processes of the group.
+    const signal = 'kill -INT -"$(ps -o pgid= "$PPID" | tr -d " ")"';
+    const script = `#!/bin/sh\n[ "$1" = -u ] || ${signal}\nexec /usr/bin/fusermount3 "$@"\n`;
+    await writeFile(join(programs, "fusermount3"), script, { mode: 0o755 });
+    const mountPoint = join(directory, "foreground");
+    await mkdir(mountPoint);
+    const mark = newMark();
+    await withProgram(
+      "setsid",
+      [process.execPath, MAIN, ...MOUNT_COMMAND, "-f", sample.path, mountPoint],
+      async (command) => {
+        expect(await command.end()).toBe(130);
+        expect(command.output).toBe("");
+      },
+      { [MARK]: mark, PATH: `${programs}:${process.env["PATH"]}` },
+    );
+    expect(markedProcesses(mark)).toEqual([]);
+    expect(mountAt(mountPoint)).toBeUndefined();
   });
 
   it("does not keep the files that the shell had open", async () => {

@@ -2,6 +2,7 @@
 
 import { spawnSync } from "node:child_process";
 import { TsimgfsError } from "../../errors.ts";
+import { OWN_SESSION } from "../../own-session.ts";
 import { nodeErrorCode } from "../../syscalls/errno-names.ts";
 import { createTrace } from "../../trace.ts";
 
@@ -24,6 +25,7 @@ export interface ToolResult {
 export function attemptTool(program: string, args: readonly string[]): ToolResult {
   createTrace("run")("%s %s", program, args.join(" "));
   const result = spawnSync(program, args, {
+    ...OWN_SESSION,
     stdio: ["ignore", "pipe", "pipe"],
     encoding: "utf8",
     env: { ...process.env, PATH, LC_ALL: "C" },

@@ -21,6 +21,7 @@ import {
 import { requireRoot } from "../attach/require-root.ts";
 import { runTool } from "../attach/run-tool.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { launchUnlessStopped } from "../launch-mount.ts";
 import {
   backingPolicyOption,
   formatOption,
@@ -37,7 +38,7 @@ import {
   secretsOf,
 } from "../secrets.ts";
 import { sizeText } from "../size-text.ts";
-import { STOP_SIGNALS, type StopSignal, signalStatus } from "../stop-signals.ts";
+import { exitStopped, heardSignal, hearStopSignals } from "../stop-signals.ts";
 
 const THREADS = 4;
 const PARTITION_MAX = 255;
@@ -98,22 +99,25 @@ async function attach(image: string, options: AttachOptions): Promise<void> {
   checkMountDirectory(options);
   const attachment = Attachment.ofImage(image);
   refuseAttached(attachment, image);
-  const stop = new StopRequest();
+  hearStopSignals();
   attachment.prepare();
+  let isMounted = false;
   try {
-    await mountImage(image, attachment, options);
-  } catch (error) {
-    attachment.removeDirectory();
-    throw error;
+    isMounted = await mountImage(image, attachment, options);
+  } finally {
+    if (!isMounted) attachment.removeDirectory();
   }
+  if (!isMounted) exitStopped();
   try {
-    const attached = await attachDevices(image, attachment, options, stop);
-    report(image, attached, options);
+    const attached = await attachDevices(image, attachment, options);
+    const rows = describe(attached);
+    await refuseStopped();
+    report(image, rows, options);
   } catch (error) {
     await attachment.takeDown().catch((failure: unknown) => {
       printMessage(failure instanceof Error ? failure.message : String(failure));
     });
-    if (stop.signal !== undefined) process.exit(signalStatus(stop.signal));
+    if (heardSignal() !== undefined) exitStopped();
     throw error;
   }
   process.exit(0);
@@ -123,28 +127,26 @@ async function attachDevices(
   image: string,
   attachment: Attachment,
   options: AttachOptions,
-  stop: StopRequest,
 ): Promise<Attached> {
-  await stop.check();
+  await refuseStopped();
   const readOnly = options.readOnly ?? false;
   const deviceFile = attachment.deviceFile(image);
   const table = readPartitions(deviceFile);
   const loopOptions = { readOnly, sectorSize: table.sectorSize };
   const disk = makeLoopDevice(deviceFile, loopOptions);
-  await stop.check();
+  await refuseStopped();
   const partitions: PartitionDevice[] = [];
   for (const partition of kernelDevices(disk, table.partitions)) {
     const isWanted =
       options.partitions ?? (options.mount !== undefined && isChosen(partition, options));
     partitions.push(isWanted ? withLoopDevice(partition, deviceFile, loopOptions) : partition);
-    await stop.check();
+    await refuseStopped();
   }
   const attached = { disk, partitions };
   if (options.mount !== undefined) {
     const device = fileSystemDevice(image, attached, options);
     const readOnlyArgs = readOnly ? ["-o", "ro"] : [];
     runTool("mount", [...readOnlyArgs, "--", device, options.mount], options.mount);
-    await stop.check();
   }
   return attached;
 }
@@ -172,11 +174,12 @@ function refuseAttached(attachment: Attachment, image: string): void {
   throw new TsimgfsError("EBUSY", image, reason);
 }
 
+/** @returns false: a signal has stopped it */
 async function mountImage(
   image: string,
   { directory }: Attachment,
   options: AttachOptions,
-): Promise<void> {
+): Promise<boolean> {
   const { readOnly = false, format, backingPolicy } = options;
   const config: DaemonConfig = {
     images: [image],
@@ -194,9 +197,10 @@ async function mountImage(
     mountOptions: parseMountOptions([]),
     logFile: undefined,
   };
-  const warnings = await new PendingDaemon().launch(config, secretsOf(options));
+  const warnings = await launchUnlessStopped(new PendingDaemon(), config, secretsOf(options));
   forgetSecrets();
-  warnings.forEach(printNote);
+  warnings?.forEach(printNote);
+  return warnings !== undefined;
 }
 
 /** The device to mount: of the partition that was asked for, or of the only file system. */
@@ -233,8 +237,8 @@ interface Row {
   readonly content: BlockContent;
 }
 
-function report(image: string, { disk, partitions }: Attached, options: AttachOptions): void {
-  const rows: Row[] = [
+function describe({ disk, partitions }: Attached): Row[] {
+  return [
     {
       device: disk.path,
       partition: undefined,
@@ -254,6 +258,9 @@ function report(image: string, { disk, partitions }: Attached, options: AttachOp
       };
     }),
   ];
+}
+
+function report(image: string, rows: readonly Row[], options: AttachOptions): void {
   if (options.output === "json") {
     const devices = rows.map(({ content: { type, label, uuid }, ...row }) => ({
       ...row,
@@ -278,22 +285,13 @@ function report(image: string, { disk, partitions }: Attached, options: AttachOp
   }
 }
 
-/** A signal that asks for an end: it is answered between steps, each of which is short. */
-class StopRequest {
-  signal: StopSignal | undefined;
-
-  constructor() {
-    for (const signal of STOP_SIGNALS) {
-      process.on(signal, () => {
-        this.signal ??= signal;
-      });
-    }
-  }
-
-  /** @throws {TsimgfsError} there was one */
-  async check(): Promise<void> {
-    await nextTurn();
-    if (this.signal === undefined) return;
-    throw new TsimgfsError("EIO", "attach", `ended by ${this.signal}`);
-  }
+/**
+ * A signal that asks for an end is answered between steps, each of which is short.
+ *
+ * @throws {TsimgfsError} there was one
+ */
+async function refuseStopped(): Promise<void> {
+  await nextTurn();
+  const signal = heardSignal();
+  if (signal !== undefined) throw new TsimgfsError("EIO", "attach", `ended by ${signal}`);
 }

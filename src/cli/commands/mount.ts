@@ -17,6 +17,7 @@ import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { parseMountOptions } from "../../fuse/mount-options.ts";
 import { type DocumentedCommand, DocumentedOption } from "../documented-command.ts";
+import { launchUnlessStopped } from "../launch-mount.ts";
 import {
   backingPolicyOption,
   choiceOption,
@@ -36,7 +37,7 @@ import {
   secretOption,
   secretsOf,
 } from "../secrets.ts";
-import { STOP_SIGNALS, signalStatus } from "../stop-signals.ts";
+import { exitStopped, signalStatus } from "../stop-signals.ts";
 
 const THREADS_DEFAULT = 4;
 
@@ -182,16 +183,6 @@ function writePolicy(
   return { copyOnRead, detectZeroes, discard, growable, bitmaps };
 }
 
-/** Who is interrupted while the images are opened, which may take long on a slow medium, leaves nothing behind. */
-function stopWith(daemon: PendingDaemon): void {
-  for (const signal of STOP_SIGNALS) {
-    process.once(signal, () => {
-      daemon.stop();
-      process.exit(signalStatus(signal));
-    });
-  }
-}
-
 async function mount(
   paths: readonly string[],
   options: MountCommandOptions,
@@ -226,11 +217,14 @@ async function mount(
     const { runDaemon } = await import("../../daemon/run.ts");
     const start = createStartMemory();
     const worker = startIoThread({ thread: 0, start });
-    await runDaemon(config, secrets, { worker, start }, (warnings) => warnings.forEach(printNote));
+    const early = await runDaemon(config, secrets, { worker, start }, (warnings) =>
+      warnings.forEach(printNote),
+    );
+    if (early !== undefined) process.exitCode = signalStatus(early);
     return;
   }
-  stopWith(daemon);
-  const warnings = await daemon.launch(config, secrets);
+  const warnings = await launchUnlessStopped(daemon, config, secrets);
+  if (warnings === undefined) exitStopped();
   forgetSecrets();
   warnings.forEach(printNote);
   // The daemon must not keep this process, nor this process wait for it.
