@@ -7,6 +7,9 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { addCodeCaches } from "./code-cache.mjs";
 
+/** Of the disk that is converted to see what that compiles, bytes. */
+const CONVERTED_SIZE = 64 * 1024 * 1024;
+
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 rmSync("build/dist", { recursive: true, force: true });
 await build({
@@ -40,12 +43,20 @@ execFileSync(process.execPath, ["build/dist/cli/documents.js", "build/dist"], {
   stdio: "inherit",
 });
 rmSync("build/dist/cli/documents.js");
-// What is asked for last is no mount, but by then all that a mount needs is loaded.
+// Data and zeros, enough for each thread to copy some.
+const disk = Buffer.alloc(CONVERTED_SIZE, 0x5a).fill(0, 0, CONVERTED_SIZE / 4);
+writeFileSync("build/disk.raw", disk);
 await addCodeCaches(
   "build/dist",
-  ["cli/main", "daemon/main", "daemon/io-thread"],
-  ["mount", "--help"],
+  ["cli/main", "cli/copy-thread", "daemon/main", "daemon/io-thread"],
+  [
+    // What is asked for is no mount, but by then all that a mount needs is loaded.
+    ["mount", "--help"],
+    ["convert", "-f", "raw", "-O", "qcow2", "build/disk.raw", "build/disk.qcow2"],
+    ["convert", "-f", "qcow2", "-O", "raw", "build/disk.qcow2", "build/disk.raw"],
+  ],
 );
+for (const name of ["disk.raw", "disk.qcow2"]) rmSync(`build/${name}`);
 // The compiler writes the declarations of all files. These are those that the library's refer to.
 rmSync("build/types", { recursive: true, force: true });
 execFileSync("node_modules/.bin/tsc", ["-p", "tsconfig.library.json"], { stdio: "inherit" });

@@ -38,9 +38,9 @@ script.runInThisContext()(exports, require, module, __filename, __dirname);
 /**
  * @param {string} directory of the programs
  * @param {readonly string[]} programs paths without .js; the first one starts the others when it is run
- * @param {readonly string[]} args of the first program
+ * @param {readonly (readonly string[])[]} commandLines of the first program: each adds to the caches what it compiles
  */
-export async function addCodeCaches(directory, programs, args) {
+export async function addCodeCaches(directory, programs, commandLines) {
   const path = (program, end) => `${directory}/${program}${end}`;
   const writeLoaders = (recording) => {
     for (const program of programs) {
@@ -54,10 +54,12 @@ export async function addCodeCaches(directory, programs, args) {
     writeFileSync(path(program, ".bundle.js"), text.replace(/^#!.*/, ""), "latin1");
   }
   writeLoaders(true);
-  const { status, stderr } = spawnSync(process.execPath, [path(programs[0], ".js"), ...args], {
-    encoding: "utf8",
-  });
-  if (status !== 0) throw new Error(`${programs[0]} failed: ${stderr}`);
+  for (const args of commandLines) {
+    const { status, stderr } = spawnSync(process.execPath, [path(programs[0], ".js"), ...args], {
+      encoding: "utf8",
+    });
+    if (status !== 0) throw new Error(`${programs[0]} ${args[0]} failed: ${stderr}`);
+  }
   const end = Date.now() + RECORDING_MS;
   for (const program of programs) {
     while (!existsSync(path(program, `.${process.arch}.cache`))) {

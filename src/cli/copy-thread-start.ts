@@ -1,4 +1,4 @@
-/** Starting a thread that helps to copy a disk, and what it says when it ends. */
+/** Starting a thread that helps to copy a disk, and what it says at the end. */
 
 import { Worker } from "node:worker_threads";
 import type { SharedCopy } from "../block/convert/disk-copier.ts";
@@ -7,7 +7,7 @@ import { type Errno, TsimgfsError } from "../errors.ts";
 /** Beside this file in src, and where the build puts it. */
 const COPY_THREAD = new URL("../cli/copy-thread.js", import.meta.url);
 
-/** What a thread gets when it is started. */
+/** What a thread is to do. */
 export interface CopyThreadData {
   readonly shared: SharedCopy;
   /** Its place in the target's locks. */
@@ -22,20 +22,52 @@ export interface CopyFailure {
   readonly reason: string;
 }
 
+/** What a thread says when it has come to the end: nothing, or what went wrong. */
+export type CopyEnd = CopyFailure | undefined;
+
+/** A thread that loads what it needs, and then waits for what it is to copy. */
+class CopyThread {
+  readonly #worker: Worker;
+  readonly #ended: Promise<CopyEnd>;
+
+  constructor() {
+    // Descriptors are shared: the main thread opened them and closes them.
+    this.#worker = new Worker(COPY_THREAD, { trackUnmanagedFds: false });
+    // As long as it has nothing to do, the process may end without it.
+    this.#worker.unref();
+    this.#ended = new Promise((resolve, reject) => {
+      this.#worker.once("message", resolve);
+      this.#worker.once("error", reject);
+      this.#worker.once("exit", (code) => reject(new Error(`a thread ended with status ${code}`)));
+    });
+    // Whoever lets it run hears of it.
+    this.#ended.catch(() => undefined);
+  }
+
+  async run(data: CopyThreadData): Promise<void> {
+    this.#worker.ref();
+    this.#worker.postMessage(data);
+    const failure = await this.#ended;
+    if (failure === undefined) return;
+    throw new TsimgfsError(failure.code, failure.path, failure.reason);
+  }
+}
+
+let prepared: CopyThread | undefined;
+
+/** Start a thread that is likely to be needed: it takes as long to load as it takes to open images. */
+export function prepareCopyThread(): void {
+  prepared ??= new CopyThread();
+}
+
 /**
- * Start a thread.
+ * Let a thread copy: the one that was prepared, or a new one.
  *
- * @returns when it has ended
+ * @returns when it has come to the end
  * @throws {TsimgfsError} it could not read or write
  */
-export function runCopyThread(data: CopyThreadData): Promise<void> {
-  // Descriptors are shared: the main thread opened them and closes them.
-  const worker = new Worker(COPY_THREAD, { workerData: data, trackUnmanagedFds: false });
-  return new Promise((resolve, reject) => {
-    worker.on("message", ({ code, path, reason }: CopyFailure) => {
-      reject(new TsimgfsError(code, path, reason));
-    });
-    worker.on("error", reject);
-    worker.on("exit", () => resolve());
-  });
+export async function runCopyThread(data: CopyThreadData): Promise<void> {
+  const thread = prepared ?? new CopyThread();
+  prepared = undefined;
+  await thread.run(data);
 }

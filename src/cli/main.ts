@@ -1,10 +1,17 @@
 #!/usr/bin/env node
-/** The command `tsimgfs`. A daemon takes longer to start than anything else: it is started first. */
+/** The command `tsimgfs`. What takes longer to start than anything else is started first: a daemon, a thread. */
 
+import { availableParallelism } from "node:os";
 import { PendingDaemon } from "../daemon/launch.ts";
+import { prepareCopyThread } from "./copy-thread-start.ts";
+
+/** Commands that copy disks, on several threads where that is a gain. */
+const COPYING = ["convert", "dd"];
 
 async function main(argv: readonly string[]): Promise<void> {
-  const daemon = argv[0] === "mount" ? new PendingDaemon() : undefined;
+  const [command = ""] = argv;
+  const daemon = command === "mount" ? new PendingDaemon() : undefined;
+  if (COPYING.includes(command) && availableParallelism() > 1) prepareCopyThread();
   const { runProgram } = await import("./program.ts");
   await runProgram(argv, daemon);
 }
