@@ -29,6 +29,9 @@ await build({
   platform: "node",
   target: "node20",
   format: "cjs",
+  // Comments and indentation are half of the text, which is read whole at each start. Names stay: stack traces tell.
+  minifyWhitespace: true,
+  lineLimit: 100,
   // koffi is native; debug is loaded only when DEBUG is set.
   external: ["koffi", "debug"],
   define: { "import.meta.url": "importMetaUrl" },

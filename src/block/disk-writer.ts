@@ -344,7 +344,8 @@ export class DiskWriter {
       return;
     }
     // The host lets threads write to a file one by one: a table would wait behind the data of the next one.
-    this.#filling.lock();
+    if (this.#policy.ownProcessors === true) this.#filling.lockActively();
+    else this.#filling.lock();
     try {
       this.#writeClaimed();
       this.#changes.linkClaimed();

@@ -21,4 +21,6 @@ export interface WritePolicy {
   readonly growable: boolean;
   /** Default: track. */
   readonly bitmaps?: BitmapPolicy | undefined;
+  /** Each of its threads has a processor to itself, and may keep it while it waits for another one. Default: no. */
+  readonly ownProcessors?: boolean | undefined;
 }

@@ -150,7 +150,9 @@ export class ConvertTarget {
 
 function openForWriting(path: string, { threads, ...options }: TargetOptions): OpenChain {
   const { backingPolicy } = options;
-  const writing = { policy: PLAIN_WRITING, threads, bulk: true };
+  // There are no more threads than processors.
+  const policy = { ...PLAIN_WRITING, ownProcessors: true };
+  const writing = { policy, threads, bulk: true };
   return openChain(path, { ...options, backingPolicy, forceShare: false, writing });
 }
 

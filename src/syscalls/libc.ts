@@ -4,7 +4,7 @@
  * constants of the module, so that the hot paths call them directly.
  */
 
-import koffi from "koffi";
+import { koffi } from "./koffi.ts";
 
 const libc = koffi.load("libc.so.6");
 

@@ -1,6 +1,6 @@
 /** Memory that JavaScript and system calls share: views of it and its address. */
 
-import koffi from "koffi";
+import { koffi } from "./koffi.ts";
 
 /** Alignment that O_DIRECT on any file system accepts, bytes. */
 export const PAGE_SIZE = 4096;

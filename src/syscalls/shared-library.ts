@@ -1,6 +1,6 @@
 /** Functions of C libraries that are on nearly every system: found once per thread, or not at all. */
 
-import koffi from "koffi";
+import { koffi } from "./koffi.ts";
 
 export type Library = ReturnType<typeof koffi.load>;
 
