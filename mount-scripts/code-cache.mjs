@@ -10,9 +10,17 @@ const RECORDING_MS = 60_000;
 /** The loader of a program; `recording`: it writes the cache when the program ends. */
 function loader(name, recording) {
   const record = `
+const { isMainThread } = require("node:worker_threads");
+const mark = \`\${base}.recording\`;
+if (!isMainThread) fs.writeFileSync(mark, "");
+const othersRecord = () => isMainThread && fs.readdirSync(__dirname).some((name) => name.endsWith(".recording"));
 process.once("exit", () => {
   fs.writeFileSync(\`\${base}.new\`, script.createCachedData());
   fs.renameSync(\`\${base}.new\`, cache);
+  fs.rmSync(mark, { force: true });
+  // Threads that have come to their end may be ended with the process.
+  const nobody = new Int32Array(new SharedArrayBuffer(4));
+  for (let wait = 0; wait < ${RECORDING_MS / 10} && othersRecord(); wait++) Atomics.wait(nobody, 0, 0, 10);
 });`;
   return `#!/usr/bin/env node
 "use strict";
@@ -21,9 +29,8 @@ const { Script } = require("node:vm");
 const base = require("node:path").join(__dirname, ${JSON.stringify(name)});
 const cache = \`\${base}.\${process.arch}.cache\`;
 const filename = \`\${base}.bundle.js\`;
-const parameters = "exports, require, module, __filename, __dirname";
 // ASCII: one byte a character, which is faster to read.
-const source = \`(function (\${parameters}) {\${fs.readFileSync(filename, "latin1")}\\n})\`;
+const source = fs.readFileSync(filename, "latin1");
 let cachedData;
 try {
   cachedData = fs.readFileSync(cache);
@@ -49,9 +56,10 @@ export async function addCodeCaches(directory, programs, commandLines) {
   };
   for (const program of programs) {
     renameSync(path(program, ".js"), path(program, ".bundle.js"));
-    const text = readFileSync(path(program, ".bundle.js"), "latin1");
-    // A comment would hide the start of the function that the loader makes of it.
-    writeFileSync(path(program, ".bundle.js"), text.replace(/^#!.*/, ""), "latin1");
+    const text = readFileSync(path(program, ".bundle.js"), "latin1").replace(/^#!.*/, "");
+    // As Node wraps modules; not when it is loaded, since that copies all of it.
+    const wrapped = `(function (exports, require, module, __filename, __dirname) {${text}\n})`;
+    writeFileSync(path(program, ".bundle.js"), wrapped, "latin1");
   }
   writeLoaders(true);
   for (const args of commandLines) {

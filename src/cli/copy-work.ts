@@ -12,7 +12,7 @@ import type { LongWork } from "./long-work.ts";
 import { printNote } from "./print.ts";
 
 /** A step of the main thread takes about so long, ms: signals are heard of, and the bar is drawn, in between. */
-const STEP_MS = 20;
+const STEP_MS = 100;
 
 /** Threads that copy, this one included: more than there are processors are no gain. */
 export function copyThreads(wanted: number): number {

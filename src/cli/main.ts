@@ -19,6 +19,8 @@ async function main(argv: readonly string[]): Promise<void> {
   if (COPYING.includes(command) && availableParallelism() > 1) prepareCopyThread();
   const { runProgram } = await import("./program.ts");
   await runProgram(argv, daemon);
+  const { leave } = await import("./leave.ts");
+  leave();
 }
 
 void main(process.argv.slice(2));

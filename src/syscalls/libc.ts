@@ -140,6 +140,9 @@ export const setxattr: (
 /** char *strerror(int number) */
 export const strerror: (number: number) => string = libc.func("const char *strerror(int number)");
 
+/** void _exit(int status): at once; no thread goes on, nothing is flushed */
+export const exitProcess: (status: number) => void = libc.func("void _exit(int status)");
+
 /** errno of the last call that this thread made through koffi. */
 export function errno(): number {
   return koffi.errno();

@@ -8,6 +8,7 @@ import { run } from "../support/run.ts";
 
 const PROGRAMS = [
   { program: "cli/main", options: [] },
+  { program: "cli/copy-thread", options: [] },
   { program: "daemon/main", options: NODE_OPTIONS },
   { program: "daemon/io-thread", options: NODE_OPTIONS },
 ];
