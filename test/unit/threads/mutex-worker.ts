@@ -7,14 +7,16 @@ import { Mutex } from "../../../src/threads/mutex.ts";
 export interface MutexWorkerData {
   readonly memory: SharedArrayBuffer;
   readonly rounds: number;
+  /** How it is locked. */
+  readonly lock: "lock" | "lockActively";
 }
 
-const { memory, rounds }: MutexWorkerData = workerData;
+const { memory, rounds, lock }: MutexWorkerData = workerData;
 const words = new Int32Array(memory);
 const mutex = new Mutex(words, 0);
 let torn = 0;
 for (let round = 0; round < rounds; round++) {
-  mutex.lock();
+  mutex[lock]();
   const first = words[1] ?? 0;
   for (let index = 1; index < words.length; index++) {
     if (words[index] !== first) torn++;

@@ -19,25 +19,36 @@ describe("Mutex", () => {
     }
   });
 
-  it("lets one thread at a time into the critical section", async () => {
-    const threads = 6;
-    const rounds = 20_000;
-    const memory = new SharedArrayBuffer(64 * 4);
-    const data: MutexWorkerData = { memory, rounds };
-    const script = await SCRIPT;
-    const torn = await Promise.all(Array.from({ length: threads }, () => runWorker(script, data)));
-    expect(torn).toEqual(Array(threads).fill(0));
-    const words = new Int32Array(memory);
-    expect(words[0]).toBe(0);
-    expect(new Set(words.subarray(1))).toEqual(new Set([threads * rounds]));
-  });
+  it.each([
+    { threads: 6, ways: ["lock"] },
+    { threads: 2, ways: ["lockActively"] },
+    { threads: 6, ways: ["lock", "lockActively"] },
+  ] as const)(
+    "lets one of $threads threads at a time into the critical section: $ways",
+    async ({ threads, ways }) => {
+      const rounds = 20_000;
+      const memory = new SharedArrayBuffer(64 * 4);
+      const script = await SCRIPT;
+      const torn = await Promise.all(
+        Array.from({ length: threads }, (_, thread) => {
+          const lock = ways[thread % ways.length] ?? "lock";
+          const data: MutexWorkerData = { memory, rounds, lock };
+          return runWorker(script, data);
+        }),
+      );
+      expect(torn).toEqual(Array(threads).fill(0));
+      const words = new Int32Array(memory);
+      expect(words[0]).toBe(0);
+      expect(new Set(words.subarray(1))).toEqual(new Set([threads * rounds]));
+    },
+  );
 
-  it("wakes a thread that waits when it is unlocked", async () => {
+  it.each(["lock", "lockActively"] as const)("wakes a thread that waits: %s", async (lock) => {
     const memory = new SharedArrayBuffer(8);
     const words = new Int32Array(memory);
     const mutex = new Mutex(words, 0);
     mutex.lock();
-    const data: MutexWorkerData = { memory, rounds: 1 };
+    const data: MutexWorkerData = { memory, rounds: 1, lock };
     const done = runWorker(await SCRIPT, data);
     const early = await Promise.race([
       done.then(() => "entered"),
