@@ -197,7 +197,34 @@ describe("tsimgfs bench", () => {
       expect((await tsimgfs(["bench", "-q", "-c", "1", ours])).stdout).toBe("");
       const flush = ["bench", "--flush-interval", "2", ours];
       await expectRefusal(flush, [/--flush-interval: is for writes only/]);
-      await expectRefusal(["bench", "-s", "2M", ours], [/too small for a request/]);
+    });
+  });
+
+  it.each([
+    "-s 2M",
+    "-o 1M",
+    "-o 1044481 -c 1",
+    "-s 60k -c 18",
+    "-s 60k -c 17",
+    "-s 64k -S 50000 -c 40",
+    "-s 512k -S 700k -c 2",
+    "-s 64k -S 3M -c 3",
+    "-s 1M -c 3",
+    "-s 64k -o 1000k -c 0",
+  ])("fails where qemu-img bench does: %s", async (options) => {
+    const args = options.split(" ");
+    await withScratch("bench-end", async (directory) => {
+      const image = join(directory, "image");
+      await createImage(image, "raw", { size: 2 ** 20 });
+      for (const kind of [["-q"], ["-q", "-w"]]) {
+        const { ours, theirs } = await both("bench", [...kind, "-f", "raw", ...args, image]);
+        expect(ours.status).toBe(theirs.status);
+        if (ours.status !== 0) {
+          expect(ours.stderr).toMatch(/^tsimgfs: [^\n]* request \d+, of \d+ bytes at \d+, crosses/);
+          expect(ours.stdout).toBe("");
+        }
+        expect((await stat(image)).size).toBe(2 ** 20);
+      }
     });
   });
 });

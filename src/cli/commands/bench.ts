@@ -3,7 +3,7 @@
 import { Option } from "commander";
 import type { Disk } from "../../block/disk.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
-import { UsageError } from "../../errors.ts";
+import { TsimgfsError, UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import type { CacheMode } from "../../storage/cache-mode.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
@@ -140,33 +140,33 @@ function announcement(options: BenchOptions, stepSize: number): string {
   );
 }
 
-/** The requests, which start again at the disk's start where it ends. */
+/**
+ * The requests. What goes on behind the disk's end begins again at its start, as much further on; a request that
+ * crosses the end fails.
+ */
 class BenchRun implements LongWork {
   readonly total: number;
   /** Bytes. */
   readonly stepSize: number;
   done = 0;
   readonly #disk: Disk;
+  readonly #path: string;
   readonly #writes: boolean;
   readonly #flushInterval: number | undefined;
   readonly #bufferSize: number;
   readonly #buffer: NativeBuffer;
   #offset: number;
 
-  /** @throws {UsageError} the disk is too small */
   constructor(disk: Disk, path: string, options: BenchOptions) {
     const { count, bufferSize, stepSize = 0, offset, pattern, write = false } = options;
     this.#disk = disk;
+    this.#path = path;
     this.total = count;
     this.stepSize = stepSize === 0 ? bufferSize : stepSize;
     this.#writes = write;
     this.#flushInterval = options.flushInterval;
     this.#bufferSize = bufferSize;
     this.#offset = offset;
-    if (offset + bufferSize > disk.virtualSize) {
-      const reason = `has ${disk.virtualSize} bytes, which is too small for a request at ${offset}`;
-      throw new UsageError(path, reason);
-    }
     this.#buffer = NativeBuffer.allocate(bufferSize);
     if (pattern !== undefined) this.#buffer.bytes.fill(pattern);
   }
@@ -180,11 +180,17 @@ class BenchRun implements LongWork {
   #request(): void {
     const disk = this.#disk;
     const offset = this.#offset;
+    if (offset + this.#bufferSize > disk.virtualSize) throw this.#pastEnd();
     if (this.#writes) disk.write(offset, this.#bufferSize, this.#buffer, 0);
     else disk.read(offset, this.#bufferSize, this.#buffer, 0);
     this.done++;
     if (this.#flushInterval !== undefined && this.done % this.#flushInterval === 0) disk.flush();
-    const next = (offset + this.stepSize) % disk.virtualSize;
-    this.#offset = next + this.#bufferSize <= disk.virtualSize ? next : 0;
+    this.#offset = (offset + this.stepSize) % disk.virtualSize;
+  }
+
+  #pastEnd(): TsimgfsError {
+    const request = `request ${this.done + 1}, of ${this.#bufferSize} bytes at ${this.#offset}`;
+    const reason = `${request}, crosses the end of the disk, ${this.#disk.virtualSize} bytes`;
+    return new TsimgfsError("EIO", this.#path, reason);
   }
 }
