@@ -10,7 +10,8 @@ import type { L1Place } from "./table-tree.ts";
 
 /** Entries start at multiples of it, bytes. */
 const ALIGNMENT = 8;
-const NO_ICOUNT = 0xffff_ffff_ffff_ffffn;
+/** What qemu-img writes: no machine had run for the snapshot. */
+const ICOUNT = 0n;
 
 /** A table that is to be written. */
 export interface NewSnapshotTable {
@@ -103,7 +104,7 @@ function encodeEntry({ id, name, l1, seconds, nanoseconds, virtualSize }: NewEnt
     bytes,
     "be",
   );
-  encode(SNAPSHOT_EXTRA, { disk_size: virtualSize, icount: NO_ICOUNT }, bytes, "be", fixed);
+  encode(SNAPSHOT_EXTRA, { disk_size: virtualSize, icount: ICOUNT }, bytes, "be", fixed);
   bytes.set(idBytes, fixed + extra);
   bytes.set(nameBytes, fixed + extra + idBytes.length);
   return bytes;
