@@ -144,7 +144,7 @@ export class AmendJob {
   }
 
   #resize(disk: Disk, bytes: number): void {
-    const change = { sign: "", bytes } as const;
+    const change = { sign: "", bytes: BigInt(bytes) } as const;
     resizeDisk(disk, { change, mayShrink: true, preallocation: "off" });
     this.#total = disk.currentSize();
   }

@@ -54,7 +54,8 @@ export class DiskResizer {
     const { path } = chain.image.storage;
     const rounded = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
     if (!Number.isSafeInteger(rounded)) {
-      throw new TsimgfsError("EFBIG", path, `a size of ${size} is too large`);
+      const reason = `its size would be above the limit of 2^53 - ${SECTOR_SIZE} bytes`;
+      throw new TsimgfsError("EFBIG", path, reason);
     }
     resizing.lock();
     try {

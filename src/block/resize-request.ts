@@ -7,10 +7,12 @@ import { UsageError } from "../errors.ts";
 import type { FormatName } from "../formats/driver.ts";
 import type { Disk } from "./disk.ts";
 import type { GrowthPreallocation, ResizePieces } from "./disk-resizer.ts";
-import { parseSize } from "./parse-size.ts";
+import { parseBytes } from "./parse-size.ts";
 
 /** The unit of sizes that images can say, bytes. */
 const SECTOR_SIZE = 512;
+/** Ours: sizes are numbers. */
+const SIZE_MAX = 2n ** 53n - BigInt(SECTOR_SIZE);
 
 /** What the host can set aside in images of each format. */
 const PREALLOCATIONS: Readonly<Record<FormatName, readonly GrowthPreallocation[]>> = {
@@ -23,7 +25,7 @@ const PREALLOCATIONS: Readonly<Record<FormatName, readonly GrowthPreallocation[]
 export interface SizeChange {
   readonly sign: "" | "+" | "-";
   /** Bytes. */
-  readonly bytes: number;
+  readonly bytes: bigint;
 }
 
 export interface ResizeRequest {
@@ -37,7 +39,7 @@ export function parseSizeChange(text: string): SizeChange | undefined {
   const [first] = text;
   const sign = first === "+" || first === "-" ? first : "";
   const rest = text.slice(sign.length);
-  const bytes = /^\d/.test(rest) ? parseSize(rest) : undefined;
+  const bytes = /^\d/.test(rest) ? parseBytes(rest) : undefined;
   return bytes === undefined ? undefined : { sign, bytes };
 }
 
@@ -107,8 +109,12 @@ export function sizeAfter(request: ResizeRequest, { path, size, format }: Resiza
   const refuse = (reason: string): never => {
     throw new UsageError(path, reason);
   };
-  const wanted = change.sign === "" ? change.bytes : size + Number(`${change.sign}${change.bytes}`);
-  if (wanted <= 0) refuse("the new image size must be positive");
+  const bytes = bytesAfter(BigInt(size), change);
+  if (bytes <= 0) refuse("the new image size must be positive");
+  if (bytes > SIZE_MAX) {
+    refuse(`a size of ${bytes} is above the limit of 2^53 - ${SECTOR_SIZE} bytes`);
+  }
+  const wanted = Number(bytes);
   if (wanted < size && !mayShrink) {
     refuse("shrinking it deletes all data beyond its new end; use the --shrink option to do that");
   }
@@ -122,4 +128,9 @@ export function sizeAfter(request: ResizeRequest, { path, size, format }: Resiza
     refuse(`the new size must be a multiple of ${SECTOR_SIZE}, and ${wanted} is not`);
   }
   return wanted;
+}
+
+function bytesAfter(size: bigint, { sign, bytes }: SizeChange): bigint {
+  if (sign === "") return bytes;
+  return sign === "+" ? size + bytes : size - bytes;
 }

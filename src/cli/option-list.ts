@@ -79,7 +79,8 @@ export class OptionList<OptionName extends string> {
   }
 
   size(name: OptionName): number | undefined {
-    return this.#parse(name, parseSize, "a size, such as 512, 64k or 1.5G");
+    const parse = (text: string): number | undefined => parseSize(`-o ${name}`, text);
+    return this.#parse(name, parse, "a size, such as 512, 64k or 1.5G");
   }
 
   number(name: OptionName): number | undefined {

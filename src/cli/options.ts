@@ -48,8 +48,8 @@ export function choiceOption<T extends string>(
 /** A size as qemu-img takes it, in bytes: 512, 64k, 1.5G, 0x200. */
 export function sizeOption(option: string): (text: string) => number {
   return (text) => {
-    const size = parseSize(text);
-    if (size !== undefined && Number.isSafeInteger(size)) return size;
+    const size = parseSize(option, text);
+    if (size !== undefined) return size;
     throw new UsageError(option, `${text} is not a size, such as 512, 64k or 10G`);
   };
 }

@@ -57,7 +57,12 @@ const REFUSED: readonly (readonly [what: string, args: readonly string[], line: 
   ["no size of a raw image", ["IMAGE"], /size must be stated/],
   ["a size that is none", [...QCOW2, "IMAGE", "many"], /many is not a size/],
   ["a size below 0", [...QCOW2, "IMAGE", "--", "-1"], /-1 is not a size/],
-  ["a size above 2^63", ["IMAGE", "8E"], /above the limit/],
+  ["a size above 2^63", ["IMAGE", "8E"], /: 8E is above the limit/],
+  [
+    "2^63 - 1 as an option",
+    [...QCOW2, "-o", "size=9223372036854775807", "IMAGE"],
+    /-o size: 9223372036854775807 is above the limit/,
+  ],
   ["two sizes", [...QCOW2, "-o", "size=1M", "IMAGE", "1M"], /stated twice/],
   ["an unknown format", ["-f", "qcow3", "IMAGE", "1M"], /qcow3 is not one of/],
   ["too many arguments", [...QCOW2, "IMAGE", "1M", "2M"], /too many arguments/],

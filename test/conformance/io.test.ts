@@ -8,6 +8,7 @@ import { createImage, type ImageFormat, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { byScale } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
+import { attemptTsimgfs } from "../support/tsimgfs.ts";
 
 const MIB = 2 ** 20;
 
@@ -227,5 +228,19 @@ describe("numbers beside qemu-io", () => {
     // The offset comes back in the words of people.
     const commands = numbers.map((number) => `alloc ${number} 1`);
     await ioBesideQemu(pathOf(sample), { format: "qcow2" }, commands);
+  });
+
+  it("are named as they were written where they are too large", async () => {
+    const sample = SAMPLES[0];
+    if (sample === undefined) return expect.fail("no sample");
+    const size = "9223372036854775807";
+    const { status, stderr } = await attemptTsimgfs([
+      "io",
+      "-c",
+      `truncate ${size}`,
+      pathOf(sample),
+    ]);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^tsimgfs: .*: a size of 9223372036854775807 is above the limit/);
   });
 });

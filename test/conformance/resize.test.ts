@@ -179,7 +179,10 @@ describe("tsimgfs resize", () => {
     [["--shrink", "0"], /the new image size must be positive/],
     [["+1000"], /the new size must be a multiple of 512/],
     [["--preallocation=x", "2M"], /--preallocation: x is not one of off, metadata, falloc, full/],
-    [["2E"], /is too large/],
+    [["2E"], /: a size of 2305843009213693952 is above the limit of 2\^53 - 512 bytes/],
+    [["9223372036854775807"], /: a size of 9223372036854775807 is above the limit/],
+    [["+9007199254740992"], /: a size of 9007199255789568 is above the limit/],
+    [["9007199254740991"], /: a size of 9007199254740991 is above the limit/],
     [["--", "two"], /two is not a size/],
     [["+-5"], /is not a size/],
     [["600T"], /needs an L1 table of more than/],
@@ -234,7 +237,9 @@ describe("tsimgfs resize", () => {
       const random = new Random(`kill ${number}`);
       const args = ["resize", "--preallocation=full", image.path, "96M"];
       await withProgram(process.execPath, [MAIN, ...args], async (program) => {
-        await expect.poll(async () => (await fileUsage(image.path)).length > 4 * MIB).toBe(true);
+        const isGrowing = async (): Promise<boolean> =>
+          (await fileUsage(image.path)).length > 4 * MIB;
+        await expect.poll(isGrowing, { timeout: 60_000 }).toBe(true);
         await new Promise((resolve) => setTimeout(resolve, random.below(60)));
         if (program.isRunning) program.kill("SIGKILL");
         await program.end();

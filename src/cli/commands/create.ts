@@ -105,7 +105,7 @@ function requestedSize(
   const option = list.size("size");
   if (sizeText === undefined) return option;
   if (option !== undefined) throw new UsageError(path, "its size is stated twice");
-  const size = parseSize(sizeText);
+  const size = parseSize(path, sizeText);
   if (size !== undefined) return size;
   throw new UsageError(path, `${sizeText} is not a size, such as 512, 64k or 1.5G`);
 }

@@ -99,8 +99,8 @@ function parseOperands(words: readonly string[]): ReadonlyMap<Operand, string> {
 function numberOf(operands: ReadonlyMap<Operand, string>, name: Operand): number | undefined {
   const text = operands.get(name);
   if (text === undefined) return undefined;
-  const value = parseSize(text);
-  if (value !== undefined && Number.isSafeInteger(value)) return value;
+  const value = parseSize(`${name}=`, text);
+  if (value !== undefined) return value;
   throw new UsageError(`${name}=`, `${text} is not a number, such as 512, 64k or 1M`);
 }
 
@@ -114,11 +114,14 @@ function partOf(
     throw new UsageError("bs=", `${blockSize} is not a number in 1..${BLOCK_SIZE_MAX}`);
   }
   const count = numberOf(operands, "count") ?? Number.POSITIVE_INFINITY;
-  const skip = (numberOf(operands, "skip") ?? 0) * blockSize;
+  const skipped = numberOf(operands, "skip") ?? 0;
+  const skip = skipped * blockSize;
   const end = Math.min(disk.virtualSize, count * blockSize);
   if (skip <= end) return { skip, size: end - skip };
   // As with qemu-img and dd, nothing is left then.
-  printMessage(printable(`${path}: cannot skip ${skip} bytes of ${end}`));
+  printMessage(
+    printable(`${path}: cannot skip ${BigInt(skipped) * BigInt(blockSize)} bytes of ${end}`),
+  );
   return { skip: end, size: 0 };
 }
 

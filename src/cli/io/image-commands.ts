@@ -81,6 +81,9 @@ function truncate({ path, disk }: IoContext, call: IoCall): void {
   const [text] = operands;
   if (text === undefined || operands.length > 1) throw usageFailure(TRUNCATE_COMMAND);
   const size = parseSize(text);
+  if (!Number.isSafeInteger(size)) {
+    throw refusal(path, `a size of ${text} is above the limit of 2^53 - ${SECTOR_SIZE} bytes`);
+  }
   const old = disk.currentSize();
   if (disk.chain.image.format !== "raw" && size % SECTOR_SIZE !== 0) {
     throw refusal(path, `The new size must be a multiple of ${SECTOR_SIZE}`);

@@ -42,11 +42,11 @@ const KINDS: readonly Kind[] = [
 ];
 
 function growing(bytes: number, preallocation: GrowthPreallocation): ResizeRequest {
-  return { change: { sign: "+", bytes }, mayShrink: false, preallocation };
+  return { change: { sign: "+", bytes: BigInt(bytes) }, mayShrink: false, preallocation };
 }
 
 function shrinking(bytes: number): ResizeRequest {
-  return { change: { sign: "", bytes }, mayShrink: true, preallocation: "off" };
+  return { change: { sign: "", bytes: BigInt(bytes) }, mayShrink: true, preallocation: "off" };
 }
 
 async function make(files: DiskFiles, { name, options, hasBacking }: Kind): Promise<void> {

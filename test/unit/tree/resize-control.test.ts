@@ -12,7 +12,7 @@ describe("a size, or a change of one", () => {
     ["0x200", "", 512],
     ["0", "", 0],
   ] as const)("%s", (text, sign, bytes) => {
-    expect(parseSizeChange(text)).toEqual({ sign, bytes });
+    expect(parseSizeChange(text)).toEqual({ sign, bytes: BigInt(bytes) });
   });
 
   it.each(["", "+", "-", "+-5", "--5", "- 5", " 5", "five", "5x", "1.5"])("not %j", (text) => {
@@ -22,7 +22,7 @@ describe("a size, or a change of one", () => {
 
 describe("the command to resize a device", () => {
   it("has a size, and maybe what the host is to set aside", () => {
-    const change = { sign: "+", bytes: 2 ** 30 };
+    const change = { sign: "+", bytes: 2n ** 30n };
     const plain = { change, mayShrink: false, preallocation: "off" };
     expect(parseResizeCommand("+1G", false)).toEqual(plain);
     const full = { change, mayShrink: true, preallocation: "full" };
