@@ -3,6 +3,7 @@
 import { spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { OWN_SESSION } from "../own-session.ts";
+import { searchPath } from "../search-path.ts";
 
 /** What takes longer than this is no answer. */
 const ANSWER_MAX_MS = 5000;
@@ -12,7 +13,11 @@ const ANSWER_MAX_MS = 5000;
  * medium to answer. Another process asks, since a thread that waits for an answer cannot even end its own.
  */
 export async function statfsAnswers(path: string): Promise<boolean> {
-  const child = spawn("stat", ["-f", "--", path], { ...OWN_SESSION, stdio: "ignore" });
+  const child = spawn("stat", ["-f", "--", path], {
+    ...OWN_SESSION,
+    stdio: "ignore",
+    env: { ...process.env, PATH: searchPath() },
+  });
   const limit = new AbortController();
   const answered = new Promise<boolean>((resolve) => {
     child.once("exit", () => resolve(true));

@@ -8,6 +8,7 @@ import fs from "node:fs";
 import { constants } from "node:os";
 import { TsimgfsError } from "../errors.ts";
 import { OWN_SESSION } from "../own-session.ts";
+import { searchPath } from "../search-path.ts";
 import { errnoName, nodeErrorCode } from "../syscalls/errno-names.ts";
 import { errno, recvmsg, socketpair } from "../syscalls/libc.ts";
 import { NativeBuffer } from "../syscalls/native-buffer.ts";
@@ -54,7 +55,7 @@ export function mountFuse(mountpoint: string, options: readonly string[]): numbe
     const result = spawnSync(PROGRAM, ["-o", options.join(","), "--", mountpoint], {
       ...OWN_SESSION,
       stdio: ["ignore", "ignore", "pipe", theirs],
-      env: { ...process.env, _FUSE_COMMFD: String(CHILD_FD) },
+      env: { ...environment(), _FUSE_COMMFD: String(CHILD_FD) },
       encoding: "utf8",
     });
     requireSuccess(result, mountpoint);
@@ -74,6 +75,7 @@ export function unmountFuse(mountpoint: string, { lazy }: { lazy: boolean }): vo
   const result = spawnSync(PROGRAM, unmountArguments(mountpoint, { lazy }), {
     ...OWN_SESSION,
     stdio: ["ignore", "ignore", "pipe"],
+    env: environment(),
     encoding: "utf8",
   });
   requireSuccess(result, mountpoint);
@@ -90,6 +92,7 @@ export async function unmountWhileServing(
   const child = spawn(PROGRAM, unmountArguments(mountpoint, { lazy }), {
     ...OWN_SESSION,
     stdio: ["ignore", "ignore", "pipe"],
+    env: environment(),
   });
   let stderr = "";
   child.stderr.on("data", (chunk: Buffer) => {
@@ -109,7 +112,8 @@ export async function unmountWhileServing(
  */
 export function requireFusermount(): void {
   const stdio: StdioOptions = ["ignore", "ignore", "pipe"];
-  requireSuccess(spawnSync(PROGRAM, ["--version"], { stdio, encoding: "utf8" }), PROGRAM);
+  const options = { stdio, encoding: "utf8", env: environment() } as const;
+  requireSuccess(spawnSync(PROGRAM, ["--version"], options), PROGRAM);
 }
 
 /** Tells of the call, too. */
@@ -118,13 +122,18 @@ function unmountArguments(mountpoint: string, { lazy }: { lazy: boolean }): stri
   return ["-u", ...(lazy ? ["-z"] : []), "--", mountpoint];
 }
 
+function environment(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: searchPath() };
+}
+
 /** How fusermount3 ended. */
 type Outcome = Pick<SpawnSyncReturns<string>, "error" | "status" | "stderr">;
 
 function requireSuccess(result: Outcome, mountpoint: string): void {
   if (result.error !== undefined) {
     const code = nodeErrorCode(result.error);
-    const reason = code === "ENOENT" ? "not found; install the package fuse3" : code;
+    const reason =
+      code === "ENOENT" ? "not found in PATH, nor in /usr/bin; install the package fuse3" : code;
     throw new TsimgfsError(code, PROGRAM, reason, { cause: result.error });
   }
   if (result.status === 0) return;

@@ -122,13 +122,33 @@ describe.skipIf(obstacle !== undefined)(
 
     it("without fusermount3 learns of its package", async () => {
       const target = await emptyDirectory("no-fusermount");
-      const env = { PATH: target };
+      // The last one to be hidden may hold the program that hides it.
+      const script = `touch node; mount --bind "$0" node
+        for hidden in /usr/local/sbin /usr/sbin /sbin /usr/bin /bin; do
+          mount -t tmpfs none $hidden 2>&- || :
+        done
+        exec ./node "$@"`;
+      const command = [process.execPath, MAIN, ...MOUNT_COMMAND, "-r", image, target];
       const result = await attempt(
-        process.execPath,
-        [MAIN, ...MOUNT_COMMAND, "-r", image, target],
-        { env },
+        "unshare",
+        ["--mount", "--propagation=private", "sh", "-c", script, ...command],
+        { cwd: directory },
       );
-      expect(refusalOf(result)).toMatch(/fusermount3: not found; install the package fuse3$/);
+      expect(refusalOf(result)).toMatch(
+        /fusermount3: not found in PATH, nor in \/usr\/bin; install the package fuse3$/,
+      );
+    });
+
+    itOnce.each(["", "/nowhere"])("finds fusermount3 with PATH=%s", async (PATH) => {
+      const target = await emptyDirectory(`path-${PATH.length}`);
+      // Nor is a program taken from the working directory.
+      await writeFile(join(directory, "fusermount3"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+      const node = (args: readonly string[]): Promise<RunResult> =>
+        run(process.execPath, [MAIN, ...args], { cwd: directory, env: { PATH } });
+      await node([...MOUNT_COMMAND, "-r", image, target]);
+      expect(await readdir(target)).toContain("vm.raw");
+      await node(["umount", target]);
+      expect(await readdir(target)).toEqual([]);
     });
 
     /** In a mount namespace of its own, after what `prepare` does to /dev there. */

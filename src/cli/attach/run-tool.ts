@@ -3,11 +3,9 @@
 import { spawnSync } from "node:child_process";
 import { TsimgfsError } from "../../errors.ts";
 import { OWN_SESSION } from "../../own-session.ts";
+import { searchPath } from "../../search-path.ts";
 import { nodeErrorCode } from "../../syscalls/errno-names.ts";
 import { createTrace } from "../../trace.ts";
-
-/** They are outside an ordinary user's PATH, and of some services'. */
-const PATH = `${process.env["PATH"] ?? ""}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`;
 
 export interface ToolResult {
   /** undefined: a signal has ended it. */
@@ -28,7 +26,7 @@ export function attemptTool(program: string, args: readonly string[]): ToolResul
     ...OWN_SESSION,
     stdio: ["ignore", "pipe", "pipe"],
     encoding: "utf8",
-    env: { ...process.env, PATH, LC_ALL: "C" },
+    env: { ...process.env, PATH: searchPath(), LC_ALL: "C" },
   });
   if (result.error !== undefined) {
     const code = nodeErrorCode(result.error);
