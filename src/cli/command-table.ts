@@ -5,12 +5,27 @@ import type { DocumentedCommand } from "./documented-command.ts";
 
 type Define = (command: DocumentedCommand) => void;
 
-/** By name. */
-export const COMMANDS: Readonly<
-  Record<string, { summary: string; load: (daemon: PendingDaemon | undefined) => Promise<Define> }>
-> = {
+interface CommandRow {
+  readonly summary: string;
+  /** The heading that the list of all commands has it under. */
+  readonly group: CommandGroup;
+  /** It is none for every day, and only named where there is no room for all. */
+  readonly isMinor?: true;
+  readonly load: (daemon: PendingDaemon | undefined) => Promise<Define>;
+}
+
+export type CommandGroup =
+  | "Mounts:"
+  | "Look into images:"
+  | "Make images:"
+  | "Change images:"
+  | "Other:";
+
+/** By name; a group stands together. */
+export const COMMANDS: Readonly<Record<string, CommandRow>> = {
   mount: {
     summary: "show images as flat raw devices",
+    group: "Mounts:",
     load: async (daemon) => {
       const { defineMount } = await import("./commands/mount.ts");
       return (command) => defineMount(command, daemon);
@@ -18,94 +33,132 @@ export const COMMANDS: Readonly<
   },
   umount: {
     summary: "end a mount",
+    group: "Mounts:",
     load: async () => (await import("./commands/umount.ts")).defineUmount,
+  },
+  list: {
+    summary: "show the active mounts",
+    group: "Mounts:",
+    load: async () => (await import("./commands/list.ts")).defineList,
+  },
+  top: {
+    summary: "show what all mounts do right now",
+    group: "Mounts:",
+    isMinor: true,
+    load: async () => (await import("./commands/top.ts")).defineTop,
   },
   attach: {
     summary: "make an image a block device",
+    group: "Mounts:",
     load: async () => (await import("./commands/attach.ts")).defineAttach,
   },
   detach: {
     summary: "end what attach has begun",
+    group: "Mounts:",
+    isMinor: true,
     load: async () => (await import("./commands/detach.ts")).defineDetach,
-  },
-  list: {
-    summary: "show the active mounts",
-    load: async () => (await import("./commands/list.ts")).defineList,
   },
   info: {
     summary: "show what an image is",
+    group: "Look into images:",
     load: async () => (await import("./commands/info.ts")).defineInfo,
   },
   map: {
     summary: "show where the bytes of a disk are",
+    group: "Look into images:",
     load: async () => (await import("./commands/map.ts")).defineMap,
   },
   stats: {
     summary: "show what the bytes of an image are for",
+    group: "Look into images:",
+    isMinor: true,
     load: async () => (await import("./commands/stats.ts")).defineStats,
   },
-  top: {
-    summary: "show what all mounts do right now",
-    load: async () => (await import("./commands/top.ts")).defineTop,
-  },
-  create: {
-    summary: "make a new image",
-    load: async () => (await import("./commands/create.ts")).defineCreate,
-  },
-  convert: {
-    summary: "copy a disk into an image of any format",
-    load: async () => (await import("./commands/convert.ts")).defineConvert,
+  check: {
+    summary: "find damage in an image, and repair it",
+    group: "Look into images:",
+    load: async () => (await import("./commands/check.ts")).defineCheck,
   },
   compare: {
     summary: "say whether two disks are equal",
+    group: "Look into images:",
+    isMinor: true,
     load: async () => (await import("./commands/compare.ts")).defineCompare,
   },
   measure: {
     summary: "say how large an image will be",
+    group: "Look into images:",
+    isMinor: true,
     load: async () => (await import("./commands/measure.ts")).defineMeasure,
+  },
+  create: {
+    summary: "make a new image",
+    group: "Make images:",
+    load: async () => (await import("./commands/create.ts")).defineCreate,
+  },
+  convert: {
+    summary: "copy a disk into an image of any format",
+    group: "Make images:",
+    load: async () => (await import("./commands/convert.ts")).defineConvert,
   },
   dd: {
     summary: "copy a part of a disk into a new image",
+    group: "Make images:",
+    isMinor: true,
     load: async () => (await import("./commands/dd.ts")).defineDd,
-  },
-  bench: {
-    summary: "measure how fast an image is read or written",
-    load: async () => (await import("./commands/bench.ts")).defineBench,
-  },
-  io: {
-    summary: "read and write a disk by hand",
-    load: async () => (await import("./commands/io.ts")).defineIo,
   },
   snapshot: {
     summary: "list, make, apply and delete internal snapshots",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/snapshot.ts")).defineSnapshot,
   },
   stream: {
     summary: "copy what an image lacks from its backing files",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/stream.ts")).defineStream,
   },
   commit: {
     summary: "copy what an image has into its backing file",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/commit.ts")).defineCommit,
   },
   rebase: {
     summary: "give an image another backing file",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/rebase.ts")).defineRebase,
   },
   resize: {
     summary: "change the size of an image's disk",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/resize.ts")).defineResize,
   },
   amend: {
     summary: "change the properties of an image",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/amend.ts")).defineAmend,
   },
   bitmap: {
     summary: "add, remove and change the dirty bitmaps of an image",
+    group: "Change images:",
+    isMinor: true,
     load: async () => (await import("./commands/bitmap.ts")).defineBitmap,
   },
-  check: {
-    summary: "find damage in an image, and repair it",
-    load: async () => (await import("./commands/check.ts")).defineCheck,
+  io: {
+    summary: "read and write a disk by hand",
+    group: "Other:",
+    isMinor: true,
+    load: async () => (await import("./commands/io.ts")).defineIo,
+  },
+  bench: {
+    summary: "measure how fast an image is read or written",
+    group: "Other:",
+    isMinor: true,
+    load: async () => (await import("./commands/bench.ts")).defineBench,
   },
 };

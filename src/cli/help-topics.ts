@@ -1,8 +1,9 @@
 /** `tsimgfs help`: all that there is to say of a command, and of what commands have in common. */
 
 import { UsageError } from "../errors.ts";
-import { COMMANDS } from "./command-table.ts";
-import type { DocumentedCommand, ExitStatus } from "./documented-command.ts";
+import { COMMANDS, type CommandGroup } from "./command-table.ts";
+import type { ExitStatus } from "./documentation.ts";
+import type { DocumentedCommand } from "./documented-command.ts";
 import { print } from "./print.ts";
 
 /** Of all commands, where they say nothing else. */
@@ -37,10 +38,13 @@ const TEXTS: Readonly<Record<Topic, () => string>> = {
 };
 
 export function defineHelp(command: DocumentedCommand, program: DocumentedCommand): void {
+  const group: CommandGroup = "Other:";
   command
     .summary("explain a command, or a topic, in full")
+    .helpGroup(group)
+    .minor()
     .description(`Explain a command in full, or one of: ${TOPICS.join(", ")}.`)
-    .argument("[topic]", "a command or a topic; without it: the commands that there are")
+    .argument("[topic]", "a command or a topic; without it: all commands that there are")
     .document({
       examples: [
         ["All about mount", "tsimgfs help mount"],
@@ -53,7 +57,7 @@ export function defineHelp(command: DocumentedCommand, program: DocumentedComman
 function help(topic: string | undefined, program: DocumentedCommand): void {
   const command = program.documentedCommands.find((candidate) => candidate.name() === topic);
   const other = TOPICS.find((name) => name === topic);
-  if (topic === undefined) program.outputHelp();
+  if (topic === undefined) program.outputManual();
   else if (command !== undefined) command.outputManual();
   else if (other !== undefined) print(TEXTS[other]());
   else {

@@ -7,7 +7,7 @@ import { UsageError } from "../errors.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/driver.ts";
 import { CACHE_MODES, type CacheMode } from "../storage/cache-mode.ts";
 import { CREATE_FORMATS } from "./create-options.ts";
-import { DocumentedOption } from "./documented-command.ts";
+import { DocumentedOption } from "./documented-option.ts";
 
 const OUTPUTS = ["human", "json"] as const;
 export type Output = (typeof OUTPUTS)[number];
@@ -65,11 +65,11 @@ export function rateOption(option: string): (text: string) => number {
 }
 
 /** `-r` of qemu-img: bytes a second; 0, which is no limit, becomes infinity. */
-export function rateLimitOption(): Option {
+export function rateLimitOption(): DocumentedOption {
   const parse = sizeOption("-r");
-  return new Option("-r, --rate <bytes/s>", "copy no faster, such as 20M; 0: no limit").argParser(
-    (text) => parse(text) || Number.POSITIVE_INFINITY,
-  );
+  return new DocumentedOption("-r, --rate <bytes/s>", "copy no faster, such as 20M; 0: no limit")
+    .minor()
+    .argParser((text) => parse(text) || Number.POSITIVE_INFINITY);
 }
 
 /** A whole number within a range. */
@@ -86,7 +86,7 @@ export function formatOption(flags: string): DocumentedOption {
   return choiceOption(flags, FORMAT_NAMES, (names) => `${names}; default: it is probed`)
     .argParser(oneOf<FormatName>("--format", FORMAT_NAMES))
     .inManual(
-      "The format of the image, which is not looked for in the image itself then. Say raw of an image that others write to: what they write may look like another format.",
+      `${alternatives(FORMAT_NAMES)}: the format of the image, which is not looked for in the image itself then. Say raw of an image that others write to: what they write may look like another format. Default: it is probed.`,
     );
 }
 
@@ -95,7 +95,10 @@ export function outputOption(): DocumentedOption {
 }
 
 export function forceShareOption(): DocumentedOption {
-  return new DocumentedOption("-U, --force-share", "open it even if somebody may be writing to it");
+  return new DocumentedOption(
+    "-U, --force-share",
+    "open it even if somebody may be writing to it",
+  ).minor();
 }
 
 export function backingPolicyOption(): DocumentedOption {
@@ -103,9 +106,16 @@ export function backingPolicyOption(): DocumentedOption {
     "--backing-policy <policy>",
     BACKING_POLICIES,
     (policies) => `files it may refer to: ${policies}`,
-  ).inManual(
-    "Which files an image may name as its backing file or data file: any; those in the same directory; or none. Default: any for root and for images that belong to you, else same-directory.",
-  );
+  )
+    .minor()
+    .inManual(
+      "Which files an image may name as its backing file or data file: any; those in the same directory; or none. Default: any for root and for images that belong to you, else same-directory.",
+    );
+}
+
+/** `-q` of qemu-img, which some commands say more about. */
+export function quietOption(text = "print nothing but errors"): DocumentedOption {
+  return new DocumentedOption("-q, --quiet", text).minor();
 }
 
 export function progressOption(): DocumentedOption {
@@ -122,8 +132,9 @@ export function parseCacheMode(option: string): (text: string) => CacheMode {
 export function cacheOption(flags: string, of: "source" | "target" | "image"): DocumentedOption {
   return choiceOption(flags, CACHE_MODES, () => `cache mode of the ${of}; default: writeback`)
     .argParser(parseCacheMode(flags.slice(0, 2)))
+    .minor()
     .inManual(
-      `The cache mode of the ${of}. writeback: the page cache is used, and what was written is durable when the command ends. none: whole pages go past the page cache (O_DIRECT). writethrough: each write is durable when it ends. directsync: both of that. unsafe: nobody waits until anything is durable, and a power cut may lose, or damage, what was written.`,
+      `The cache mode of the ${of}. writeback: the page cache is used, and what was written is durable when the command ends. none: whole pages go past the page cache (O_DIRECT). writethrough: each write is durable when it ends. directsync: both of that. unsafe: nobody waits until anything is durable, and a power cut may lose, or damage, what was written. Default: writeback.`,
     );
 }
 

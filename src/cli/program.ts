@@ -1,7 +1,7 @@
 /** The command line: the command that is chosen, what all have in common, and how a failure is told. */
 
 import { createRequire } from "node:module";
-import { CommanderError, type Option } from "commander";
+import { CommanderError } from "commander";
 import type { PendingDaemon } from "../daemon/launch.ts";
 import { printable, TsimgfsError, UsageError } from "../errors.ts";
 import { openReason } from "../storage/open-reason.ts";
@@ -10,7 +10,8 @@ import { traceSteps } from "../trace.ts";
 import { refuseBrokenArguments } from "./argument-bytes.ts";
 import { COMMANDS } from "./command-table.ts";
 import { DocumentedCommand } from "./documented-command.ts";
-import { defineHelp } from "./help-topics.ts";
+import { DocumentedOption } from "./documented-option.ts";
+import { defineHelp, TOPICS } from "./help-topics.ts";
 import { beQuiet, print, printMessage } from "./print.ts";
 import { forgetSecrets } from "./secrets.ts";
 import { tellCodeCache } from "./tell-code-cache.ts";
@@ -31,8 +32,7 @@ interface CommonOptions {
 /** Errors and help go through us: one line, `tsimgfs: REASON`. */
 function configure(command: DocumentedCommand): DocumentedCommand {
   return command
-    .helpOption("-h, --help", "show this help")
-    .configureHelp({ optionDescription: describeOption })
+    .addHelpOption(new DocumentedOption("-h, --help", "show this help").minor())
     .exitOverride()
     .configureOutput({
       writeOut: print,
@@ -41,19 +41,13 @@ function configure(command: DocumentedCommand): DocumentedCommand {
     });
 }
 
-/** Descriptions name the words that an option takes: commander need not list them again. */
-function describeOption(option: Option): string {
-  const { description, defaultValue, defaultValueDescription } = option;
-  const takesValue = option.required || option.optional;
-  if (!takesValue || defaultValue === undefined) return description;
-  return `${description} (default: ${defaultValueDescription ?? String(defaultValue)})`;
-}
-
 /** Options that every command has, and that may as well precede its name. */
 function addCommonOptions(command: DocumentedCommand): void {
-  command.option("-v, --verbose", "tell what is done, on standard error");
+  command.addOption(
+    new DocumentedOption("-v, --verbose", "tell what is done, on standard error").minor(),
+  );
   if (command.options.some(({ long }) => long === "--quiet")) return;
-  command.option("-q, --quiet", "print results and errors only");
+  command.addOption(new DocumentedOption("-q, --quiet", "print results and errors only").minor());
 }
 
 function applyCommonOptions(command: DocumentedCommand): void {
@@ -83,6 +77,7 @@ export async function buildProgram(
     .enablePositionalOptions()
     .helpCommand(false)
     .document({
+      details: [`tsimgfs help explains, beside the commands: ${TOPICS.join(", ")}.`],
       examples: [
         ["Show a disk", "tsimgfs mount vm.qcow2 /mnt/images"],
         ["End that", "tsimgfs umount /mnt/images"],
@@ -90,8 +85,11 @@ export async function buildProgram(
       seeAlso: ["qemu-img(1)", "fusermount3(1)", "fuse(4)"],
     });
   addCommonOptions(program);
-  for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
-    const command = configure(program.command(name)).summary(summary);
+  // Its help is for the commands.
+  for (const option of program.documentedOptions) option.minor();
+  for (const [name, { summary, group, isMinor, load }] of Object.entries(COMMANDS)) {
+    const command = configure(program.command(name)).summary(summary).helpGroup(group);
+    if (isMinor) command.minor();
     if (!isWanted(name)) continue;
     (await load(daemon))(command);
     addCommonOptions(command);

@@ -7,7 +7,7 @@ import { isUtf8 } from "node:buffer";
 import fs from "node:fs";
 import { UsageError } from "../errors.ts";
 import { nodeErrorName } from "../syscalls/errno-names.ts";
-import { DocumentedOption } from "./documented-command.ts";
+import { DocumentedOption } from "./documented-option.ts";
 
 /** The passphrase itself, where no option says anything. */
 export const SECRET_VARIABLE = "TSIMGFS_SECRET";
@@ -33,9 +33,11 @@ export function secretOption(): DocumentedOption {
   const option = new DocumentedOption(
     "--secret <file>",
     "file of an encrypted image's passphrase; -: standard input",
-  ).inManual(
-    `The passphrase of encrypted images is all that is in this file, or, for -, a line on standard input. It may be repeated, for images with different ones. Default: ${SECRET_VARIABLE} in the environment.`,
-  );
+  )
+    .minor()
+    .inManual(
+      `The passphrase of encrypted images is all that is in this file, or, for -, a line on standard input. It may be repeated, for images with different ones. Default: ${SECRET_VARIABLE} in the environment.`,
+    );
   return option.argParser(collectSecret);
 }
 
@@ -43,9 +45,11 @@ export function backingSecretOption(): DocumentedOption {
   const option = new DocumentedOption(
     "--backing-secret <file>",
     "as --secret, of one encrypted backing file",
-  ).inManual(
-    "As --secret, of one encrypted backing file: repeated for each, from the first one of the chain on. Default: --secret is for all images.",
-  );
+  )
+    .minor()
+    .inManual(
+      "As --secret, of one encrypted backing file: repeated for each, from the first one of the chain on. Default: --secret is for all images.",
+    );
   return option.argParser(collectSecret);
 }
 

@@ -1,9 +1,9 @@
-// Completion, asked of the shells themselves: what they offer is what --help lists.
+// Completion, asked of the shells themselves: what they offer is what `tsimgfs help` lists.
 
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { commandNames, helpOf, optionsOf } from "../support/help-text.ts";
+import { commandNames, fullHelpOf, optionsOf } from "../support/help-text.ts";
 import { MAIN } from "../support/repository.ts";
 import { run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
@@ -62,7 +62,7 @@ describe("completion", () => {
   beforeAll(async () => {
     directory = await makeScratch("completion");
     commands = await commandNames();
-    for (const command of commands) options.set(command, optionsOf(await helpOf(command)));
+    for (const command of commands) options.set(command, optionsOf(await fullHelpOf(command)));
   });
   afterAll(async () => {
     await rm(directory, { recursive: true, force: true });
@@ -73,9 +73,9 @@ describe("completion", () => {
     (options.get(command) ?? []).filter((flag) => flag.startsWith("--")).sort();
 
   describe("in bash", () => {
-    it("offers the commands, and every option of --help", async () => {
+    it("offers the commands, and every option of the full help", async () => {
       const lines = await bash(["tsimgfs ", ...commands.map((name) => `tsimgfs ${name} -`)]);
-      const program = optionsOf(await helpOf(""));
+      const program = optionsOf(await fullHelpOf(""));
       expect(sorted(lines[0] ?? "")).toEqual([...commands, ...program].sort());
       const offered = commands.map((_, index) => sorted(lines[index + 1] ?? ""));
       expect(offered).toEqual(commands.map((name) => [...(options.get(name) ?? [])].sort()));
@@ -121,7 +121,7 @@ describe("completion", () => {
     const fish = (lines: readonly string[], cwd?: string): Promise<string[]> =>
       asked(["fish", "-N", "-c", FISH, join(COMPLETIONS, "tsimgfs.fish")], lines, cwd);
 
-    it("offers the commands, and every long option of --help", async () => {
+    it("offers the commands, and every long option of the full help", async () => {
       const lines = await fish(["tsimgfs ", ...commands.map((name) => `tsimgfs ${name} --`)]);
       expect(sorted(lines[0] ?? "")).toEqual([...commands].sort());
       expect(commands.map((_, index) => sorted(lines[index + 1] ?? ""))).toEqual(
@@ -149,7 +149,7 @@ describe("completion", () => {
   });
 
   describe("in zsh", () => {
-    it("is a function without faults that describes every option of --help", async () => {
+    it("is a function without faults that describes every option of the full help", async () => {
       const file = join(COMPLETIONS, "_tsimgfs");
       await run("zsh", ["-f", "-n", file]);
       const { stdout } = await run("zsh", ["-f", "-c", ZSH, "zsh", file, ...commands]);

@@ -1,9 +1,9 @@
-// The man pages: without faults for two formatters, and with all that --help has.
+// The man pages: without faults for two formatters, and with all that `tsimgfs help` has.
 
 import { readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { commandNames, helpOf, optionsOf } from "../support/help-text.ts";
+import { commandNames, fullHelpOf, optionsOf } from "../support/help-text.ts";
 import { MAIN } from "../support/repository.ts";
 import { attempt, run } from "../support/run.ts";
 
@@ -16,7 +16,7 @@ describe("man pages", () => {
   let commands: readonly string[] = [];
 
   beforeAll(async () => {
-    commands = (await commandNames()).filter((name) => name !== "help");
+    commands = await commandNames();
   });
 
   const fileOf = (command: string): string =>
@@ -42,10 +42,10 @@ describe("man pages", () => {
     }
   });
 
-  it("have the usual sections, every option of --help, and its examples", async () => {
+  it("have the usual sections, every option of the full help, and its examples", async () => {
     for (const command of ["", ...commands]) {
       const page = await shown(command);
-      const help = await helpOf(command);
+      const help = await fullHelpOf(command);
       for (const section of SECTIONS)
         expect(page, command).toMatch(new RegExp(`^${section}$`, "m"));
       for (const option of optionsOf(help)) {

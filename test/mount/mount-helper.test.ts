@@ -168,11 +168,12 @@ describe("the helper of mount(8)", () => {
   });
 
   it("takes each option of tsimgfs mount, with _ and with -, and tells them", async () => {
-    const { stdout: help } = await run(process.execPath, [MAIN, "mount", "--help"]);
+    const { stdout: help } = await run(process.execPath, [MAIN, "help", "mount"]);
+    const { stdout: brief } = await run(process.execPath, [MAIN, "mount", "--help"]);
     const long = [...help.matchAll(/^ {2}(?:-\w, )?--([\w-]+)( [<[])?/gm)]
       .map(([, name = "", valued]) => ({ name, valued: valued !== undefined }))
       .filter(({ name }) => !["options", "foreground", "help"].includes(name));
-    const [afterO = ""] = /--options <list>[^-]*/.exec(help) ?? [];
+    const [afterO = ""] = /--options <list>[^-]*/.exec(brief) ?? [];
     const short = [...afterO.matchAll(/\b([a-z_]+)(=)?(?=,|\n|$)/g)].map(([, name = ""]) => name);
     expect(long.length).toBeGreaterThan(15);
     expect(short).toContain("read_ahead_kb");

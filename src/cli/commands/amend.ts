@@ -8,7 +8,13 @@ import { AmendOptions, amendOptionsHelp } from "../amend-options.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import { runLongWork } from "../long-work.ts";
 import { asksForHelp } from "../option-list.ts";
-import { backingPolicyOption, collect, formatOption, progressOption } from "../options.ts";
+import {
+  backingPolicyOption,
+  collect,
+  formatOption,
+  progressOption,
+  quietOption,
+} from "../options.ts";
 import { print, printMessage, printNote } from "../print.ts";
 import { backingSecretOption, type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
@@ -34,7 +40,7 @@ export function defineAmend(command: DocumentedCommand): void {
       collect,
     )
     .addOption(progressOption())
-    .option("-q, --quiet", "print nothing but errors")
+    .addOption(quietOption())
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())

@@ -56,9 +56,9 @@ interface AttachOptions extends SecretOptions {
 export function defineAttach(command: DocumentedCommand): void {
   command
     .description(
-      "Make an image a block device: mount it on a directory of its own, set up a loop device, print it and its partitions, with what blkid finds there. tsimgfs detach ends all of it. Needs root.",
+      "Make a qcow2, QED or raw image a block device: mount it on a directory of its own, set up a loop device, print it and its partitions, with what blkid finds there. tsimgfs detach ends all of it. Needs root.",
     )
-    .argument("<image>", "a qcow2, QED or raw file")
+    .argument("<image>")
     .option("-r, --read-only", "read only: the image may be in use by other readers")
     .option(
       "--partitions",

@@ -1,6 +1,5 @@
 /** `tsimgfs bench`: how fast an image is read or written, with the options and the report of qemu-img bench. */
 
-import { Option } from "commander";
 import type { Disk } from "../../block/disk.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { TsimgfsError, UsageError } from "../../errors.ts";
@@ -8,6 +7,7 @@ import type { FormatName } from "../../formats/driver.ts";
 import type { CacheMode } from "../../storage/cache-mode.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { type LongWork, runLongWork } from "../long-work.ts";
 import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import {
@@ -17,6 +17,7 @@ import {
   formatOption,
   numberOption,
   oneOf,
+  quietOption,
   sizeOption,
 } from "../options.ts";
 import { print, printMessage } from "../print.ts";
@@ -62,11 +63,11 @@ export function defineBench(command: DocumentedCommand): void {
     )
     .argument("<image>")
     .option("-c, --count <number>", "requests", numberOption("-c", 0, INT_MAX), COUNT_DEFAULT)
-    .option(
-      "-d, --depth <number>",
-      "without effect: requests follow each other",
-      numberOption("-d", 1, INT_MAX),
-      DEPTH_DEFAULT,
+    .addOption(
+      new DocumentedOption("-d, --depth <number>", "without effect: requests follow each other")
+        .minor()
+        .default(DEPTH_DEFAULT)
+        .argParser(numberOption("-d", 1, INT_MAX)),
     )
     .addOption(formatOption("-f, --format <name>"))
     .option(
@@ -74,19 +75,21 @@ export function defineBench(command: DocumentedCommand): void {
       "flush after so many writes",
       numberOption("--flush-interval", 1, INT_MAX),
     )
-    .option("--no-drain", "without effect, as no request overtakes a flush")
     .addOption(
-      new Option("-i, --aio <mode>", "threads, native or io_uring: without effect").argParser(
-        oneOf<AioMode>("-i", AIO_MODES),
-      ),
+      new DocumentedOption("--no-drain", "without effect, as no request overtakes a flush").minor(),
     )
-    .option("-n, --native", "without effect, as -i native")
+    .addOption(
+      new DocumentedOption("-i, --aio <mode>", "threads, native or io_uring: without effect")
+        .minor()
+        .argParser(oneOf<AioMode>("-i", AIO_MODES)),
+    )
+    .addOption(new DocumentedOption("-n, --native", "without effect, as -i native").minor())
     .option("-o, --offset <offset>", "where the first request starts", sizeOption("-o"), 0)
     .option("--pattern <byte>", "what is written", numberOption("--pattern", 0, PATTERN_MAX))
     .option("-s, --buffer-size <size>", "bytes of a request", sizeOption("-s"), BUFFER_SIZE_DEFAULT)
     .option("-S, --step-size <size>", "from one request to the next", sizeOption("-S"))
     .option("-w, --write", "write; what the image has there is lost")
-    .option("-q, --quiet", "print nothing but errors")
+    .addOption(quietOption())
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())

@@ -11,6 +11,7 @@ import type { BitmapContents, BitmapEdit } from "../../formats/writer.ts";
 import { findMount } from "../../fuse/mount-table.ts";
 import { LocalFile } from "../../storage/local-file.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { isMountedDevice } from "../mounted-snapshots.ts";
 import { openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import { backingPolicyOption, choiceOption, formatOption, sizeOption } from "../options.ts";
@@ -45,27 +46,27 @@ export function defineBitmap(command: DocumentedCommand): void {
   const actions: Action[] = [];
   command
     .description(
-      "Change a persistent dirty bitmap of a qcow2 image. Several changes happen in the order in which they are given, or none of them.",
+      "Change a persistent dirty bitmap, by its name, of a qcow2 image. Several changes happen in the order in which they are given, or none of them.",
     )
     .argument("<image>")
-    .argument("<bitmap>", "its name");
+    .argument("<bitmap>");
   for (const action of ACTIONS) {
     command.option(`--${action}`, ACTION_HELP[action]);
     command.on(`option:${action}`, () => actions.push({ action }));
   }
   command
-    .option("--merge <source>", "mark in it what is marked in another bitmap; may be repeated")
+    .option("--merge <source>", "mark in it what another has marked; may be repeated")
     .on("option:merge", (source: string) => actions.push({ action: "merge", source }))
-    .option(
-      "-b, --source-file <file>",
-      "the image that has the sources of --merge; default: the same",
+    .addOption(
+      new DocumentedOption(
+        "-b, --source-file <file>",
+        "the image of the sources; default: the same",
+      ).inManual("The image that has the sources of --merge; default: the same."),
     )
     .addOption(
-      choiceOption(
-        "-F, --source-format <name>",
-        FORMAT_NAMES,
-        (names) => `what that is: ${names}`,
-      ).argParser(parseFormatName),
+      choiceOption("-F, --source-format <name>", FORMAT_NAMES, (names) => `what that is: ${names}`)
+        .minor()
+        .argParser(parseFormatName),
     )
     .option("-g, --granularity <bytes>", "bytes that one bit stands for", granularityOption)
     .addOption(formatOption("-f, --format <name>"))

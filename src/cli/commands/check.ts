@@ -27,9 +27,7 @@ interface CheckCommandOptions {
 
 export function defineCheck(command: DocumentedCommand): void {
   command
-    .description(
-      "Check that a qcow2 or QED image is intact, as qemu-img check does, and repair it.",
-    )
+    .description("Check that a qcow2 or QED image is intact, as qemu-img check does; repair it.")
     .argument("<image>")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(outputOption())

@@ -20,6 +20,7 @@ import {
   cacheOption,
   formatOption,
   progressOption,
+  quietOption,
   rateLimitOption,
 } from "../options.ts";
 import { print, printMessage, printNote } from "../print.ts";
@@ -60,7 +61,7 @@ export function defineCommit(command: DocumentedCommand): void {
     .option("-b, --base <file>", "an image further below to copy into; implies -d")
     .option("-d, --drop", "leave the image as it is: it will be removed")
     .addOption(progressOption())
-    .option("-q, --quiet", "say nothing if all goes well")
+    .addOption(quietOption("say nothing if all goes well"))
     .addOption(rateLimitOption())
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(backingPolicyOption())

@@ -44,11 +44,11 @@ interface CompareOptions extends SecretOptions {
 export function defineCompare(command: DocumentedCommand): void {
   command
     .description("Compare the disks of two images, as qemu-img compare does.")
-    .argument("<first>", "an image")
-    .argument("<second>", "the other one")
+    .argument("<first>")
+    .argument("<second>")
     .addOption(formatOption("-f, --format <name>").argParser(asText))
     .addOption(namedFormatOption("-F, --second-format <name>", "of the second").argParser(asText))
-    .option("-s, --strict", "their sizes, and what is allocated, must be equal too")
+    .option("-s, --strict", "sizes, and what is allocated, must be equal, too")
     .addOption(progressOption())
     .option("-q, --quiet", "print nothing but errors; the exit status tells")
     .addOption(cacheOption("-T, --source-cache <mode>", "source").argParser(asText))

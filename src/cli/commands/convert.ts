@@ -1,10 +1,10 @@
 /** `tsimgfs convert`: copy disks into an image, of any format, with the options of qemu-img convert. */
 
-import { Option } from "commander";
 import { UsageError } from "../../errors.ts";
 import { Conversion, type ConvertOptions } from "../conversion.ts";
 import { CREATE_FORMATS, optionsHelp } from "../create-options.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { type OfflineDisk, openOffline } from "../offline-disk.ts";
 import { asksForHelp } from "../option-list.ts";
 import {
@@ -17,6 +17,7 @@ import {
   numberOption,
   outputFormatOption,
   progressOption,
+  quietOption,
   rateLimitOption,
   sizeOption,
   snapshotOption,
@@ -32,39 +33,68 @@ const PARALLEL_DEFAULT = 8;
 
 export function defineConvert(command: DocumentedCommand): void {
   command
-    .description(
-      "Copy a disk (or several, one behind the other) into an image, as qemu-img convert does.",
-    )
-    .argument("[files...]", "the images to copy from, and the one to make")
+    .description("Copy a disk, or several as one, into an image, as qemu-img convert does.")
+    .argument("[files...]")
     .usage("[options] <image>... <target>")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(outputFormatOption("target"))
     .addOption(createOptionsOption("target"))
-    .option("-B, --backing <file>", "backing file of the target, which has what the image's has")
+    .addOption(
+      new DocumentedOption("-B, --backing <file>", "backing file of the target").inManual(
+        "The backing file of the target, which has what the image's has: that is not copied.",
+      ),
+    )
     .addOption(namedFormatOption("-F, --backing-format <name>", "what the backing file is"))
     .option("-c, --compress", "compress the target's clusters (qcow2)")
     .addOption(
-      new Option(
+      new DocumentedOption(
         "-S, --sparse <size>",
         "zeros so long are left out; 0: none (default: 4k)",
-      ).argParser(sparseSize),
+      )
+        .minor()
+        .argParser(sparseSize),
     )
-    .option("-n, --no-create", "the target is there: write into it")
-    .option("--target-is-zero", "with -n: it reads as zeros, which are left out")
-    .addOption(snapshotOption("copy"))
-    .option("--bitmaps", "copy persistent bitmaps, too (qcow2 to qcow2)")
-    .option("--skip-broken-bitmaps", "with --bitmaps: leave out inconsistent ones")
-    .option("-C, --copy-range", "let the host copy data, or share its blocks")
-    .option("--salvage", "what cannot be read becomes zeros")
     .addOption(
-      new Option("-m, --parallel <count>", "at most so many threads, 1..16")
+      new DocumentedOption("-n, --no-create", "the target is there: write into it").minor(),
+    )
+    .addOption(
+      new DocumentedOption(
+        "--target-is-zero",
+        "with -n: it reads as zeros, which are left out",
+      ).minor(),
+    )
+    .addOption(snapshotOption("copy"))
+    .addOption(
+      new DocumentedOption("--bitmaps", "copy persistent bitmaps, too (qcow2 to qcow2)").minor(),
+    )
+    .addOption(
+      new DocumentedOption(
+        "--skip-broken-bitmaps",
+        "with --bitmaps: leave out inconsistent ones",
+      ).minor(),
+    )
+    .addOption(
+      new DocumentedOption(
+        "-C, --copy-range",
+        "let the host copy data, or share its blocks",
+      ).minor(),
+    )
+    .addOption(new DocumentedOption("--salvage", "what cannot be read becomes zeros").minor())
+    .addOption(
+      new DocumentedOption("-m, --parallel <count>", "at most so many threads, 1..16")
+        .minor()
         .default(PARALLEL_DEFAULT)
         .argParser(numberOption("-m", 1, PARALLEL_MAX)),
     )
-    .option("-W, --out-of-order", "without effect: threads write in any order")
+    .addOption(
+      new DocumentedOption(
+        "-W, --out-of-order",
+        "without effect: threads write in any order",
+      ).minor(),
+    )
     .addOption(rateLimitOption())
     .addOption(progressOption())
-    .option("-q, --quiet", "print nothing but errors")
+    .addOption(quietOption())
     .addOption(cacheOption("-t, --cache <mode>", "target"))
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
     .addOption(forceShareOption())
@@ -73,6 +103,7 @@ export function defineConvert(command: DocumentedCommand): void {
     .addOption(backingSecretOption())
     .document({
       details: [
+        "Several disks become one: they are copied one behind the other.",
         "With -C, data goes from file to file without being read (copy_file_range; some file systems share the blocks), so that no zeros are looked for in it; what the host cannot copy is read and written.",
         "Unlike qemu-img, what was copied is durable at the end, unless -t unsafe says that it need not be; nothing is printed about the progress but on a terminal; and --image-opts and --object are not known.",
         "If it fails or is stopped, a target that is new is removed. One that was there before stays, and is not complete.",

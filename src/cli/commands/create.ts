@@ -14,8 +14,9 @@ import {
 import { formattingLine, requestedFormat } from "../create-request.ts";
 import { createImage } from "../creation.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { asksForHelp } from "../option-list.ts";
-import { backingPolicyOption, choiceOption, collect } from "../options.ts";
+import { backingPolicyOption, choiceOption, collect, quietOption } from "../options.ts";
 import { print, printMessage } from "../print.ts";
 import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
@@ -48,16 +49,21 @@ export function defineCreate(command: DocumentedCommand): void {
         (names) => `what the backing file is: ${names}`,
       ),
     )
-    .option("-u, --backing-unsafe", "do not open the backing file, which need not exist")
+    .addOption(
+      new DocumentedOption(
+        "-u, --backing-unsafe",
+        "do not open the backing file, which need not exist",
+      ).minor(),
+    )
     .addOption(backingPolicyOption())
     .option("-o, --options <list>", "NAME=VALUE,...: of the format; -o help lists them", collect)
     .addOption(secretOption())
-    .option("-q, --quiet", "print nothing")
+    .addOption(quietOption("print nothing"))
     .document({
-      notes: [
+      details: [
         "If it fails or is stopped, a new file is removed. One that was there before is empty then, as soon as anything was written to it.",
+        ...CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
       ],
-      details: CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
       examples: [
         ["A new disk", "tsimgfs create -f qcow2 new.qcow2 20G"],
         [

@@ -10,7 +10,8 @@ import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { hex, printable, UsageError } from "../../errors.ts";
 import { ClusterCache } from "../../formats/compression/cluster-cache.ts";
 import { type FormatName, NO_OFFSET } from "../../formats/driver.ts";
-import { type DocumentedCommand, DocumentedOption } from "../documented-command.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import {
   backingPolicyOption,
   forceShareOption,
@@ -57,7 +58,7 @@ export function defineMap(command: DocumentedCommand): void {
     )
     .option("--dark", "draw it on dark ground (default: light; SVG: as its reader has it)")
     .document({
-      notes: [
+      details: [
         "Pictures have a colour for each use: data, compressed, zero, from a backing file, unallocated, hole, metadata, snapshots only, leaked, free. A cell with several uses is divided by their bytes; on a terminal it shows what an eighth of it or more is stored for, else the use of most of it. Where data is not in the order of the disk in the file, there are marks under cells (on a terminal: a darker colour). Where standard output is no terminal, or NO_COLOR is set, a letter stands for each cell.",
       ],
       examples: [

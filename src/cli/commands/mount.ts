@@ -16,7 +16,8 @@ import { PendingDaemon } from "../../daemon/launch.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
 import { parseMountOptions } from "../../fuse/mount-options.ts";
-import { type DocumentedCommand, DocumentedOption } from "../documented-command.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { launchUnlessStopped } from "../launch-mount.ts";
 import {
   backingPolicyOption,
@@ -64,14 +65,14 @@ interface MountCommandOptions extends SecretOptions {
 export function defineMount(command: DocumentedCommand, pending: PendingDaemon | undefined): void {
   command
     .description(
-      "Show disk images as flat raw devices: NAME.raw, NAME.stats.json, NAME.partitions/ and NAME.snapshots/ in MOUNTPOINT, or one image as MOUNTPOINT itself if that is a file. Returns when the devices can be used.",
+      "Show qcow2, QED and raw images as flat raw devices: NAME.raw, NAME.stats.json, NAME.partitions/ and NAME.snapshots/ in a directory MOUNTPOINT, or one image as a file MOUNTPOINT. Returns when the devices can be used.",
     )
     .usage("[options] <image...> <mountpoint>")
-    .argument("<image...>", "qcow2, QED or raw files, then a directory or a file to mount them on")
+    .argument("<image...>")
     .option("-r, --read-only", "the images may be in use by other readers")
     .option("--snapshot <name>", "the disks as this internal snapshot has them; read-only")
     .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts (status 0)")
-    .addOption(formatOption("--format <name>"))
+    .addOption(formatOption("--format <name>").minor())
     .addOption(
       new DocumentedOption(
         "-o, --options <list>",
@@ -82,13 +83,14 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
           "Options separated by commas, as mount(8) has them. ro, rw: how the images are opened. allow_other: other users may use the mount (an ordinary user needs user_allow_other in /etc/fuse.conf). uid=, gid=, umask=: owner and permissions of the devices. fsname=: the source in the mount table. nonempty: the directory need not be empty. max_read=: the largest request to read, bytes. read_ahead_kb=: read-ahead, KiB (root only).",
         ),
     )
-    .option(
-      "--threads <n>",
-      `I/O threads (default: ${THREADS_DEFAULT})`,
-      numberOption("--threads", 1, IO_THREADS_MAX),
+    .addOption(
+      new DocumentedOption("--threads <n>", `I/O threads (default: ${THREADS_DEFAULT})`)
+        .minor()
+        .argParser(numberOption("--threads", 1, IO_THREADS_MAX)),
     )
     .addOption(
       choiceOption("--transport <name>", TRANSPORTS, (names) => names)
+        .minor()
         .default("dev-fuse")
         .inManual(
           "How requests come from the kernel. dev-fuse: they are read from /dev/fuse, by several threads. fuse-native: through the npm package of that name, an optional dependency that needs libfuse 2; with one thread, and without fallocate, SEEK_HOLE, page cache and shared mmap.",
@@ -96,25 +98,31 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
     )
     .option("--no-copy-on-read", "do not store what is read from a backing file")
     .addOption(
-      choiceOption("--detect-zeroes <mode>", DETECT_ZEROES, detectZeroesHelp).default("on"),
+      choiceOption("--detect-zeroes <mode>", DETECT_ZEROES, detectZeroesHelp).minor().default("on"),
     )
-    .addOption(choiceOption("--discard <mode>", DISCARD, discardHelp).default("unmap"))
+    .addOption(choiceOption("--discard <mode>", DISCARD, discardHelp).minor().default("unmap"))
     .addOption(
       choiceOption(
         "--bitmaps <mode>",
         BITMAP_POLICIES,
         () => "track persistent dirty bitmaps, or refuse to write",
       )
+        .minor()
         .default("track")
         .inManual(
           "track: persistent dirty bitmaps are kept up. refuse: images that have some are not mounted for writing.",
         ),
     )
-    .option("--growable", "truncate, and writes past the end, change the size of the disks")
+    .addOption(
+      new DocumentedOption(
+        "--growable",
+        "truncate, and writes past the end, change the size of the disks",
+      ).minor(),
+    )
     .addOption(
       new DocumentedOption(
         "--stream [rate]",
-        "copy in the background what images lack; --stream=20M a second",
+        "copy in the background what images lack (=20M a second)",
       )
         .argParser(streamOption)
         .inManual(
@@ -125,7 +133,12 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
     .addOption(forceShareOption())
     .addOption(secretOption())
     .addOption(backingSecretOption())
-    .option("--log-file <file>", "append the daemon's messages to this file")
+    .addOption(
+      new DocumentedOption(
+        "--log-file <file>",
+        "append the daemon's messages to this file",
+      ).minor(),
+    )
     .document({
       details: [
         "A device is read and written with any tool: dd, cp, cmp, losetup, mkfs, fsck, debugfs. Its size is fixed, unless --growable is given. When a write has returned, it is in the image; when fsync has returned, it is on the disk.",

@@ -26,6 +26,7 @@ import { lockForWriting } from "../../storage/image-lock.ts";
 import { LocalFile } from "../../storage/local-file.ts";
 import { DiskWork } from "../disk-work.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { runLongWork } from "../long-work.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
 import {
@@ -34,6 +35,7 @@ import {
   choiceOption,
   formatOption,
   progressOption,
+  quietOption,
 } from "../options.ts";
 import { printMessage, printNote } from "../print.ts";
 import {
@@ -84,10 +86,15 @@ export function defineRebase(command: DocumentedCommand): void {
     )
     .option("-c, --compress", "store what is copied compressed (qcow2)")
     .addOption(progressOption())
-    .option("-q, --quiet", "as always: nothing is said if all goes well")
+    .addOption(quietOption("as always: nothing is said if all goes well"))
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
-    .option("-U, --force-share", "open the new backing file even if somebody may be writing to it")
+    .addOption(
+      new DocumentedOption(
+        "-U, --force-share",
+        "open the new backing file even if somebody may be writing to it",
+      ).minor(),
+    )
     .addOption(backingPolicyOption())
     .addOption(secretOption())
     .addOption(backingSecretOption())

@@ -19,7 +19,7 @@ import { runLongWork } from "../long-work.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import { isMountedDevice } from "../mounted-snapshots.ts";
 import { type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
-import { backingPolicyOption, choiceOption, formatOption } from "../options.ts";
+import { backingPolicyOption, choiceOption, formatOption, quietOption } from "../options.ts";
 import { PiecesWork } from "../pieces-work.ts";
 import { print, printMessage } from "../print.ts";
 import {
@@ -64,13 +64,15 @@ export function defineResize(command: DocumentedCommand): void {
         "--preallocation <mode>",
         GROWTH_PREALLOCATIONS,
         (modes) => `what the host sets aside for what is new: ${modes}`,
-      ).default("off"),
+      )
+        .minor()
+        .default("off"),
     )
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(secretOption())
     .addOption(backingSecretOption())
-    .option("-q, --quiet", "print nothing")
+    .addOption(quietOption("print nothing"))
     .document({
       examples: [
         ["10 GiB more", "tsimgfs resize vm.qcow2 +10G"],

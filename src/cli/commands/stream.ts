@@ -10,6 +10,7 @@ import type { FormatName } from "../../formats/driver.ts";
 import { setBackingFile } from "../../formats/formats.ts";
 import { DiskWork } from "../disk-work.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
+import { DocumentedOption } from "../documented-option.ts";
 import { runLongWork } from "../long-work.ts";
 import { writableDeviceOf } from "../mounted-device.ts";
 import { currentFile, type OfflineDisk, openOffline, PLAIN_WRITING } from "../offline-disk.ts";
@@ -49,7 +50,12 @@ export function defineStream(command: DocumentedCommand): void {
       "Copy what an image lacks from its backing files, until it does without them (or all above --base). It can be stopped at any time, and goes on where it was; the image is valid at every moment.",
     )
     .argument("<image>")
-    .option("--base <file>", "copy only what is above this one, which becomes the backing file")
+    .addOption(
+      new DocumentedOption(
+        "--base <file>",
+        "copy only what is above this one, the new backing file",
+      ).inManual("Copy only what is above this one, which becomes the backing file."),
+    )
     .option("--rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
     .addOption(progressOption())
     .addOption(outputOption())

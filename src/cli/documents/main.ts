@@ -2,11 +2,12 @@
 
 import fs from "node:fs";
 import { join } from "node:path";
+import { pageName } from "../help-text.ts";
 import { buildProgram } from "../program.ts";
 import { bashCompletion } from "./bash-completion.ts";
 import { completedProgram } from "./completion-model.ts";
 import { fishCompletion } from "./fish-completion.ts";
-import { manPage, pageName } from "./man-page.ts";
+import { manPage } from "./man-page.ts";
 import { zshCompletion } from "./zsh-completion.ts";
 
 const MS_PER_SECOND = 1000;
@@ -24,7 +25,6 @@ async function main(directory: string): Promise<void> {
   const man = join(directory, "man");
   fs.mkdirSync(man, { recursive: true });
   for (const command of [program, ...program.documentedCommands]) {
-    if (command.name() === "help") continue;
     fs.writeFileSync(join(man, `${pageName(command)}.1`), manPage(command, edition));
   }
   const completions = join(directory, "completions");

@@ -1,12 +1,10 @@
 /** Man pages, in the macros of man(7), out of the commands as --help has them. */
 
 import type { Argument, Option } from "commander";
-import {
-  type DocumentedCommand,
-  DocumentedOption,
-  type ExitStatus,
-  type Paragraph,
-} from "../documented-command.ts";
+import type { ExitStatus, Paragraph } from "../documentation.ts";
+import type { DocumentedCommand } from "../documented-command.ts";
+import { manualText } from "../documented-option.ts";
+import { pageName } from "../help-text.ts";
 import { ENVIRONMENT, EXIT_STATUS } from "../help-topics.ts";
 
 /** The longest line of text, bytes: mandoc(1) complains of more than 80. */
@@ -17,11 +15,6 @@ export interface Edition {
   /** `YYYY-MM-DD`. */
   readonly date: string;
   readonly version: string;
-}
-
-/** `tsimgfs`, `tsimgfs-mount`. */
-export function pageName(command: DocumentedCommand): string {
-  return command.parent === null ? command.name() : `${command.parent.name()}-${command.name()}`;
 }
 
 /** The page of a command, or of the whole program. */
@@ -140,11 +133,17 @@ function argumentList(command: DocumentedCommand): string[] {
 }
 
 function commandList(program: DocumentedCommand): string[] {
-  const items = program.documentedCommands.flatMap((command) => [
-    ".TP",
-    command.name() === "help" ? bold("help") : `.BR ${escaped(pageName(command))} (1)`,
-    fill(command.summary()),
-  ]);
+  const commands = program.documentedCommands;
+  const items = commands.flatMap((command, index) => {
+    const group = command.helpGroup();
+    const isNew = group !== commands[index - 1]?.helpGroup();
+    return [
+      ...(isNew ? [`.SS ${escaped(group.replace(/:$/, ""))}`] : []),
+      ".TP",
+      `.BR ${escaped(pageName(command))} (1)`,
+      fill(command.summary()),
+    ];
+  });
   return [".SH COMMANDS", ...items];
 }
 
@@ -153,15 +152,7 @@ function optionItem(option: Option): string[] {
     /^(.*?)(?: ([<[])([^>\]]+)[>\]])?$/.exec(option.flags) ?? [];
   const flags = names.split(", ").map(bold).join(", ");
   const operand = open === "[" ? `[=${italic(value)}]` : ` ${italic(value)}`;
-  return [".TP", value === "" ? flags : `${flags}${operand}`, fill(optionText(option))];
-}
-
-function optionText(option: Option): string {
-  const text = option instanceof DocumentedOption ? option.manual : option.description;
-  const { defaultValue, defaultValueDescription } = option;
-  const takesValue = option.required || option.optional;
-  if (!takesValue || defaultValue === undefined) return text;
-  return `${text} (default: ${defaultValueDescription ?? String(defaultValue)})`;
+  return [".TP", value === "" ? flags : `${flags}${operand}`, fill(manualText(option))];
 }
 
 /** Signals stop every command. */
