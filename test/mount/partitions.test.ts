@@ -356,8 +356,8 @@ describe("partitions in a mount", () => {
         tables.push((await readFile(mount.device(path))).subarray(0, 64 * 512));
       });
     }
-    // libuv has no name for ESTALE.
-    const expected = /ENOENT|error -116/;
+    // libuv has no name for ESTALE. Where requests are about paths, a partition that got shorter has an end too soon.
+    const expected = transportHas("stale-files") ? /ENOENT|error -116/ : /ENOENT|ENOSPC/;
     await mounted([path], { timeoutMs: 120_000 }, async (mount) => {
       const use = async (random: Random): Promise<void> => {
         for (const name of await names(mount)) {
