@@ -8,6 +8,7 @@ export type Errno =
   | "EBUSY"
   | "EEXIST"
   | "EFBIG"
+  | "EINTR"
   | "EINVAL"
   | "EIO"
   | "EISDIR"

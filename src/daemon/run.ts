@@ -8,6 +8,7 @@ import { unmountWhileServing } from "../fuse/fusermount.ts";
 import { findMount } from "../fuse/mount-table.ts";
 import { signal } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
+import { createInterruptions, interruptAll } from "../threads/interruptions.ts";
 import { createRequestProgress } from "../threads/request-progress.ts";
 import { createStreamStates } from "../threads/stream-state.ts";
 import { createThreadCrew } from "../threads/thread-crew.ts";
@@ -71,7 +72,7 @@ export async function runDaemon(
     const served = describeServed(config, mountpoint, devices);
     upkeep = createUpkeep(config, served, devices);
     stuckEnd = new StuckEnd(mountpoint.path, served.progress, () => upkeep.flush());
-    stopOnSignals = new SignalStop(mountpoint, stuckEnd);
+    stopOnSignals = new SignalStop(mountpoint, stuckEnd, served.tree.interruptions);
     await transport.start(config, mountpoint, served);
     // What came while this thread was busy is heard in a turn of the event loop from its begin to its end.
     await nextTurn();
@@ -139,6 +140,7 @@ function describeServed(
       counters: createCounters(threads, devices.length),
       renderedFiles: createRenderedFileMemory(devices.length),
       streams: createStreamStates(devices.length),
+      interruptions: createInterruptions(threads),
       deviceOpens: createDeviceOpens(devices.length),
       truncatedFiles: createTruncatedFiles(devices.length),
       partitionWindows: createPartitionWindows(devices.length),
@@ -201,6 +203,7 @@ const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
 
 class SignalStop {
   readonly #mountpoint: Mountpoint;
+  readonly #interruptions: SharedArrayBuffer;
   readonly #stuckEnd: StuckEnd;
   #isMounted = false;
   /** The first that came. */
@@ -208,6 +211,7 @@ class SignalStop {
   readonly #hear = (signal: StopSignal): void => {
     this.signal ??= signal;
     this.#stuckEnd.expect();
+    interruptAll(this.#interruptions);
     if (this.#isMounted) this.unmount();
   };
   readonly unmount = (): void => {
@@ -217,8 +221,9 @@ class SignalStop {
     });
   };
 
-  constructor(mountpoint: Mountpoint, stuckEnd: StuckEnd) {
+  constructor(mountpoint: Mountpoint, stuckEnd: StuckEnd, interruptions: SharedArrayBuffer) {
     this.#mountpoint = mountpoint;
+    this.#interruptions = interruptions;
     this.#stuckEnd = stuckEnd;
     for (const signal of STOP_SIGNALS) process.on(signal, this.#hear);
     for (const signal of IGNORED_SIGNALS) process.on(signal, ignore);

@@ -200,6 +200,12 @@ export const WRITE_IN = [
 ] as const satisfies readonly Field[];
 
 // biome-ignore format: a table reads in columns
+export const INTERRUPT_IN = [
+  ["unique_lo", 0, "u32", "of the request whose caller was interrupted, low half"],
+  ["unique_hi", 4, "u32", "and high half"],
+] as const satisfies readonly Field[];
+
+// biome-ignore format: a table reads in columns
 export const WRITE_OUT = [
   ["size",    0, "u32", "bytes written"],
   ["padding", 4, "u32", ""],

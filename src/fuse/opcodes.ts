@@ -18,6 +18,7 @@ import {
   FOPEN,
   GETXATTR_IN,
   GETXATTR_OUT,
+  INTERRUPT_IN,
   LSEEK_IN,
   LSEEK_OUT,
   OPEN_IN,
@@ -130,8 +131,8 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
   // With default_permissions the kernel decides.
   [34, row("ACCESS",          NO_FIELDS,   OK)],
   [35, row("CREATE",          NO_FIELDS,   NOT_PERMITTED)],
-  // Requests are short: the one that is meant is answered soon, as if nothing had been said.
-  [36, row("INTERRUPT",       NO_FIELDS,   reply(NO_REPLY))],
+  // Most requests are short: what is meant is answered soon, as if nothing had been said.
+  [36, row("INTERRUPT",       INTERRUPT_IN, interrupt)],
   [37, row("BMAP",            NO_FIELDS,   NEVER_AGAIN)],
   [38, row("DESTROY",         NO_FIELDS,   OK)],
   [39, row("IOCTL",           NO_FIELDS,   reply(-ENOTTY))],
@@ -311,7 +312,18 @@ function setxattr(server: Server, request: Request): number {
   const skip = sizeOf(SETXATTR_IN);
   const { size } = request.arguments(SETXATTR_IN);
   const value = request.valueAfterName(skip, size).toString();
-  return node.setXattr(request.name(skip), value) ? 0 : -EOPNOTSUPP;
+  const { interruptions } = server.tree;
+  interruptions.begin(request.uniqueLow);
+  try {
+    return node.setXattr(request.name(skip), value) ? 0 : -EOPNOTSUPP;
+  } finally {
+    interruptions.end();
+  }
+}
+
+function interrupt(server: Server, request: Request): number {
+  server.tree.interruptions.interrupt(request.arguments(INTERRUPT_IN).unique_lo);
+  return NO_REPLY;
 }
 
 function listxattr(server: Server, request: Request): number {

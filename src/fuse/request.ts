@@ -44,6 +44,11 @@ export class Request {
     return this.u64(REQUEST.nodeid);
   }
 
+  /** The low half of what names the request in its reply. */
+  get uniqueLow(): number {
+    return this.input.view.getUint32(REQUEST.unique, true);
+  }
+
   /** A 64-bit field; above 2^53 - 1 it is rounded, and so refers to nothing that exists. */
   u64(offset: number): number {
     const view = this.input.view;

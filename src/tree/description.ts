@@ -48,6 +48,8 @@ export interface TreeDescription {
   readonly deviceOpens: SharedArrayBuffer;
   /** Of `createStreamStates`. */
   readonly streams: SharedArrayBuffer;
+  /** Of `createInterruptions`. */
+  readonly interruptions: SharedArrayBuffer;
   readonly daemonPid: number;
 }
 

@@ -11,6 +11,7 @@ import { backingFileOf } from "../formats/formats.ts";
 import { reservedBytes } from "../formats/image-allocation.ts";
 import { GROWABLE_XATTR, IMAGE_XATTR } from "../storage/fixed-length.ts";
 import { sumCounts, threadCounters } from "../threads/counters.ts";
+import type { Interruptions } from "../threads/interruptions.ts";
 import type { RequestProgress } from "../threads/request-progress.ts";
 import { StreamState } from "../threads/stream-state.ts";
 import {
@@ -59,6 +60,7 @@ export class ImageNodes {
   readonly #chain: BackingChain;
   readonly #counters: Float64Array;
   readonly #afterReply: AfterReply;
+  readonly #interruptions: Interruptions;
   readonly #progress: RequestProgress | undefined;
   readonly #stream: StreamControl | undefined;
   readonly #snapshots: SnapshotNodes;
@@ -69,7 +71,11 @@ export class ImageNodes {
     tree: TreeDescription,
     resources: ThreadResources,
     { thread, progress, requestMaintenance, wakeStream }: TreeThread,
-    { index, afterReply }: { index: number; afterReply: AfterReply },
+    {
+      index,
+      afterReply,
+      interruptions,
+    }: { index: number; afterReply: AfterReply; interruptions: Interruptions },
   ) {
     const description = tree.devices[index];
     if (description === undefined) throw new RangeError(`device ${index}`);
@@ -88,6 +94,7 @@ export class ImageNodes {
     this.#disk = snapshot === undefined ? disk : disk.openSnapshot(snapshot);
     this.#chain = this.#disk.chain;
     this.#afterReply = afterReply;
+    this.#interruptions = interruptions;
     this.#progress = progress;
     this.#snapshots = this.#snapshotNodes();
     if (description.writing !== undefined && description.layers.length > 1) {
@@ -257,7 +264,7 @@ export class ImageNodes {
       truncated,
       stream: new StreamState(this.#tree.streams, this.#index),
     });
-    const resizing = new ResizeControl(this.#disk, truncated);
+    const resizing = new ResizeControl(this.#disk, truncated, this.#interruptions);
     for (const how of ["grow", "shrink"] as const) {
       commands.set(RESIZE_XATTRS[how], (value) => resizing.command(how, value));
     }

@@ -5,8 +5,9 @@
 
 import type { Disk } from "../block/disk.ts";
 import { GROWTH_PREALLOCATIONS } from "../block/disk-resizer.ts";
-import { parseSizeChange, type ResizeRequest, resizeDisk } from "../block/resize-request.ts";
+import { parseSizeChange, ResizeJob, type ResizeRequest } from "../block/resize-request.ts";
 import { TsimgfsError } from "../errors.ts";
+import type { Interruptions } from "../threads/interruptions.ts";
 import type { TruncatedFiles } from "./truncated-files.ts";
 
 export const RESIZE_XATTRS = {
@@ -29,17 +30,23 @@ export function parseResizeCommand(text: string, mayShrink: boolean): ResizeRequ
 export class ResizeControl {
   readonly #disk: Disk;
   readonly #truncated: TruncatedFiles;
+  readonly #interruptions: Interruptions;
 
-  /** @param truncated of the device, which is told when a part of it has gone */
-  constructor(disk: Disk, truncated: TruncatedFiles) {
+  /**
+   * @param truncated of the device, which is told when a part of it has gone
+   * @param interruptions of this thread
+   */
+  constructor(disk: Disk, truncated: TruncatedFiles, interruptions: Interruptions) {
     this.#disk = disk;
     this.#truncated = truncated;
+    this.#interruptions = interruptions;
   }
 
   /**
    * Let the disk have another size. It has when this returns.
    *
-   * @throws {TsimgfsError} EINVAL: the value says nothing, or what cannot be
+   * @throws {TsimgfsError} EINVAL: the value says nothing, or what cannot be; EINTR: nobody waits for it any more, and
+   * the disk has its old size
    */
   command(how: keyof typeof RESIZE_XATTRS, text: string): void {
     const request = parseResizeCommand(text, how === "shrink");
@@ -50,10 +57,20 @@ export class ResizeControl {
     }
     const before = this.#disk.currentSize();
     try {
-      resizeDisk(this.#disk, request);
+      this.#resize(request);
     } finally {
       // What was cut off must not be read from the kernel's cache when the disk grows again.
       if (this.#disk.currentSize() < before) this.#truncated.markStale();
+    }
+  }
+
+  #resize(request: ResizeRequest): void {
+    const job = new ResizeJob(this.#disk, request);
+    while (!job.step()) {
+      if (this.#interruptions.isWanted) continue;
+      job.abandon();
+      const { path } = this.#disk.chain.image.storage;
+      throw new TsimgfsError("EINTR", path, "a change of its size was interrupted");
     }
   }
 }

@@ -13,6 +13,7 @@
 
 import { TWO_TO_32 } from "../binary/words.ts";
 import type { ThreadResources } from "../formats/driver.ts";
+import { Interruptions } from "../threads/interruptions.ts";
 import { renderedFileWords, type TreeDescription, type TreeThread } from "./description.ts";
 import type { AfterReply } from "./device.ts";
 import { Directory } from "./directory.ts";
@@ -29,15 +30,19 @@ const NODES_PER_DEVICE = 4;
 
 export class Tree {
   readonly root: TreeNode;
+  /** Told of requests that may be given up. */
+  readonly interruptions: Interruptions;
   readonly #nodes: TreeNode[] = [];
   readonly #images: ImageNodes[];
   readonly #afterReply: AfterReply = { disk: undefined, staleNodeid: 0 };
 
   constructor(description: TreeDescription, resources: ThreadResources, thread: TreeThread) {
+    this.interruptions = new Interruptions(description.interruptions, thread.thread);
     this.#images = description.devices.map((_, index) => {
       return new ImageNodes(description, resources, thread, {
         index,
         afterReply: this.#afterReply,
+        interruptions: this.interruptions,
       });
     });
     this.root = description.rootIsDevice ? this.#deviceAsRoot() : this.#rootDirectory(description);

@@ -245,6 +245,22 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     expect(again.stderr).toMatch(/is not attached/);
   });
 
+  it.each(["image", "device"])(
+    "takes down what a daemon that was told to end still serves: %s",
+    async (subject) => {
+      await makeDisk();
+      const mark = newMark();
+      await tsimgfs(["attach", image], { env: { [MARK]: mark } });
+      const [device = ""] = await loops();
+      for (const pid of markedProcesses(mark).filter(runsNode)) process.kill(pid, "SIGTERM");
+      await until("it is out of sight", () => mountAt(place()) === undefined);
+      await expectRefusal(["attach", image], [/is attached already, at \/dev\/loop/]);
+      await tsimgfs(["detach", subject === "image" ? image : device]);
+      expect((await attempt("losetup", [device])).status).not.toBe(0);
+      await until("it is gone", () => markedProcesses(mark).length === 0);
+    },
+  );
+
   it("cleans up after a daemon that was killed", async () => {
     await makeFileSystem();
     const mark = newMark();

@@ -4,16 +4,19 @@ import { open, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { expectSameBytes } from "../support/device-content.ts";
+import { withProgram } from "../support/foreground.ts";
 import { asRecord } from "../support/json.ts";
 import { withLoop } from "../support/loop.ts";
 import { mounted } from "../support/mounted.ts";
 import { createImage, imageInfo, qemuIo } from "../support/qemu.ts";
-import { attempt, run } from "../support/run.ts";
+import { MAIN } from "../support/repository.ts";
+import { attempt, run, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { casesOfTransport, threadOptions } from "../support/transport.ts";
+import { casesOfTransport, describeNeeds, threadOptions } from "../support/transport.ts";
 import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import {
+  expectClean,
   expectDisk,
   type WriteKindName,
   withWriteImage,
@@ -161,4 +164,45 @@ describe("a mounted device", () => {
       });
     });
   });
+});
+
+describeNeeds("threads")("a growth that takes long", () => {
+  /** More than any machine writes before it hears of a signal, bytes. */
+  const GROWTH = "+64G";
+
+  it.each(["command", "daemon"] as const)(
+    "is given up when the %s is told to end",
+    async (whom) => {
+      await withScratch("long-growth", async (directory) => {
+        const image = join(directory, "disk.qcow2");
+        await createImage(image, "qcow2", { size: 8 * MIB });
+        await qemuIo(image, "qcow2", ["write -P 7 0 8M"]);
+        await mounted([image], {}, async (mount) => {
+          const device = mount.device(image);
+          const pid = mount.daemonPid();
+          const before = (await stat(image)).blocks;
+          const args = [MAIN, "resize", "--preallocation=full", device, GROWTH];
+          await withProgram(process.execPath, args, async (command) => {
+            await until("space is set aside", async () => {
+              return (await stat(image)).blocks > before + (4 * MIB) / 512;
+            });
+            // Others are served meanwhile.
+            await run("cmp", ["-n", String(4 * MIB), "-i", `0:${4 * MIB}`, device, device]);
+            process.kill(whom === "command" ? command.pid : pid, "SIGINT");
+            const status = await command.end();
+            if (whom === "command") expect([status, command.output]).toEqual(["SIGINT", ""]);
+            else {
+              expect(status).toBe(1);
+              expect(command.output).toMatch(/^tsimgfs: .*disk\.raw: was interrupted;.*\n$/);
+            }
+          });
+          if (whom === "command") expect((await stat(device)).size).toBe(8 * MIB);
+          else await until("the daemon is gone", () => mount.daemonPids().length === 0);
+        });
+        expect(await imageInfo([image])).toMatchObject({ "virtual-size": 8 * MIB });
+        await expectClean(image);
+        await qemuIo(image, "qcow2", ["read -P 7 0 8M"]);
+      });
+    },
+  );
 });

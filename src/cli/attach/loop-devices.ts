@@ -1,14 +1,20 @@
 /** Loop devices: which there are, as /sys says, and their making and removal by losetup(8). */
 
 import fs from "node:fs";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../../errors.ts";
+import { ioctl } from "../../syscalls/libc.ts";
+import { NativeBuffer } from "../../syscalls/native-buffer.ts";
 import { runTool } from "./run-tool.ts";
 
 const SYS_BLOCK = "/sys/block";
 /** Sizes in /sys are in these units, whatever the device's sectors are, bytes. */
 const SYS_SECTOR_SIZE = 512;
+
+const LOOP_GET_STATUS64 = 0x4c05;
+/** Offsets, and the length, bytes. */
+const LOOP_INFO64 = { fileName: 56, cryptName: 120, size: 232 } as const;
 
 const POLL_MS = 10;
 /** A device that is still open after this long is used by somebody. */
@@ -45,9 +51,11 @@ export function listLoopDevices(): LoopDevice[] {
 /** The loop device of this name, such as `loop0`; undefined: it has no file, or is none. */
 export function readLoopDevice(name: string): LoopDevice | undefined {
   const directory = join(SYS_BLOCK, name);
-  const backingFile = readAttribute(join(directory, "loop/backing_file"));
+  const place = readAttribute(join(directory, "loop/backing_file"));
   const device = readBlockDevice(directory);
-  if (backingFile === undefined || device === undefined) return undefined;
+  if (place === undefined || device === undefined) return undefined;
+  // Of a file on a mount that was taken out of sight, only the part below the mount point is left.
+  const backingFile = (dirname(place) === "/" ? nameAtSetup(device.path) : undefined) ?? place;
   const partitions: KernelPartition[] = [];
   for (const entry of fs.readdirSync(directory)) {
     const number = readAttribute(join(directory, entry, "partition"));
@@ -57,6 +65,25 @@ export function readLoopDevice(name: string): LoopDevice | undefined {
   }
   partitions.sort((a, b) => a.number - b.number);
   return { ...device, backingFile, partitions };
+}
+
+/**
+ * What losetup has called the file of a loop device, cut off after 63 bytes; undefined: who knows.
+ * Source: linux/loop.h, `struct loop_info64`.
+ */
+function nameAtSetup(path: string): string | undefined {
+  let fd: number | undefined;
+  try {
+    fd = fs.openSync(path, "r");
+    const info = NativeBuffer.allocate(LOOP_INFO64.size);
+    if (ioctl(fd, LOOP_GET_STATUS64, info.address) !== 0) return undefined;
+    const name = info.bytes.subarray(LOOP_INFO64.fileName, LOOP_INFO64.cryptName);
+    return Buffer.from(name.subarray(0, name.indexOf(0))).toString();
+  } catch {
+    return undefined;
+  } finally {
+    if (fd !== undefined) fs.closeSync(fd);
+  }
 }
 
 function readBlockDevice(directory: string): BlockDevice | undefined {

@@ -36,6 +36,7 @@ const REASONS: Readonly<Record<string, string>> = {
   EOPNOTSUPP: "its image cannot be resized like that",
   EFBIG: "the size is more than its image can have",
   ENOSPC: "no space is left for the image",
+  EINTR: "was interrupted; its disk has the size that it had",
   EIO: "its image is damaged, or cannot be written to",
 };
 

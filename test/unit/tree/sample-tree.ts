@@ -7,6 +7,7 @@ import { closeChain, type OpenChain, openChain } from "../../../src/block/open-c
 import type { WritePolicy } from "../../../src/block/write-policy.ts";
 import { ClusterCache } from "../../../src/formats/compression/cluster-cache.ts";
 import { createCounters } from "../../../src/threads/counters.ts";
+import { createInterruptions } from "../../../src/threads/interruptions.ts";
 import { createStreamStates } from "../../../src/threads/stream-state.ts";
 import { createRenderedFileMemory, type TreeDescription } from "../../../src/tree/description.ts";
 import { createDeviceOpens } from "../../../src/tree/device-opens.ts";
@@ -82,6 +83,7 @@ export async function withTree(
         truncatedFiles: createTruncatedFiles(chains.length),
         partitionWindows: createPartitionWindows(chains.length),
         streams: createStreamStates(chains.length),
+        interruptions: createInterruptions(THREADS),
         daemonPid: DAEMON_PID,
       };
       const treeOf = (thread: number): Tree =>
