@@ -19,6 +19,7 @@ import type {
   ImageStats,
   OpenImageOptions,
 } from "./image.ts";
+import { checkArguments } from "./open-arguments.ts";
 
 const WRITING: WritePolicy = {
   copyOnRead: false,
@@ -33,8 +34,11 @@ const WRITING: WritePolicy = {
  * @throws {TsimgfsError} EAGAIN: somebody else uses it; ENOENT, EACCES, …: a file cannot be opened, or
  *   no passphrase opens it; EINVAL,
  *   ENOTSUP: it is no valid image, or has a feature that is not known. Nothing is left open
+ * @throws {TypeError} `path` is no string, or has a NUL character; there is no such option, or its value is of
+ *   another type
  */
 export function openImage(path: string, options: OpenImageOptions = {}): Image {
+  checkArguments(path, options);
   const { format, backingPolicy, secrets, backingSecrets, readOnly = true } = options;
   requireOneOf(path, "format", format, FORMAT_NAMES);
   requireOneOf(path, "backingPolicy", backingPolicy, BACKING_POLICIES);

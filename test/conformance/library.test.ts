@@ -261,6 +261,36 @@ describe("refusals", () => {
     });
   });
 
+  it.each<[string, readonly unknown[], RegExp]>([
+    ["no path", [], /path is not a string: undefined$/],
+    ["null for a path", [null], /path is not a string: null$/],
+    ["a number for a path", [5], /path is not a string: number$/],
+    ["an object for a path", [new URL("file:///disk.qcow2")], /path is not a string: object$/],
+    ["a path with NUL", ["disk\0.qcow2"], /path has a NUL character$/],
+    ["null for options", ["disk", null], /options is not an object of options: null$/],
+    ["a format for options", ["disk", "raw"], /options is not an object of options: string$/],
+    ["an array for options", ["disk", []], /options is not an object of options: array$/],
+    ["a misspelt option", ["disk", { readonly: false }], /"readonly"; did you mean readOnly\?$/],
+    ["an option of another function", ["disk", { fd: 3 }], /there is no option "fd"$/],
+    ["an inherited name", ["disk", { toString: 3 }], /there is no option "toString"$/],
+    ["a number for a format", ["disk", { format: 5 }], /options.format is not a string: number$/],
+    ["0 for readOnly", ["disk", { readOnly: 0 }], /options.readOnly is not a boolean: number$/],
+    ["a policy that is none", ["disk", { backingPolicy: true }], /not a string: boolean$/],
+    ["a passphrase as text", ["disk", { secrets: "hush" }], /not an array of Uint8Array: string$/],
+    ["several as text", ["disk", { secrets: ["hush"] }], /not an array of Uint8Array: array$/],
+    ["one for all below", ["disk", { backingSecrets: Buffer.from("hush") }], /Uint8Array: object$/],
+  ])("arguments of another type, from programs without types: %s", (_, args, message) => {
+    const open = (): unknown => Reflect.apply(openImage, undefined, args);
+    expect(open).toThrow(TypeError);
+    expect(open).toThrow(message);
+    expect(open).not.toThrow(/hush/);
+  });
+
+  it("options that are undefined are as if left out", () => {
+    const options = { format: undefined, readOnly: undefined, secrets: undefined };
+    expect(withImage(image, options, ({ readOnly }) => readOnly)).toBe(true);
+  });
+
   it("warnings are told, not printed", async () => {
     const base = join(directory, "base.qcow2");
     const overlay = join(directory, "overlay.qcow2");
