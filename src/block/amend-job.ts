@@ -18,6 +18,7 @@ import { LocalFile } from "../storage/local-file.ts";
 import { attachDisk } from "./attach-disk.ts";
 import type { Disk } from "./disk.ts";
 import { closeChain, type OpenChain, type OpenOptions, openChain } from "./open-chain.ts";
+import { missingBackingWarning } from "./referenced-file.ts";
 import { resizeDisk } from "./resize-request.ts";
 import type { WritePolicy } from "./write-policy.ts";
 
@@ -137,6 +138,9 @@ export class AmendJob {
       throw new UsageError(path, reason);
     }
     const planned = planQcow2Amendment(file, amendment, open.secrets ?? []);
+    const { backingFile = "" } = amendment;
+    const missing = backingFile === "" ? undefined : missingBackingWarning(path, backingFile);
+    if (missing !== undefined) this.#request.warn(missing);
     if (planned.losesBitmaps) {
       this.#request.warn(`${path}: warning: its persistent bitmaps are lost with compat=0.10`);
     }

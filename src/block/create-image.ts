@@ -16,6 +16,7 @@ import { attachChain } from "./attach-disk.ts";
 import { closeChain, openChain } from "./open-chain.ts";
 import {
   type BackingPolicy,
+  missingBackingWarning,
   permittedPath,
   protocolOf,
   resolveReference,
@@ -132,7 +133,8 @@ function lookAtBacking(path: string, backing: NewBacking | undefined): Below {
   const { name, format, open, policy } = backing;
   if (!open) {
     const paths = protocolOf(name) === undefined ? [resolveReference(path, name)] : [];
-    return { virtualSize: undefined, paths, warnings: [] };
+    const missing = missingBackingWarning(path, name);
+    return { virtualSize: undefined, paths, warnings: missing === undefined ? [] : [missing] };
   }
   const backingPath = permittedPath({ imagePath: path, role: "backing file", name }, "any");
   // Before it is opened: where the image does not exist yet, that would only say "no such file".

@@ -19,7 +19,7 @@ export function parseBytes(text: string): bigint | undefined {
 }
 
 /**
- * As `parseBytes`, of sizes that a number says exactly.
+ * As `parseBytes`, of sizes that a number says exactly. A disk is at most a sector smaller than that.
  *
  * @param subject whose size it is: an option or a file
  * @throws {UsageError} it is above that
@@ -28,5 +28,5 @@ export function parseSize(subject: string, text: string): number | undefined {
   const bytes = parseBytes(text);
   if (bytes === undefined) return undefined;
   if (bytes <= Number.MAX_SAFE_INTEGER) return Number(bytes);
-  throw new UsageError(subject, `${text} is above the limit of sizes, 2^53 - 1 bytes`);
+  throw new UsageError(subject, `${text} is above the limit of 2^53 - 512 bytes`);
 }

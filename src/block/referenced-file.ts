@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { dirname } from "node:path";
-import { TsimgfsError } from "../errors.ts";
+import { printable, TsimgfsError } from "../errors.ts";
 
 /**
  * any: every local path. same-directory: only files in the directory of the image that names them.
@@ -25,6 +25,22 @@ export interface FileReference {
 export function resolveReference(imagePath: string, name: string): string {
   if (name.startsWith("/")) return name;
   return imagePath.slice(0, imagePath.lastIndexOf("/") + 1) + name;
+}
+
+/**
+ * What the user should know of a backing file that an image will name although nobody has opened it.
+ *
+ * @returns undefined: it is there, or cannot be looked for
+ */
+export function missingBackingWarning(imagePath: string, name: string): string | undefined {
+  if (protocolOf(name) !== undefined) return undefined;
+  const path = resolveReference(imagePath, name);
+  try {
+    if (fs.statSync(path, { throwIfNoEntry: false }) !== undefined) return undefined;
+  } catch {
+    return undefined;
+  }
+  return printable(`${imagePath}: warning: its backing file ${path} does not exist`);
 }
 
 /**

@@ -125,11 +125,16 @@ describe("tsimgfs amend of a backing file", () => {
         const info = asRecord(await imageInfo(["-f", "qcow2", image]));
         return [info["backing-filename"], info["backing-filename-format"]];
       };
-      await tsimgfs(["amend", "-o", "backing_file=none.img", image]);
+      const missing = await tsimgfs(["amend", "-o", "backing_file=none.img", image]);
+      expect(missing.stderr).toBe(
+        `tsimgfs: ${image}: warning: its backing file ${join(directory, "none.img")} does not exist\n`,
+      );
       expect(await backingOf()).toEqual(["none.img", "raw"]);
       await tsimgfs(["amend", "-o", "backing_file=a,,b,backing_fmt=qcow2", image]);
       expect(await backingOf()).toEqual(["a,b", "qcow2"]);
-      await tsimgfs(["amend", "-o", "backing_file=", image]);
+      const there = await tsimgfs(["amend", "-o", "backing_file=base.raw,backing_fmt=raw", image]);
+      expect(there.stderr).toBe("");
+      expect((await tsimgfs(["amend", "-o", "backing_file=", image])).stderr).toBe("");
       expect(await backingOf()).toEqual([undefined, undefined]);
       await expectRefusal(["amend", "-o", "backing_fmt=raw", image], [/has no backing file/]);
       await expectClean(image);

@@ -139,11 +139,20 @@ describe("names of other files", () => {
   it("are not looked at with -u", async () => {
     const path = at("unseen.qcow2");
     const args = ["-u", "-b", "nbd://nowhere/x", "-F", "raw", path, "1M"];
-    await tsimgfs(["create", "-q", "-f", "qcow2", ...args]);
+    expect((await tsimgfs(["create", "-q", "-f", "qcow2", ...args])).stderr).toBe("");
     expect(await infoOf(path)).toMatchObject({
       "backing-filename": "nbd://nowhere/x",
       "backing-filename-format": "raw",
     });
+  });
+
+  it("come with a warning where there is no such file", async () => {
+    const path = at("over-nothing.qcow2");
+    const args = ["-u", "-b", "no\nfile", "-F", "raw", path, "1M"];
+    expect((await tsimgfs(["create", "-q", "-f", "qcow2", ...args])).stderr).toBe(
+      `tsimgfs: ${path}: warning: its backing file ${at("no")}\\x0afile does not exist\n`,
+    );
+    expect((await infoOf(path))["backing-filename"]).toBe("no\nfile");
   });
 
   it("come with a warning where a raw backing file looks like something else", async () => {

@@ -121,11 +121,17 @@ describe("tsimgfs rebase", () => {
     await withScratch("rebase", async (directory) => {
       const chain = await makeStreamChain(directory, V3);
       const map = await imageMap([chain.image]);
-      await tsimgfs(["rebase", "-u", "-b", "not-there", "-F", "qcow2", chain.image]);
+      const named = ["rebase", "-u", "-b", "not-there", "-F", "qcow2", chain.image];
+      const missing = join(directory, "not-there");
+      expect((await tsimgfs(named)).stderr).toBe(
+        `tsimgfs: ${chain.image}: warning: its backing file ${missing} does not exist\n`,
+      );
       const info = asRecord(await imageInfo([chain.image]));
       expect(info["backing-filename"]).toBe("not-there");
+      const there = ["rebase", "-u", "-b", chain.pathBelow(1), "-F", "qcow2", chain.image];
+      expect((await tsimgfs(there)).stderr).toBe("");
       await rm(chain.pathBelow(1));
-      await tsimgfs(["rebase", "-u", chain.image]);
+      expect((await tsimgfs(["rebase", "-u", chain.image])).stderr).toBe("");
       expect(asRecord(await imageInfo([chain.image]))["backing-filename"]).toBeUndefined();
       expect(await imageMap([chain.image])).not.toEqual(map);
       await expectClean(chain.image);

@@ -64,7 +64,10 @@ export function defineBench(command: DocumentedCommand): void {
     .argument("<image>")
     .option("-c, --count <number>", "requests", numberOption("-c", 0, INT_MAX), COUNT_DEFAULT)
     .addOption(
-      new DocumentedOption("-d, --depth <number>", "without effect: requests follow each other")
+      new DocumentedOption(
+        "-d, --depth <number>",
+        "without effect, as requests follow each other; --flush-interval is no less",
+      )
         .minor()
         .default(DEPTH_DEFAULT)
         .argParser(numberOption("-d", 1, INT_MAX)),

@@ -6,6 +6,7 @@ import { closeChain, type OpenChain, openChain } from "../../block/open-chain.ts
 import { RebaseJob } from "../../block/rebase-job.ts";
 import {
   type BackingPolicy,
+  missingBackingWarning,
   permittedPath,
   resolveReference,
 } from "../../block/referenced-file.ts";
@@ -157,6 +158,8 @@ function renameBacking(
       file,
     );
     if (repaired !== undefined) printNote(printable(`${image}: warning: ${repaired}`));
+    const missing = backing && missingBackingWarning(image, backing.name);
+    if (missing !== undefined) printNote(missing);
     setBackingFile(format, currentFile(file.share()), backing);
   } finally {
     file.close();

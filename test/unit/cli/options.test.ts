@@ -50,7 +50,7 @@ describe("sizeOption", () => {
     "says that %s is too large, as it was written",
     (text) => {
       expect(() => parse(text)).toThrow(
-        refusal(`--size: ${text} is above the limit of sizes, 2^53 - 1 bytes`),
+        refusal(`--size: ${text} is above the limit of 2^53 - 512 bytes`),
       );
     },
   );
