@@ -1,7 +1,7 @@
 /** Raw deflate streams, as QEMU writes them. Source: qcow2 specification, "Compressed clusters". */
 
-import { deflateRawSync } from "node:zlib";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { lazyModules } from "../lazy-modules.ts";
 import type { ClusterEncoder } from "./cluster-encoder.ts";
 
 /** A window of 2^12: QEMU's decoder has no larger one. QEMU's encoder takes the same memory. */
@@ -16,7 +16,10 @@ export class Deflater implements ClusterEncoder {
     targetStart: number,
     capacity: number,
   ): number {
-    const stream = deflateRawSync(source.bytes.subarray(start, start + length), PARAMETERS);
+    const stream = lazyModules.zlib.deflateRawSync(
+      source.bytes.subarray(start, start + length),
+      PARAMETERS,
+    );
     if (stream.length > capacity) return 0;
     target.bytes.set(stream, targetStart);
     return stream.length;

@@ -3,7 +3,7 @@
  * gone. Source: LUKS On-Disk Format Specification 1.2.3, "Anti-forensic splitter".
  */
 
-import crypto from "node:crypto";
+import { lazyModules } from "../lazy-modules.ts";
 import { type HashName, hashSize } from "./cipher-suite.ts";
 
 /**
@@ -13,7 +13,7 @@ import { type HashName, hashSize } from "./cipher-suite.ts";
  */
 export function splitKey(key: Uint8Array, stripes: number, hash: HashName): Buffer {
   const size = key.length;
-  const split = crypto.randomBytes(size * stripes);
+  const split = lazyModules.crypto.randomBytes(size * stripes);
   const sum = sumOfStripes(split, { size, stripes, hash });
   const last = split.subarray(size * (stripes - 1));
   for (let index = 0; index < size; index++) last[index] = (sum[index] ?? 0) ^ (key[index] ?? 0);
@@ -61,7 +61,7 @@ function diffuse(bytes: Buffer, hash: HashName): void {
   for (let at = 0; at < bytes.length; at += size) {
     number.writeUInt32BE(at / size);
     const piece = bytes.subarray(at, at + size);
-    const digest = crypto.createHash(hash).update(number).update(piece).digest();
+    const digest = lazyModules.crypto.createHash(hash).update(number).update(piece).digest();
     piece.set(digest.subarray(0, piece.length));
   }
 }

@@ -4,10 +4,10 @@
  * passwords".
  */
 
-import crypto from "node:crypto";
 import { TsimgfsError, UnsupportedError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { lazyModules } from "../lazy-modules.ts";
 import { mergeKey, splitKey } from "./anti-forensic.ts";
 import { type CipherSuite, type HashName, suiteOf } from "./cipher-suite.ts";
 import {
@@ -119,7 +119,7 @@ export function openSlot(
   const key = mergeKey(material.bytes, { size: suite.keyBytes, stripes: slot.stripes, hash });
   material.bytes.fill(0);
   const digest = digestOf(key, hash, header.keySalt, header.keyIterations);
-  if (crypto.timingSafeEqual(digest, header.keyDigest)) return key;
+  if (lazyModules.crypto.timingSafeEqual(digest, header.keyDigest)) return key;
   key.fill(0);
   return undefined;
 }
@@ -131,7 +131,7 @@ export function digestOf(
   salt: Uint8Array,
   iterations: number,
 ): Buffer {
-  return crypto.pbkdf2Sync(key, salt, iterations, KEY_DIGEST_SIZE, hash);
+  return lazyModules.crypto.pbkdf2Sync(key, salt, iterations, KEY_DIGEST_SIZE, hash);
 }
 
 /** What encrypts the key material of a slot. */
@@ -141,7 +141,7 @@ function cipherOfSlot(
   suite: CipherSuite,
   passphrase: Uint8Array,
 ): SectorCipher {
-  const key = crypto.pbkdf2Sync(passphrase, salt, iterations, suite.keyBytes, hash);
+  const key = lazyModules.crypto.pbkdf2Sync(passphrase, salt, iterations, suite.keyBytes, hash);
   try {
     return new SectorCipher(suite, key);
   } finally {
@@ -166,7 +166,7 @@ export function sealKey(
   { suite, hash, iterations }: { suite: CipherSuite; hash: HashName; iterations: number },
   keyMaterialOffset: number,
 ): NewSlot {
-  const salt = crypto.randomBytes(SALT_SIZE);
+  const salt = lazyModules.crypto.randomBytes(SALT_SIZE);
   const slot = { isActive: true, iterations, salt, keyMaterialOffset, stripes: STRIPES };
   const material = NativeBuffer.allocate(keyMaterialSize(key.length));
   const split = splitKey(key, STRIPES, hash);

@@ -1,8 +1,8 @@
 /** A new LUKS area: a header, and the volume key in the first key slot. */
 
-import crypto from "node:crypto";
 import type { WritableStorage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { lazyModules } from "../lazy-modules.ts";
 import type { CipherSuite, HashName } from "./cipher-suite.ts";
 import { digestOf, ITERATIONS_MAX, sealKey } from "./key-slots.ts";
 import {
@@ -45,11 +45,11 @@ export function writeLuksArea(storage: WritableStorage, offset: number, wanted: 
   const { suite, hash, iterTimeMs, passphrase } = wanted;
   const iterations = iterationsFor(iterTimeMs, hash, suite.keyBytes);
   const keyIterations = Math.max(ITERATIONS_MIN, Math.floor(iterations / DIGEST_SHARE));
-  const key = crypto.randomBytes(suite.keyBytes);
+  const key = lazyModules.crypto.randomBytes(suite.keyBytes);
   try {
-    const keySalt = crypto.randomBytes(SALT_SIZE);
+    const keySalt = lazyModules.crypto.randomBytes(SALT_SIZE);
     const keyDigest = digestOf(key, hash, keySalt, keyIterations);
-    const uuid = crypto.randomUUID();
+    const uuid = lazyModules.crypto.randomUUID();
     const header = encodeLuksHeader({ hash, keyDigest, keySalt, keyIterations, uuid }, suite);
     const place = usualKeyMaterialOffset(0, suite.keyBytes);
     const { slot, material } = sealKey(key, passphrase, { suite, hash, iterations }, place);
@@ -70,7 +70,7 @@ export function iterationsFor(timeMs: number, hash: HashName, keyBytes: number):
   let spentUs = 0;
   for (;;) {
     const before = process.cpuUsage();
-    crypto.pbkdf2Sync(salt, salt, iterations, keyBytes, hash).fill(0);
+    lazyModules.crypto.pbkdf2Sync(salt, salt, iterations, keyBytes, hash).fill(0);
     const { user, system } = process.cpuUsage(before);
     spentUs = user + system;
     if (spentUs >= MEASURED_MIN_US) break;

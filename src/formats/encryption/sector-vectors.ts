@@ -3,9 +3,9 @@
  * essiv encrypted.
  */
 
-import crypto from "node:crypto";
 import { TWO_TO_32 } from "../../binary/words.ts";
 import type { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { lazyModules } from "../lazy-modules.ts";
 import { BlockCipher } from "./block-cipher.ts";
 import { ALGORITHMS, type CipherSuite } from "./cipher-suite.ts";
 
@@ -19,7 +19,7 @@ export class SectorVectors {
     this.#blockSize = ALGORITHMS[algorithm].blockSize;
     this.#has64Bits = ivGenerator !== "plain";
     if (ivGenerator !== "essiv" || ivHash === undefined) return;
-    const salt = crypto.createHash(ivHash).update(key).digest();
+    const salt = lazyModules.crypto.createHash(ivHash).update(key).digest();
     this.#essiv = new BlockCipher(algorithm, salt);
     salt.fill(0);
   }

@@ -5,11 +5,11 @@
  * "Adding new passwords", "Password revocation"; the rules are QEMU's.
  */
 
-import crypto from "node:crypto";
 import { sizeOf } from "../../binary/struct.ts";
 import { UsageError } from "../../errors.ts";
 import type { Storage, WritableStorage } from "../../storage/storage.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
+import { lazyModules } from "../lazy-modules.ts";
 import { suiteOf } from "./cipher-suite.ts";
 import {
   ITERATIONS_MAX,
@@ -134,7 +134,7 @@ function planErasure(
     const material = NativeBuffer.allocate(keyMaterialSize(header.cipher.keyBytes));
     for (let pass = 0; pass < ERASE_PASSES; pass++) {
       for (const [index, slot] of erased) {
-        crypto.randomFillSync(material.bytes);
+        lazyModules.crypto.randomFillSync(material.bytes);
         const { length } = material;
         file.writeAt(material, 0, length, place.offset + slot.keyMaterialOffset);
         if (pass === 0) writeSlot(file, place, index, inactive(slot));
