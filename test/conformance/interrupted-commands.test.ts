@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Random } from "../support/random.ts";
 import { MAIN } from "../support/repository.ts";
-import { run } from "../support/run.ts";
+import { attempt, run } from "../support/run.ts";
 import { LONG } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
 
@@ -75,6 +75,35 @@ describe("a command that Ctrl-C stops", () => {
       await run("qemu-img", ["check", "-q", copy]);
       // Where one is longer, it has to have zeros there.
       await run("qemu-img", ["compare", "-q", source, copy]);
+    }
+  });
+
+  it.each([
+    ["snapshot -c", (copy: string) => ["snapshot", "-c", "now", copy]],
+    ["snapshot -d", (copy: string) => ["snapshot", "-d", "then", copy]],
+    ["bitmap --merge", (copy: string) => ["bitmap", "--merge", "one", copy, "other"]],
+    ["rebase -u", (copy: string) => ["rebase", "-u", "-b", source, "-F", "raw", copy]],
+  ])("does it or not, and leaves leaked clusters at most: %s", async (_, commandLine) => {
+    const tables = join(directory, "tables.qcow2");
+    if (!existsSync(tables)) {
+      await copyFile(image, tables);
+      for (const name of ["one", "other"]) {
+        await run("qemu-img", ["bitmap", "--add", "-g", "512", tables, name]);
+      }
+      await run("qemu-io", ["-c", "write -P 7 1M 8M", tables]);
+      await run("qemu-img", ["snapshot", "-c", "then", tables]);
+      await run("qemu-img", ["convert", "-O", "raw", tables, `${tables}.raw`]);
+    }
+    const copy = join(directory, "copy.qcow2");
+    await rm(copy, { force: true });
+    const before = await readdir(directory);
+    for (let moment = 0; moment < MOMENTS; moment++) {
+      await copyFile(tables, copy);
+      expect([0, "SIGINT"]).toContain(await interrupt(commandLine(copy)));
+      expect([0, 3]).toContain((await attempt("qemu-img", ["check", "-q", copy])).status);
+      await run("qemu-img", ["compare", "-q", `${tables}.raw`, copy]);
+      await rm(copy);
+      expect(await readdir(directory)).toEqual(before);
     }
   });
 

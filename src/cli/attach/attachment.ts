@@ -14,7 +14,7 @@ import { TsimgfsError } from "../../errors.ts";
 import { findMount, type MountEntry, readAllMounts } from "../../fuse/mount-table.ts";
 import { deviceNameOf } from "../../tree/names.ts";
 import { type LoopDevice, listLoopDevices, removeLoopDevice } from "./loop-devices.ts";
-import { runTool } from "./run-tool.ts";
+import { runToolPatiently } from "./run-tool.ts";
 
 /** Here are the directories of all attached images. */
 const ROOT = "/run/tsimgfs";
@@ -111,18 +111,20 @@ export class Attachment {
   async #removeDevices(): Promise<void> {
     const devices = this.loopDevices();
     for (const { mountpoint } of fileSystemsOn(devices).reverse()) {
-      unmountFileSystem(mountpoint);
+      await unmountFileSystem(mountpoint);
     }
     // Last made, first removed.
     for (const device of devices.reverse()) await removeLoopDevice(device);
   }
 }
 
-function unmountFileSystem(mountpoint: string): void {
+async function unmountFileSystem(mountpoint: string): Promise<void> {
   try {
-    runTool("umount", ["--", mountpoint], mountpoint);
+    await runToolPatiently("umount", ["--", mountpoint], mountpoint);
   } catch (cause) {
     if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) throw cause;
+    // It is under way.
+    if (!readAllMounts().some((mount) => mount.mountpoint === mountpoint)) throw cause;
     const reason = `is in use${byMountUsers(mountpoint)}; end that, and detach again`;
     throw new TsimgfsError("EBUSY", mountpoint, reason, { cause });
   }

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../../errors.ts";
 import { ioctl } from "../../syscalls/libc.ts";
 import { NativeBuffer } from "../../syscalls/native-buffer.ts";
-import { runTool } from "./run-tool.ts";
+import { runTool, runToolPatiently } from "./run-tool.ts";
 
 const SYS_BLOCK = "/sys/block";
 /** Sizes in /sys are in these units, whatever the device's sectors are, bytes. */
@@ -134,7 +134,7 @@ export function makeLoopDevice(file: string, options: LoopOptions): LoopDevice {
  * @throws {TsimgfsError} EBUSY: somebody has it open; it loses its file at the last close
  */
 export async function removeLoopDevice({ path, backingFile }: LoopDevice): Promise<void> {
-  runTool("losetup", ["--detach", path], path);
+  await runToolPatiently("losetup", ["--detach", path], path);
   const deadline = performance.now() + REMOVAL_DEADLINE_MS;
   while (readLoopDevice(basename(path))?.backingFile === backingFile) {
     if (performance.now() > deadline) {
