@@ -11,6 +11,7 @@ const MINUTE_MS = 60_000;
 const NOT_NATIVE = [
   // attach makes its mounts itself, with the default transport.
   "attach",
+  "detach-stuck",
   // Commands of documents, of scripts, of installed packages and of mount(8): they name no transport.
   "documents",
   "install",
