@@ -34,9 +34,11 @@ export function canSwitch(
 }
 
 /**
- * Write `wanted` over `current`, the start of the file, which `canSwitch` allows. What was written to the
- * file before is made durable, too.
+ * Write `wanted` over `current`, the start of the file, which `canSwitch` allows; both may be the same. What was
+ * written to the file before is made durable, too.
  *
+ * @param current as the host shows it
+ * @param wanted as long as `current`
  * @throws {StorageError} the file starts with one or the other
  */
 export function switchHeader(
@@ -44,13 +46,19 @@ export function switchHeader(
   current: Uint8Array,
   wanted: Uint8Array,
 ): void {
-  let [first, last] = [SECTOR_SIZE, wanted.length];
-  while (first < last && current[first] === wanted[first]) first++;
-  while (last > first && current[last - 1] === wanted[last - 1]) last--;
   const buffer = NativeBuffer.allocate(wanted.length);
   buffer.bytes.set(wanted);
-  if (last > first) storage.writeAt(buffer, first, last - first, first);
+  // Also what is there already: a sync that failed may have dropped what the host shows.
+  const end = usedEnd(current, wanted);
+  if (end > SECTOR_SIZE) storage.writeAt(buffer, SECTOR_SIZE, end - SECTOR_SIZE, SECTOR_SIZE);
   storage.sync();
   storage.writeAt(buffer, 0, SECTOR_SIZE, 0);
   storage.sync();
+}
+
+/** The end of the last sector of which one of the two has anything. */
+function usedEnd(current: Uint8Array, wanted: Uint8Array): number {
+  let end = wanted.length;
+  while (end > 0 && current[end - 1] === 0 && wanted[end - 1] === 0) end--;
+  return Math.min(wanted.length, Math.ceil(end / SECTOR_SIZE) * SECTOR_SIZE);
 }

@@ -3,6 +3,7 @@
 import { UsageError } from "../../errors.ts";
 import type { WritableStorage } from "../../storage/storage.ts";
 import type { BackingReference } from "../driver.ts";
+import { switchHeader } from "../header-switch.ts";
 import { AUTOCLEAR } from "./features.ts";
 import { backingReferenceOf, readFirstCluster } from "./first-cluster.ts";
 import { BACKING_FILE_SIZE_MAX } from "./header.ts";
@@ -28,7 +29,11 @@ export function setQcow2BackingFile(
   const firstCluster = readFirstCluster(storage);
   const { header, bytes } = firstCluster;
   const current = backingReferenceOf(firstCluster, path);
-  if (current?.name === backing?.name && current?.format === backing?.format) return;
+  if (current?.name === backing?.name && current?.format === backing?.format) {
+    // The host shows it, and may have dropped it, if the sync of who wrote it has failed.
+    switchHeader(storage, bytes, bytes);
+    return;
+  }
   checkBacking(backing, path);
   if (backing !== undefined && (header.autoclear_features & AUTOCLEAR.rawExternalData) !== 0n) {
     const reason = "its data file alone is the disk (data_file_raw): it cannot have a backing file";

@@ -3,6 +3,7 @@
 import assert from "node:assert";
 import { UsageError } from "../../errors.ts";
 import type { WritableStorage } from "../../storage/storage.ts";
+import { switchHeader } from "../header-switch.ts";
 import { backingReferenceOf, readFirstCluster } from "./first-cluster.ts";
 import { HeaderArea } from "./header-area.ts";
 import { DATA_FILE_NAME_MAX } from "./header-extensions.ts";
@@ -33,7 +34,11 @@ export function setDataFileName(storage: WritableStorage, name: string): void {
   const firstCluster = readFirstCluster(storage);
   const { header, extensions, bytes } = firstCluster;
   assert(extensions.dataFileName !== undefined, "only an image that has a data file gets another");
-  if (extensions.dataFileName === name) return;
+  if (extensions.dataFileName === name) {
+    // The host shows it, and may have dropped it, if the sync of who wrote it has failed.
+    switchHeader(storage, bytes, bytes);
+    return;
+  }
   const change = { backing: backingReferenceOf(firstCluster, storage.path), dataFile: name };
   rewriteHeader(storage, new HeaderArea(header, bytes), change, "another data file's name");
 }

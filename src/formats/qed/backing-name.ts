@@ -32,7 +32,13 @@ export function setQedBackingFile(
 ): void {
   const { path } = storage;
   const header = readStoredHeader(storage, storage.currentLength());
-  if (isStored(storage, header, backing)) return;
+  const area = NativeBuffer.allocate(Math.min(header.header_size * header.cluster_size, AREA_MAX));
+  storage.readAt(area, 0, area.length, 0);
+  if (isStored(storage, header, backing)) {
+    // The host shows it, and may have dropped it, if the sync of who wrote it has failed.
+    switchHeader(storage, area.bytes, area.bytes);
+    return;
+  }
   if (backing !== undefined) {
     checkName(backing.name, path);
     if (header.compat_features !== 0n) {
@@ -41,8 +47,6 @@ export function setQedBackingFile(
       throw new UnsupportedError(path, `${reason}: its backing file cannot be changed`);
     }
   }
-  const area = NativeBuffer.allocate(Math.min(header.header_size * header.cluster_size, AREA_MAX));
-  storage.readAt(area, 0, area.length, 0);
   const { backing_filename_offset: start, backing_filename_size: size } = header;
   const inUse =
     (header.features & FEATURE.backingFile) === 0n ? [] : [{ start, end: start + size }];
