@@ -1,5 +1,5 @@
 // Snapshots of a device that is mounted: made beside writers, applied when nobody has it open, deleted under
-// readers; the daemon killed, and the host full, in the middle of it.
+// readers; the daemon killed in the middle of it.
 
 import { copyFile, open, readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,15 +13,9 @@ import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import {
-  casesOfTransport,
-  itMainly,
-  roundsOfTransport,
-  transportHas,
-} from "../support/transport.ts";
+import { casesOfTransport, roundsOfTransport, transportHas } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { checkImage, expectClean } from "../support/write-images.ts";
-import { withTmpfs } from "../support/write-tmpfs.ts";
 
 const MIB = 2 ** 20;
 const SIZE = 16 * MIB;
@@ -296,66 +290,6 @@ describe("what goes wrong while snapshots change", () => {
         await expectClean(image);
       });
     }
-  });
-
-  itMainly("a full host keeps its disk where it has no room to apply one", async () => {
-    await withTmpfs(64 * MIB, async (tmpfs) => {
-      const image = join(tmpfs.directory, "disk.qcow2");
-      // An L1 table of many clusters.
-      await createImage(image, "qcow2", { size: 4096 * MIB, options: { cluster_size: 4096 } });
-      await qemuIo(image, "qcow2", ["write -q -P 1 0 12M"]);
-      await mounted([image], {}, async (mount) => {
-        const device = mount.device(image);
-        const first = async (): Promise<string> =>
-          (await run("sh", ["-c", 'head -c 12M "$0" | sha256sum', device])).stdout;
-        const one = await first();
-        await tell(device, "create", "one");
-        await fill(device, "a", MIB, 2 * MIB);
-        const now = await first();
-        const { stdout } = await run("df", ["--output=used", "-B1", tmpfs.directory]);
-        await tmpfs.resize(Number(stdout.split("\n")[1]));
-        const args = ["-n", "user.tsimgfs.snapshot.apply", "-v", "one", device];
-        const { status, stderr } = await attempt("setfattr", args);
-        if (status !== 0) expect(stderr).toContain("No space left");
-        expect(await first()).toBe(status === 0 ? one : now);
-        await tmpfs.resize(64 * MIB);
-        await tell(device, "apply", "one");
-        expect(await first()).toBe(one);
-      });
-      await expectClean(image);
-    });
-  });
-
-  itMainly("a full host refuses what it has no room for, and nothing is left of it", async () => {
-    await withTmpfs(64 * MIB, async (tmpfs) => {
-      const image = join(tmpfs.directory, "disk.qcow2");
-      await createImage(image, "qcow2", { size: SIZE, options: { cluster_size: 4096 } });
-      await qemuIo(image, "qcow2", ["write -q -P 1 0 12M"]);
-      await convertToRaw(image, "qcow2", `${image}.raw`);
-      await mounted([image], {}, async (mount) => {
-        const device = mount.device(image);
-        await tell(device, "create", "one");
-        for (const [action, name] of [
-          ["create", "two"],
-          ["delete", "one"],
-        ] as const) {
-          const { stdout } = await run("df", ["--output=used", "-B1", tmpfs.directory]);
-          await tmpfs.resize(Number(stdout.split("\n")[1]));
-          // Deleting may find room in what it has freed itself before.
-          const { status, stderr } = await attempt("setfattr", [
-            ...["-n", `user.tsimgfs.snapshot.${action}`, "-v", name, device],
-          ]);
-          if (status !== 0) expect(stderr).toContain("No space left");
-          else expect(action).toBe("delete");
-          await tmpfs.resize(64 * MIB);
-          await same(device, `${image}.raw`);
-          if (status !== 0) await tell(device, action, name);
-        }
-        expect(await listed(mount, image)).toEqual(["two.raw"]);
-        await same(mount.snapshot(image, "two"), `${image}.raw`);
-      });
-      expect((await checkImage(image, "qcow2")).verdict).toBe("clean");
-    });
   });
 });
 
