@@ -6,12 +6,8 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { attachDisk } from "../../src/block/attach-disk.ts";
-import { CommitJob } from "../../src/block/commit-job.ts";
-import { closeChain, openChain } from "../../src/block/open-chain.ts";
-import { ClusterCache } from "../../src/formats/compression/cluster-cache.ts";
 import type { SharedFile } from "../../src/storage/local-file.ts";
-import { USUAL_POLICY } from "../support/crash-engine.ts";
+import { commitImage } from "../support/command-jobs.ts";
 import {
   BACKING_NAME,
   contentOf,
@@ -30,9 +26,8 @@ import { byScale } from "../support/scale.ts";
 
 const STATES = byScale(6, 400);
 
-/** Commits the image in a directory. Returns its file and that of the base before, and what was done to them. */
+/** Commits an image. Returns its file and that of the base before, and what was done to them. */
 function recordCommit(
-  directory: string,
   recipe: ImageRecipe,
   paths: readonly string[],
 ): { readonly initial: SparseFile[]; readonly log: RecordingLog } {
@@ -45,41 +40,8 @@ function recordCommit(
     if (file === undefined) throw new RangeError(path);
     return new RecordingStorage(path, file, log, index);
   };
-  const policy = { ...USUAL_POLICY, copyOnRead: false, growable: true } as const;
-  const writing = { policy, threads: 1 };
-  const chain = openChain(join(directory, IMAGE_NAME), {
-    format: recipe.format,
-    backingPolicy: "any",
-    forceShare: false,
-    writing,
-    base: { path: undefined, writing },
-  });
-  try {
-    const resources = { clusterCache: new ClusterCache() };
-    const thread = { slot: 0, requestMaintenance: undefined };
-    const { layers } = chain;
-    const above = attachDisk(
-      { layers: layers.slice(0, 1), writing: chain.writing },
-      resources,
-      thread,
-      attachFile,
-    );
-    const base = attachDisk(
-      { layers: layers.slice(1), writing: chain.base?.writing },
-      resources,
-      thread,
-      attachFile,
-    );
-    const job = new CommitJob(above, base);
-    while (!job.step());
-    base.close();
-    for (let done = 0; above.canDeallocate && done < above.virtualSize; ) {
-      done += above.deallocate(done, above.virtualSize - done);
-    }
-    above.close();
-  } finally {
-    closeChain(chain);
-  }
+  const [path = ""] = paths;
+  commitImage({ path, format: recipe.format }, attachFile);
   return { initial, log };
 }
 
@@ -113,7 +75,7 @@ describe("a crash at any moment of committing leaves the disk as it is", () => {
       const wanted = await contentOf(directory, recipe);
       const paths = [join(directory, IMAGE_NAME), join(root, BACKING_NAME)];
       const formats: ImageFormat[] = [recipe.format, recipe.backing?.format ?? "raw"];
-      const { initial, log } = recordCommit(directory, recipe, paths);
+      const { initial, log } = recordCommit(recipe, paths);
       const states = new CrashStates(initial, log);
       const random = new Random(`committing ${name}`);
       const last = log.operations.length;

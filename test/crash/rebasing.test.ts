@@ -6,11 +6,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { attachChain } from "../../src/block/attach-disk.ts";
-import { closeChain, openChain } from "../../src/block/open-chain.ts";
-import { RebaseJob } from "../../src/block/rebase-job.ts";
-import { ClusterCache } from "../../src/formats/compression/cluster-cache.ts";
-import { setBackingFile } from "../../src/formats/formats.ts";
+import { rebaseDisk } from "../support/command-jobs.ts";
 import { openRecorded, USUAL_POLICY } from "../support/crash-engine.ts";
 import {
   BACKING_NAME,
@@ -53,18 +49,13 @@ function recordRebase(
   const initial = [file.clone()];
   const log: RecordingLog = { operations: [] };
   const { disk, closeFiles } = openRecorded(directory, recipe, USUAL_POLICY, [file], log);
-  const reading = { format: "raw", backingPolicy: "any", forceShare: false } as const;
-  const below = openChain(join(directory, "..", NEW_NAME), { ...reading, overlay: path });
   try {
-    const chain = attachChain(below.layers, { clusterCache: new ClusterCache() });
-    const shared = disk.chain.images.length;
-    const job = new RebaseJob(disk, chain, { compress: false, shared });
-    while (!job.step());
-    disk.close();
-    const backing = { name: `../${NEW_NAME}`, format: "raw" };
-    setBackingFile(recipe.format, new RecordingStorage(path, file, log, 0), backing);
+    const newPath = join(directory, "..", NEW_NAME);
+    const backing = { path: newPath, format: "raw", name: `../${NEW_NAME}` } as const;
+    rebaseDisk(disk, { path, format: recipe.format, backing }, () => {
+      return new RecordingStorage(path, file, log, 0);
+    });
   } finally {
-    closeChain(below);
     closeFiles();
   }
   return { initial, log };

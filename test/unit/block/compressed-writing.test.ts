@@ -4,12 +4,12 @@ import { describe, expect, it } from "vitest";
 import { TsimgfsError } from "../../../src/errors.ts";
 import { EXTENT, Extent } from "../../../src/formats/driver.ts";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+import { FaultyFiles } from "../../support/faulty-files.ts";
 import { type CreateOptions, createImage, qemuIo } from "../../support/qemu.ts";
 import { Random } from "../../support/random.ts";
 import { run } from "../../support/run.ts";
 import { byScale } from "../../support/scale.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { FaultyFiles } from "./faulty-storage.ts";
 import {
   type DiskFiles,
   type DiskOptions,

@@ -7,11 +7,11 @@ import { describe, expect, it } from "vitest";
 import { StorageError, TsimgfsError } from "../../../src/errors.ts";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
 import { COUNTER } from "../../../src/threads/counters.ts";
+import { type Call, FAULT_WAYS, type Faults, FaultyFiles } from "../../support/faulty-files.ts";
 import { buildQcow2 } from "../../support/qcow2-builder.ts";
 import { Random } from "../../support/random.ts";
 import { byScale } from "../../support/scale.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { type Call, FAULT_WAYS, type Faults, FaultyFiles } from "./faulty-storage.ts";
 import { OVERLAY_KINDS, type OverlayKind, putOverlay, spoilBacking } from "./overlays.ts";
 import { type DiskFiles, readDisk, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 

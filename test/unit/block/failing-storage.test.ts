@@ -5,12 +5,12 @@
 
 import { describe, expect, it } from "vitest";
 import { TsimgfsError } from "../../../src/errors.ts";
+import { FAULT_WAYS, type Faults, FaultyFiles } from "../../support/faulty-files.ts";
 import { Random } from "../../support/random.ts";
 import { byScale, LONG } from "../../support/scale.ts";
 import { DISK_KINDS, type DiskKind, GROWING_KINDS, putDisk } from "./disk-kinds.ts";
 import { FaultModel, type FaultStep } from "./fault-model.ts";
 import { fillingSteps, movingSteps, stepsFor } from "./fault-steps.ts";
-import { FAULT_WAYS, type Faults, FaultyFiles } from "./faulty-storage.ts";
 import { type DiskFiles, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 interface Workload {

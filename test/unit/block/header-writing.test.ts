@@ -4,12 +4,12 @@ import fs from "node:fs";
 import { describe, expect, it } from "vitest";
 import { LocalFile } from "../../../src/storage/local-file.ts";
 import { readBitmaps } from "../../support/bitmap-reader.ts";
+import { type Call, FaultyFiles } from "../../support/faulty-files.ts";
 import { buildQcow2, type Qcow2Image } from "../../support/qcow2-builder.ts";
 import { featureNameTable } from "../../support/qcow2-header-builder.ts";
 import { Random } from "../../support/random.ts";
 import { run } from "../../support/run.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { type Call, FaultyFiles } from "./faulty-storage.ts";
 import { withDiskFiles } from "./writable-disk.ts";
 
 const NAME = "disk.qcow2";

@@ -4,6 +4,7 @@ import fs from "node:fs";
 import { describe, expect, it } from "vitest";
 import { type Errno, TsimgfsError } from "../../../src/errors.ts";
 import { LocalFile } from "../../../src/storage/local-file.ts";
+import { type Call, FaultyFiles } from "../../support/faulty-files.ts";
 import { asRecord } from "../../support/json.ts";
 import {
   buildQed,
@@ -14,7 +15,6 @@ import {
 import { imageInfo, qemuIo } from "../../support/qemu.ts";
 import { Random } from "../../support/random.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { type Call, FaultyFiles } from "./faulty-storage.ts";
 import { type DiskFiles, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 const NAME = "disk.qed";

@@ -3,10 +3,10 @@
 import { describe, expect, it } from "vitest";
 import type { Disk } from "../../../src/block/disk.ts";
 import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+import { FaultyFiles } from "../../support/faulty-files.ts";
 import { createImage } from "../../support/qemu.ts";
 import { run } from "../../support/run.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { FaultyFiles } from "./faulty-storage.ts";
 import { readDisk, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 const MIB = 2 ** 20;

@@ -1,10 +1,10 @@
 /** Local files whose changes are noted, and fail where a test wants it: each file as the disk has it. */
 
-import type { AttachFile } from "../../../src/block/attach-disk.ts";
-import { type Errno, StorageError } from "../../../src/errors.ts";
-import type { SharedFile } from "../../../src/storage/local-file.ts";
-import type { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
-import { WrappedFile } from "../../support/wrapped-file.ts";
+import type { AttachFile } from "../../src/block/attach-disk.ts";
+import { type Errno, StorageError } from "../../src/errors.ts";
+import type { SharedFile } from "../../src/storage/local-file.ts";
+import type { NativeBuffer } from "../../src/syscalls/native-buffer.ts";
+import { WrappedFile } from "./wrapped-file.ts";
 
 /** What a host writes as a whole or not at all, bytes. */
 const SECTOR_SIZE = 512;
