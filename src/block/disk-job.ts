@@ -33,6 +33,9 @@ export abstract class DiskJob {
   /** Called before each step. */
   protected prepare?(): void;
 
+  /** Called when the end is reached, as the last part of a step. */
+  protected complete?(): void;
+
   /**
    * Do the start of a range.
    *
@@ -52,9 +55,11 @@ export abstract class DiskJob {
     const end = this.effort + this.#stepEffort;
     for (let looks = 0; looks < STEP_LOOKS && this.effort < end; looks++) {
       const length = Math.min(this.total - this.#done, LOOK_MAX);
-      if (length <= 0) return true;
+      if (length <= 0) break;
       this.#done += this.advance(this.#done, length, end - this.effort);
     }
-    return this.#done >= this.total;
+    if (this.#done < this.total) return false;
+    this.complete?.();
+    return true;
   }
 }

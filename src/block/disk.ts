@@ -167,6 +167,16 @@ export class Disk {
     return this.#copier.copyMissing(guestOffset, length);
   }
 
+  /**
+   * Let tables refer to all copies that wait, in all threads: until then, those of `copyFromBacking` and `copyMissing`
+   * are lost if the disk is closed, or the process ends.
+   *
+   * @throws {TsimgfsError} some still wait
+   */
+  linkCopies(): void {
+    this.#access?.changes.linkCopies();
+  }
+
   /** Bytes that `copyFromBacking` has copied in this thread. */
   get copied(): number {
     return this.#copier?.copied ?? 0;

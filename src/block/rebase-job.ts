@@ -64,6 +64,11 @@ export class RebaseJob extends DiskJob {
     return this.#compared;
   }
 
+  protected override complete(): void {
+    // Ending the disk would drop those that cannot be linked, and the backing files would be gone.
+    this.#disk.linkCopies();
+  }
+
   protected advance(guestOffset: number, maxLength: number): number {
     return this.#sameAt(guestOffset, maxLength) || this.#comparePiece(guestOffset);
   }

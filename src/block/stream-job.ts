@@ -37,6 +37,11 @@ export class StreamJob extends DiskJob {
     return this.copied;
   }
 
+  protected override complete(): void {
+    // Ending the disk would drop those that cannot be linked, and the backing files would be gone.
+    this.#disk.linkCopies();
+  }
+
   protected override prepare(): void {
     // Disks can grow meanwhile: what is new lacks nothing, and is looked at all the same.
     this.#total = this.#disk.currentSize();

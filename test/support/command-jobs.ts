@@ -1,10 +1,11 @@
-/** What `tsimgfs commit` and `tsimgfs rebase` do with disks, in their order, on files that a test puts in the places of the images. */
+/** What `tsimgfs commit`, `rebase` and `stream` do with disks, in their order, on files that a test puts in the places of the images. */
 
 import { type AttachFile, attachDisk } from "../../src/block/attach-disk.ts";
 import { CommitJob } from "../../src/block/commit-job.ts";
 import type { Disk } from "../../src/block/disk.ts";
 import { closeChain, type OpenChain, openChain } from "../../src/block/open-chain.ts";
 import { RebaseJob } from "../../src/block/rebase-job.ts";
+import { StreamJob } from "../../src/block/stream-job.ts";
 import type { WritePolicy } from "../../src/block/write-policy.ts";
 import { PLAIN_WRITING } from "../../src/cli/offline-disk.ts";
 import { ClusterCache } from "../../src/formats/compression/cluster-cache.ts";
@@ -123,6 +124,28 @@ export function rebaseImage(plan: RebasePlan, attachFile: AttachFile): void {
     if (top === undefined) throw new RangeError("a chain has at least one image");
     const disk = attachDisk(chain, RESOURCES, THREAD, attachFile);
     rebaseDisk(disk, plan, () => currentStorage(top.file, attachFile), attachFile);
+  } finally {
+    closeChain(chain);
+  }
+}
+
+/** Streams an image: it gets all that its backing files have. Its files are closed whatever happens. */
+export function streamImage({ path, format }: RebasePlan, attachFile: AttachFile): void {
+  const chain = openChain(path, {
+    ...{ format, backingPolicy: "any", forceShare: false },
+    writing: { policy: PLAIN_WRITING, threads: 1 },
+  });
+  try {
+    const [top] = chain.layers;
+    if (top === undefined) throw new RangeError("a chain has at least one image");
+    const disk = attachDisk(chain, RESOURCES, THREAD, attachFile);
+    try {
+      const job = new StreamJob(disk, disk.chain.images.length);
+      while (!job.step()) disk.flush();
+    } finally {
+      disk.close();
+    }
+    setBackingFile(format, currentStorage(top.file, attachFile), undefined);
   } finally {
     closeChain(chain);
   }
