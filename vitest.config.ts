@@ -6,6 +6,8 @@ import { defineConfig } from "vitest/config";
 process.env["TSIMGFS_TEST_SEED"] ??= String(Math.floor(Math.random() * 2 ** 32));
 
 const MINUTE_MS = 60_000;
+/** Long forms do the same many times over, and may do it beside others. */
+const ROUNDS = process.env["TSIMGFS_TEST_LONG"] === "1" ? 6 : 1;
 
 /** Files of test/mount that are not run with --transport fuse-native, and why. */
 const NOT_NATIVE = [
@@ -53,7 +55,7 @@ export default defineConfig({
           name: "conformance",
           include: ["test/conformance/**/*.test.ts"],
           globalSetup: ["./test/support/global-setup.ts"],
-          testTimeout: 3 * MINUTE_MS,
+          testTimeout: ROUNDS * 3 * MINUTE_MS,
           hookTimeout: 5 * MINUTE_MS,
           maxWorkers: 2,
           sequence: { groupOrder: 2 },
@@ -99,7 +101,7 @@ export default defineConfig({
           name: "crash",
           include: ["test/crash/**/*.test.ts"],
           globalSetup: ["./test/support/global-setup.ts"],
-          testTimeout: 20 * MINUTE_MS,
+          testTimeout: ROUNDS * 20 * MINUTE_MS,
           hookTimeout: 5 * MINUTE_MS,
           maxWorkers: 2,
           sequence: { groupOrder: 6 },
