@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { describe, expect } from "vitest";
+import { describe, expect, it } from "vitest";
 import { FULL_HOSTS, type FullHost } from "../support/full-host.ts";
 import { type Mount, mounted } from "../support/mounted.ts";
 import { IS_ROOT } from "../support/ordinary-user.ts";
@@ -12,7 +12,7 @@ import { convertToRaw, createImage, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
-import { itMainly } from "../support/transport.ts";
+import { casesOfTransport } from "../support/transport.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
@@ -105,8 +105,9 @@ async function changeAll(world: World, room: number, random: Random): Promise<st
 }
 
 describe.skipIf(!IS_ROOT)("snapshots of a device whose host is full (needs root)", () => {
-  FULL_HOSTS.forEach(({ name, withHost }) => {
-    itMainly(`are there as a whole or not at all, and later: ${name}`, async () => {
+  it.each(casesOfTransport("full host", FULL_HOSTS, 1))(
+    "are there as a whole or not at all, and later: $name",
+    async ({ name, withHost }) => {
       await withHost(HOST_SIZE, async (host) => {
         const random = new Random(`full host ${name}`);
         const image = join(host.directory, "disk.qcow2");
@@ -138,6 +139,6 @@ describe.skipIf(!IS_ROOT)("snapshots of a device whose host is full (needs root)
         await convertToRaw(image, "qcow2", join(host.directory, "disk.raw"));
         expect(await digestOf(join(host.directory, "disk.raw"))).toBe(last);
       });
-    });
-  });
+    },
+  );
 });
