@@ -7,16 +7,39 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const RECORDING_MS = 60_000;
 
-/** The loader of a program; `recording`: it writes the cache when the program ends. */
-function loader(name, recording) {
+/**
+ * What the loader of a program does for some commands only: a V8 whose version begins with `v8`, and knows them, gets
+ * options before it loads the text; what it made of that with other options is of no use to it then.
+ *
+ * @typedef {{ name: string, commands: readonly string[], v8: string, options: string }} Variant
+ */
+
+/**
+ * The loader of a program; `recording`: it writes the cache when the program ends.
+ *
+ * @param {string} name
+ * @param {Variant | undefined} variant
+ * @param {boolean} recording
+ */
+function loader(name, variant, recording) {
+  const base = `require("node:path").join(__dirname, ${JSON.stringify(name)})`;
+  const suffix = variant === undefined ? "" : `\${variant}`;
+  const choice =
+    variant === undefined
+      ? ""
+      : `
+const isVariant = ${JSON.stringify(variant.commands)}.includes(process.argv[2]) &&
+  process.versions.v8.startsWith(${JSON.stringify(variant.v8)});
+if (isVariant) require("node:v8").setFlagsFromString(${JSON.stringify(variant.options)});
+const variant = isVariant ? ${JSON.stringify(`-${variant.name}`)} : "";`;
   const record = `
 const { isMainThread } = require("node:worker_threads");
 const mark = \`\${base}.recording\`;
 if (!isMainThread) fs.writeFileSync(mark, "");
 const othersRecord = () => isMainThread && fs.readdirSync(__dirname).some((name) => name.endsWith(".recording"));
 process.once("exit", () => {
-  fs.writeFileSync(\`\${base}.new\`, script.createCachedData());
-  fs.renameSync(\`\${base}.new\`, cache);
+  fs.writeFileSync(\`\${cache}.new\`, script.createCachedData());
+  fs.renameSync(\`\${cache}.new\`, cache);
   fs.rmSync(mark, { force: true });
   // Threads that have come to their end may be ended with the process.
   const nobody = new Int32Array(new SharedArrayBuffer(4));
@@ -26,8 +49,8 @@ process.once("exit", () => {
 "use strict";
 const fs = require("node:fs");
 const { Script } = require("node:vm");
-const base = require("node:path").join(__dirname, ${JSON.stringify(name)});
-const cache = \`\${base}.\${process.arch}.cache\`;
+const base = ${base};${choice}
+const cache = \`\${base}${suffix}.\${process.arch}.cache\`;
 const filename = \`\${base}.bundle.js\`;
 // ASCII: one byte a character, which is faster to read.
 const source = fs.readFileSync(filename, "latin1");
@@ -44,35 +67,41 @@ script.runInThisContext()(exports, require, module, __filename, __dirname);
 
 /**
  * @param {string} directory of the programs
- * @param {readonly string[]} programs paths without .js; the first one starts the others when it is run
+ * @param {readonly { path: string, variant?: Variant }[]} programs paths without .js; the first one starts the others
  * @param {readonly (readonly string[])[]} commandLines of the first program: each adds to the caches what it compiles
  */
 export async function addCodeCaches(directory, programs, commandLines) {
-  const path = (program, end) => `${directory}/${program}${end}`;
   const writeLoaders = (recording) => {
-    for (const program of programs) {
-      writeFileSync(path(program, ".js"), loader(program.replace(/.*\//, ""), recording));
+    for (const { path, variant } of programs) {
+      writeFileSync(
+        `${directory}/${path}.js`,
+        loader(path.replace(/.*\//, ""), variant, recording),
+      );
     }
   };
-  for (const program of programs) {
-    renameSync(path(program, ".js"), path(program, ".bundle.js"));
-    const text = readFileSync(path(program, ".bundle.js"), "latin1").replace(/^#!.*/, "");
+  for (const { path } of programs) {
+    const program = `${directory}/${path}`;
+    renameSync(`${program}.js`, `${program}.bundle.js`);
+    const text = readFileSync(`${program}.bundle.js`, "latin1").replace(/^#!.*/, "");
     // As Node wraps modules; not when it is loaded, since that copies all of it.
     const wrapped = `(function (exports, require, module, __filename, __dirname) {${text}\n})`;
-    writeFileSync(path(program, ".bundle.js"), wrapped, "latin1");
+    writeFileSync(`${program}.bundle.js`, wrapped, "latin1");
   }
   writeLoaders(true);
+  const [{ path: first }] = programs;
   for (const args of commandLines) {
-    const { status, stderr } = spawnSync(process.execPath, [path(programs[0], ".js"), ...args], {
+    const { status, stderr } = spawnSync(process.execPath, [`${directory}/${first}.js`, ...args], {
       encoding: "utf8",
     });
-    if (status !== 0) throw new Error(`${programs[0]} ${args[0]} failed: ${stderr}`);
+    if (status !== 0) throw new Error(`${first} ${args[0]} failed: ${stderr}`);
   }
   const end = Date.now() + RECORDING_MS;
-  for (const program of programs) {
-    while (!existsSync(path(program, `.${process.arch}.cache`))) {
-      if (Date.now() > end) throw new Error(`${program} made no code cache`);
-      await sleep(10);
+  for (const { path, variant } of programs) {
+    for (const name of variant === undefined ? [path] : [path, `${path}-${variant.name}`]) {
+      while (!existsSync(`${directory}/${name}.${process.arch}.cache`)) {
+        if (Date.now() > end) throw new Error(`${name} made no code cache`);
+        await sleep(10);
+      }
     }
   }
   writeLoaders(false);

@@ -7,10 +7,13 @@ import { MAIN } from "../support/repository.ts";
 import { run } from "../support/run.ts";
 
 const PROGRAMS = [
-  { program: "cli/main", options: [] },
-  { program: "cli/copy-thread", options: [] },
-  { program: "daemon/main", options: NODE_OPTIONS },
-  { program: "daemon/io-thread", options: NODE_OPTIONS },
+  { program: "cli/main", command: "mount", options: [] },
+  { program: "cli/main", command: "convert", options: [] },
+  { program: "cli/main", command: "dd", options: [] },
+  // As the loader of the program that starts the thread has them.
+  { program: "cli/copy-thread", command: "", options: ["--interrupt-budget=2000000"] },
+  { program: "daemon/main", command: "", options: NODE_OPTIONS },
+  { program: "daemon/io-thread", command: "", options: NODE_OPTIONS },
 ];
 
 /** Compiles a program as its loader does, and prints whether V8 refused the cache. */
@@ -29,9 +32,9 @@ const COMPILE = `
 `;
 
 describe("the code caches of the build", () => {
-  it.each(PROGRAMS)("are used: $program", async ({ program, options }) => {
+  it.each(PROGRAMS)("are used: $program $command", async ({ program, command, options }) => {
     const path = resolve(dirname(MAIN), "..", program);
-    const { stdout } = await run(process.execPath, [...options, "-e", COMPILE, path]);
+    const { stdout } = await run(process.execPath, [...options, "-e", COMPILE, path, command]);
     expect(stdout.trim()).toBe("true");
   });
 });
