@@ -14,6 +14,8 @@ export async function bundleWorker(url: URL): Promise<string> {
     format: "cjs",
     target: "node20",
     packages: "external",
+    // Where packages are looked for from.
+    define: { "import.meta.url": JSON.stringify(url.href) },
     logLevel: "silent",
   });
   const [file] = result.outputFiles;
