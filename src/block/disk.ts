@@ -7,6 +7,7 @@ import type { BitmapEdit, Occupation } from "../formats/writer.ts";
 import type { Storage } from "../storage/storage.ts";
 import type { NativeBuffer } from "../syscalls/native-buffer.ts";
 import type { BackingChain } from "./backing-chain.ts";
+import { BackingCopies } from "./backing-copies.ts";
 import { type BlockStatus, BlockStatusWalker } from "./block-status.ts";
 import type { CompressedWrites } from "./compressed-writes.ts";
 import type { CopyOnRead } from "./copy-on-read.ts";
@@ -29,6 +30,8 @@ import {
 import type { ZeroFlags } from "./zero-manner.ts";
 export class Disk {
   readonly chain: BackingChain;
+  /** What it lacks is copied from its backing files through this. */
+  readonly backingCopies: BackingCopies;
   readonly #access: DiskAccess | undefined;
   readonly #writer: DiskWriter | undefined;
   readonly #snapshots: DiskSnapshots | undefined;
@@ -49,6 +52,7 @@ export class Disk {
     this.#copies = changes?.copies;
     this.#copier = changes?.copier;
     this.#copyOnRead = changes?.copyOnRead ?? false;
+    this.backingCopies = new BackingCopies(this.#copier, access?.changes);
     this.#walker = new BlockStatusWalker(chain);
   }
 
@@ -142,44 +146,6 @@ export class Disk {
   /** Store what the last `readFirst` has fetched. A failure is counted, and is no failure of the disk. */
   storeFetched(): void {
     this.#copier?.store();
-  }
-
-  /**
-   * Copy the start of a range from images below into the image.
-   *
-   * @param bottom index in the chain of the first image that is not copied from
-   * @returns bytes from `guestOffset` on that are done: copied, there before, or not to be copied
-   * @throws {CorruptionError | StorageError} they cannot be read, or stored
-   */
-  copyFromBacking(guestOffset: number, length: number, bottom: number): number {
-    assert(this.#copier !== undefined, "the disk is read-only, or has no backing file");
-    return this.#copier.copy(guestOffset, length, bottom);
-  }
-
-  /**
-   * Copy the start of a range that the image lacks, also what reads as zeros.
-   *
-   * @returns bytes that are done
-   * @throws {CorruptionError | StorageError} they cannot be read, or stored
-   */
-  copyMissing(guestOffset: number, length: number): number {
-    assert(this.#copier !== undefined, "the disk is read-only, or has no backing file");
-    return this.#copier.copyMissing(guestOffset, length);
-  }
-
-  /**
-   * Let tables refer to all copies that wait, in all threads: until then, those of `copyFromBacking` and `copyMissing`
-   * are lost if the disk is closed, or the process ends.
-   *
-   * @throws {TsimgfsError} some still wait
-   */
-  linkCopies(): void {
-    this.#access?.changes.linkCopies();
-  }
-
-  /** Bytes that `copyFromBacking` has copied in this thread. */
-  get copied(): number {
-    return this.#copier?.copied ?? 0;
   }
 
   /**

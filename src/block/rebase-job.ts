@@ -66,7 +66,7 @@ export class RebaseJob extends DiskJob {
 
   protected override complete(): void {
     // Ending the disk would drop those that cannot be linked, and the backing files would be gone.
-    this.#disk.linkCopies();
+    this.#disk.backingCopies.link();
   }
 
   protected advance(guestOffset: number, maxLength: number): number {
@@ -144,7 +144,7 @@ export class RebaseJob extends DiskJob {
       this.#disk.writeCompressed(guestOffset, length, this.#old, from);
     } else {
       for (let done = 0; done < length; ) {
-        done += this.#disk.copyMissing(guestOffset + done, length - done);
+        done += this.#disk.backingCopies.copyMissing(guestOffset + done, length - done);
       }
     }
   }

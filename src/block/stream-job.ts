@@ -20,7 +20,7 @@ export class StreamJob extends DiskJob {
     super(STEP_COPIED);
     this.#disk = disk;
     this.#bottom = bottom;
-    this.#copiedBefore = disk.copied;
+    this.#copiedBefore = disk.backingCopies.copied;
     this.#total = disk.currentSize();
   }
 
@@ -30,7 +30,7 @@ export class StreamJob extends DiskJob {
 
   /** Bytes that were copied: those that the image lacked. */
   get copied(): number {
-    return this.#disk.copied - this.#copiedBefore;
+    return this.#disk.backingCopies.copied - this.#copiedBefore;
   }
 
   protected get effort(): number {
@@ -39,7 +39,7 @@ export class StreamJob extends DiskJob {
 
   protected override complete(): void {
     // Ending the disk would drop those that cannot be linked, and the backing files would be gone.
-    this.#disk.linkCopies();
+    this.#disk.backingCopies.link();
   }
 
   protected override prepare(): void {
@@ -48,6 +48,6 @@ export class StreamJob extends DiskJob {
   }
 
   protected advance(guestOffset: number, maxLength: number): number {
-    return this.#disk.copyFromBacking(guestOffset, maxLength, this.#bottom);
+    return this.#disk.backingCopies.copy(guestOffset, maxLength, this.#bottom);
   }
 }

@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { constants } from "node:os";
+import { STOP_SIGNALS, type StopSignal } from "../daemon/stop-signals.ts";
 
-export const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
-export type StopSignal = (typeof STOP_SIGNALS)[number];
+export { STOP_SIGNALS, type StopSignal };
 
 /** Exit statuses of what a signal ended, as shells count. */
 const SIGNAL_STATUS = 128;

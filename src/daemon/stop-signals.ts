@@ -3,7 +3,7 @@
 import fs from "node:fs";
 import { constants } from "node:os";
 
-/** These unmount; what is still open is served until it is closed. */
+/** These end commands, and unmount; what is still open is served until it is closed. */
 export const STOP_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const;
 
 export type StopSignal = (typeof STOP_SIGNALS)[number];

@@ -1,6 +1,6 @@
 // How the built programs start and end: what they load, what they do without, and what they leave behind.
 
-import { cp, mkdir, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { MAIN, REPOSITORY } from "../support/repository.ts";
@@ -46,32 +46,33 @@ describe("a program", () => {
     expect(names).toEqual([expect.stringMatching(/koffi-\w+-\w+\/\w+\/koffi\.node$/)]);
   });
 
-  it("does with koffi's own loader where the binary is elsewhere", async () => {
-    const home = join(directory, "elsewhere");
-    const koffi = join(home, "node_modules/koffi");
-    const binaries = join(koffi, "build/koffi", TARGET);
-    await mkdir(binaries, { recursive: true });
+  /** Copies the programs, and koffi without its binaries, to a folder of that name. */
+  async function copyPrograms(name: string): Promise<{ main: string; modules: string }> {
+    const home = join(directory, name);
+    const modules = join(home, "node_modules");
+    await mkdir(modules, { recursive: true });
     await cp(DIST, join(home, "dist"), { recursive: true });
     await cp(join(REPOSITORY, "package.json"), join(home, "package.json"));
-    await cp(join(MODULES, "koffi"), koffi, { recursive: true });
+    await cp(join(MODULES, "koffi"), join(modules, "koffi"), { recursive: true });
+    return { main: join(home, "dist/cli/main.js"), modules };
+  }
+
+  it("does with koffi's own loader where the binary is elsewhere", async () => {
+    const { main, modules } = await copyPrograms("elsewhere");
+    const binaries = join(modules, "koffi/build/koffi", TARGET);
+    await mkdir(binaries, { recursive: true });
     const packageName = `@koromix/koffi-${process.platform}-${process.arch}`;
     await cp(join(MODULES, packageName, TARGET), binaries, { recursive: true });
-    const names = await loadedOf(join(home, "dist/cli/main.js"));
-    expect(names).toContainEqual(expect.stringMatching(/koffi\/.*index\.cjs$/));
+    expect(await loadedOf(main)).toContainEqual(expect.stringMatching(/koffi\/.*index\.cjs$/));
   });
 
   it("refuses a binary of another version than the declarations", async () => {
-    const home = join(directory, "versions");
-    const koffi = join(home, "node_modules/koffi");
-    await mkdir(koffi, { recursive: true });
-    await cp(DIST, join(home, "dist"), { recursive: true });
-    await cp(join(REPOSITORY, "package.json"), join(home, "package.json"));
-    await cp(join(MODULES, "koffi"), koffi, { recursive: true });
-    await symlink(join(MODULES, "@koromix"), join(home, "node_modules/@koromix"));
-    const own = JSON.parse((await run("cat", [join(koffi, "package.json")])).stdout);
-    await writeFile(join(koffi, "package.json"), JSON.stringify({ ...own, version: "0.0.1" }));
-    const names = await loadedOf(join(home, "dist/cli/main.js"));
-    expect(names).toContainEqual(expect.stringMatching(/koffi\/.*index\.cjs$/));
+    const { main, modules } = await copyPrograms("versions");
+    await symlink(join(MODULES, "@koromix"), join(modules, "@koromix"));
+    const declared = join(modules, "koffi/package.json");
+    const own = JSON.parse(await readFile(declared, "utf8"));
+    await writeFile(declared, JSON.stringify({ ...own, version: "0.0.1" }));
+    expect(await loadedOf(main)).toContainEqual(expect.stringMatching(/koffi\/.*index\.cjs$/));
   });
 
   it.each([

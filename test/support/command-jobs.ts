@@ -112,9 +112,12 @@ export function rebaseDisk(
   }
 }
 
-/** Opens an image and rebases it. Its files are closed whatever happens. */
-export function rebaseImage(plan: RebasePlan, attachFile: AttachFile): void {
-  const { path, format } = plan;
+/** Opens an image to be written to, with its chain. Its files are closed whatever happens. */
+function withImage(
+  { path, format }: RebasePlan,
+  attachFile: AttachFile,
+  body: (disk: Disk, storageOf: () => WritableStorage) => void,
+): void {
   const chain = openChain(path, {
     ...{ format, backingPolicy: "any", forceShare: false },
     writing: { policy: PLAIN_WRITING, threads: 1 },
@@ -123,32 +126,28 @@ export function rebaseImage(plan: RebasePlan, attachFile: AttachFile): void {
     const [top] = chain.layers;
     if (top === undefined) throw new RangeError("a chain has at least one image");
     const disk = attachDisk(chain, RESOURCES, THREAD, attachFile);
-    rebaseDisk(disk, plan, () => currentStorage(top.file, attachFile), attachFile);
+    body(disk, () => currentStorage(top.file, attachFile));
   } finally {
     closeChain(chain);
   }
 }
 
-/** Streams an image: it gets all that its backing files have. Its files are closed whatever happens. */
-export function streamImage({ path, format }: RebasePlan, attachFile: AttachFile): void {
-  const chain = openChain(path, {
-    ...{ format, backingPolicy: "any", forceShare: false },
-    writing: { policy: PLAIN_WRITING, threads: 1 },
-  });
-  try {
-    const [top] = chain.layers;
-    if (top === undefined) throw new RangeError("a chain has at least one image");
-    const disk = attachDisk(chain, RESOURCES, THREAD, attachFile);
+/** Rebases an image. */
+export function rebaseImage(plan: RebasePlan, attachFile: AttachFile): void {
+  withImage(plan, attachFile, (disk, storageOf) => rebaseDisk(disk, plan, storageOf, attachFile));
+}
+
+/** Streams an image: it gets all that its backing files have. */
+export function streamImage(plan: RebasePlan, attachFile: AttachFile): void {
+  withImage(plan, attachFile, (disk, storageOf) => {
     try {
       const job = new StreamJob(disk, disk.chain.images.length);
       while (!job.step()) disk.flush();
     } finally {
       disk.close();
     }
-    setBackingFile(format, currentStorage(top.file, attachFile), undefined);
-  } finally {
-    closeChain(chain);
-  }
+    setBackingFile(plan.format, storageOf(), undefined);
+  });
 }
 
 /** A file with the length that it has by now. */

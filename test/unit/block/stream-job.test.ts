@@ -216,8 +216,8 @@ describe("a step of streaming", () => {
       const job = new StreamJob(writable.disk, 2);
       job.step();
       writable.disk.resize(9 * MIB + 512);
-      expect(writable.disk.copyFromBacking(9 * MIB + 512, MIB, 2)).toBe(MIB);
-      expect(writable.disk.copyFromBacking(20 * MIB, MIB, 2)).toBe(MIB);
+      expect(writable.disk.backingCopies.copy(9 * MIB + 512, MIB, 2)).toBe(MIB);
+      expect(writable.disk.backingCopies.copy(20 * MIB, MIB, 2)).toBe(MIB);
       while (!job.step());
       expect([job.done, job.total]).toEqual([9 * MIB + 512, 9 * MIB + 512]);
       // What comes back is zeros, not what the backing file has there.
