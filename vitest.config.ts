@@ -36,6 +36,7 @@ export default defineConfig({
           // Much longer than any takes, also beside others.
           testTimeout: 5 * MINUTE_MS,
           hookTimeout: MINUTE_MS,
+          maxWorkers: 2,
           sequence: { groupOrder: 0 },
         },
       },

@@ -55,7 +55,7 @@ const CASES: readonly (readonly [what: string, kinds: readonly string[], status:
   ["an intact image", [], 0],
   ["leaks", ["leaked clusters behind the end"], 3],
   ["corruptions", ["COPIED wrong in an L2 table"], 2],
-  ["both", ["leaked clusters behind the end", "a refcount of zero"], 2],
+  ["both", ["a refcount of zero", "leaked clusters behind the end"], 2],
   ["a refcount block that cannot be read", ["a refcount block not aligned"], 1],
 ];
 
@@ -107,7 +107,7 @@ describe("check beside qemu-img check", () => {
   });
 
   it("does not repair leaks where refcounts cannot be relied on", async () => {
-    const path = damaged("leaked clusters behind the end", "a refcount of zero");
+    const path = damaged("a refcount of zero", "leaked clusters behind the end");
     const before = readFileSync(path);
     const result = await attemptTsimgfs(["check", "-q", "-r", "leaks", path]);
     expect(result.status).toBe(1);
