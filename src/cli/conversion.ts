@@ -93,10 +93,10 @@ export class Conversion {
   }
 
   #readBitmaps({ chain }: OfflineDisk): readonly CopiedBitmap[] {
-    const { skipBrokenBitmaps = false, quiet = false } = this.#options;
+    const { skipBrokenBitmaps = false } = this.#options;
     const inconsistent = skipBrokenBitmaps ? "skip" : "refuse";
     return readCopiedBitmaps(chain, inconsistent, (line) => {
-      if (!quiet) printNote(printable(line));
+      printNote(printable(line));
     });
   }
 
@@ -135,7 +135,7 @@ export class Conversion {
     const plan = this.#plan();
     const { path, dataFilePath } = plan;
     refuseSources(dataFilePath === undefined ? [path] : [path, dataFilePath], chains);
-    if (this.#options.quiet !== true) plan.warnings.forEach(printNote);
+    plan.warnings.forEach(printNote);
     return await ConvertTarget.create(plan, options);
   }
 

@@ -163,7 +163,7 @@ export async function runProgram(
     }
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);
-    printMessage(reasonOf(error, chosen));
+    printMessage(reasonOf(error, argv[0] === "help" ? undefined : chosen));
     process.exit(1);
   }
 }

@@ -148,17 +148,18 @@ describe("names of other files", () => {
 
   it("come with a warning where there is no such file", async () => {
     const path = at("over-nothing.qcow2");
-    const args = ["-u", "-b", "no\nfile", "-F", "raw", path, "1M"];
-    expect((await tsimgfs(["create", "-q", "-f", "qcow2", ...args])).stderr).toBe(
+    const args = ["-f", "qcow2", "-u", "-b", "no\nfile", "-F", "raw", path, "1M"];
+    expect((await tsimgfs(["create", ...args])).stderr).toBe(
       `tsimgfs: ${path}: warning: its backing file ${at("no")}\\x0afile does not exist\n`,
     );
+    expect(await tsimgfs(["create", "-q", ...args])).toMatchObject({ stdout: "", stderr: "" });
     expect((await infoOf(path))["backing-filename"]).toBe("no\nfile");
   });
 
   it("come with a warning where a raw backing file looks like something else", async () => {
     await createImage(at("inner.qcow2"), "qcow2", { size: MIB });
     const args = ["-b", at("inner.qcow2"), "-F", "raw", at("outer.qcow2")];
-    const { stderr } = await tsimgfs(["create", "-q", "-f", "qcow2", ...args]);
+    const { stderr } = await tsimgfs(["create", "-f", "qcow2", ...args]);
     expect(stderr).toMatch(/^tsimgfs: [^\n]*inner\.qcow2: warning: is used as raw, [^\n]*qcow2\n$/);
   });
 

@@ -198,7 +198,7 @@ describe("create of QED images", () => {
   it("warns that the format of a backing file is not stored, unless it is raw", async () => {
     await withKitchens(async ({ ours }) => {
       const make = (format: string) =>
-        tsimgfs(["create", "-q", "-f", "qed", "-b", `base.${format}`, "-F", format, IMAGE], {
+        tsimgfs(["create", "-f", "qed", "-b", `base.${format}`, "-F", format, IMAGE], {
           cwd: ours,
         });
       expect((await make("raw")).stderr).toBe("");

@@ -184,6 +184,10 @@ describe("tsimgfs help", () => {
 
   it("refuses what there is not", async () => {
     await expectRefusal(["help", "bogus"], [/^tsimgfs: bogus: is neither .* mount, .*exit-status/]);
+    await expectRefusal(
+      ["help", "mount", "extra"],
+      [/^tsimgfs: .* for 'help': .*; see tsimgfs --help$/],
+    );
   });
 });
 

@@ -17,7 +17,7 @@ import type { DocumentedCommand } from "../documented-command.ts";
 import { DocumentedOption } from "../documented-option.ts";
 import { asksForHelp } from "../option-list.ts";
 import { backingPolicyOption, choiceOption, collect, quietOption } from "../options.ts";
-import { print, printMessage } from "../print.ts";
+import { print, printMessage, printNote } from "../print.ts";
 import { type SecretOptions, secretOption, secretsOf } from "../secrets.ts";
 import { signalStatus } from "../stop-signals.ts";
 
@@ -95,7 +95,7 @@ async function create(
     format: requestedFormat(path, options.format, list, secretsOf(options).secrets),
   };
   const plan = planImage(request);
-  plan.warnings.forEach(printMessage);
+  plan.warnings.forEach(printNote);
   if (options.quiet !== true) print(`${formattingLine(plan, request, list)}\n`);
   const stopped = await createImage(plan);
   if (stopped === undefined) return;
