@@ -1,5 +1,5 @@
 /**
- * Copy-on-read (DESIGN, P5): what an image lacks is read from its backing files, whole clusters, and
+ * Copy-on-read (native-notes/writing.md): what an image lacks is read from its backing files, whole clusters, and
  * stored in the image, so that it is never read there again. Whoever reads is served first: what was
  * fetched is stored by `store`, when the reply is on its way. Until then the range is claimed, so a second
  * reader waits instead of fetching it too, and a writer comes after the copy, which his bytes replace.

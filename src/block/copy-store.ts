@@ -1,5 +1,5 @@
 /**
- * Storing in the image what was fetched from its backing files (DESIGN, P5), clusters that are claimed.
+ * Storing in the image what was fetched from its backing files (native-notes/writing.md), clusters that are claimed.
  * Zeros become zero clusters at once: a table that says so is true whatever a power cut keeps. Data waits
  * in `PendingCopies` until it is durable.
  */

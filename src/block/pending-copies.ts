@@ -1,6 +1,6 @@
 /**
  * Copies of what a backing file has that are in the image's file, but that its tables do not refer to yet:
- * they wait until they are durable, many together, since data comes before its reference (DESIGN, P3) and a
+ * they wait until they are durable, many together, since data comes before its reference (native-notes/writing.md) and a
  * wait for the disk costs more than a read. What is lost with the daemon can be read again. Shared by
  * all threads; changed under the exclusive lock of the image, read under the shared one too.
  *

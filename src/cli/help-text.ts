@@ -33,6 +33,11 @@ class FullHelp extends Help {
     return command.registeredArguments.filter(({ description }) => description !== "");
   }
 
+  /** As in the man page: without the `=`, what follows would be taken for the value, or the value for an image. */
+  override optionTerm(option: Option): string {
+    return option.flags.replace(" [", "[=");
+  }
+
   /** What a command takes, its own help says. */
   override subcommandTerm(command: Command): string {
     return command.name();

@@ -8,24 +8,24 @@ import { print } from "./print.ts";
 
 /** Of all commands, where they say nothing else. */
 export const EXIT_STATUS: readonly ExitStatus[] = [
-  [0, "it is done"],
-  [1, "it could not be done; a line on standard error says why"],
-  [129, "SIGHUP has stopped it"],
-  [130, "SIGINT (Ctrl-C) has stopped it"],
-  [131, "SIGQUIT has stopped it"],
-  [143, "SIGTERM has stopped it"],
+  [0, "success"],
+  [1, "failure; a line on standard error says why"],
+  [129, "stopped by SIGHUP"],
+  [130, "stopped by SIGINT (Ctrl-C)"],
+  [131, "stopped by SIGQUIT"],
+  [143, "stopped by SIGTERM"],
 ];
 
-const SPECIAL_STATUS = `check and compare have more; tsimgfs help check and help compare list them.
-mount --foreground, and top on a terminal, are there to be ended by a signal:
-with 0.
+const SPECIAL_STATUS = `check and compare have more: see tsimgfs help check and tsimgfs help compare.
+mount --foreground, and top on a terminal, return 0 when a signal ends them,
+since that is how they normally end.
 `;
 
 /** Variable and meaning. */
 export const ENVIRONMENT: readonly (readonly [name: string, meaning: string])[] = [
-  ["TSIMGFS_SECRET", "the passphrase of encrypted images, where --secret says none"],
-  ["NO_COLOR", "set to anything: no colours, also on a terminal"],
-  ["DEBUG", "tsimgfs:*: tell all steps and every FUSE request, on standard error"],
+  ["TSIMGFS_SECRET", "passphrase of encrypted images, unless --secret is given"],
+  ["NO_COLOR", "set to any value: no colours, not even on a terminal"],
+  ["DEBUG", "tsimgfs:* traces all steps and every FUSE request on standard error"],
 ];
 
 /** Topics that are no commands. */
@@ -40,11 +40,11 @@ const TEXTS: Readonly<Record<Topic, () => string>> = {
 export function defineHelp(command: DocumentedCommand, program: DocumentedCommand): void {
   const group: CommandGroup = "Other:";
   command
-    .summary("explain a command, or a topic, in full")
+    .summary("explain a command or a topic in full")
     .helpGroup(group)
     .minor()
-    .description(`Explain a command in full, or one of: ${TOPICS.join(", ")}.`)
-    .argument("[topic]", "a command or a topic; without it: all commands that there are")
+    .description(`Explain a command in full, or one of the topics ${TOPICS.join(" and ")}.`)
+    .argument("[topic]", "a command or a topic; without it, all commands are listed")
     .document({
       examples: [
         ["All about mount", "tsimgfs help mount"],

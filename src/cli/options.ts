@@ -67,7 +67,10 @@ export function rateOption(option: string): (text: string) => number {
 /** `-r` of qemu-img: bytes a second; 0, which is no limit, becomes infinity. */
 export function rateLimitOption(): DocumentedOption {
   const parse = sizeOption("-r");
-  return new DocumentedOption("-r, --rate <bytes/s>", "copy no faster, such as 20M; 0: no limit")
+  return new DocumentedOption(
+    "-r, --rate <bytes/s>",
+    "copy no faster than this, such as 20M; 0: no limit",
+  )
     .minor()
     .argParser((text) => parse(text) || Number.POSITIVE_INFINITY);
 }
@@ -83,10 +86,10 @@ export function numberOption(option: string, min: number, max: number): (text: s
 
 /** `--format`, with `flags` such as "-f, --format <name>". */
 export function formatOption(flags: string): DocumentedOption {
-  return choiceOption(flags, FORMAT_NAMES, (names) => `${names}; default: it is probed`)
+  return choiceOption(flags, FORMAT_NAMES, (names) => `${names} (default: probed)`)
     .argParser(oneOf<FormatName>("--format", FORMAT_NAMES))
     .inManual(
-      `${alternatives(FORMAT_NAMES)}: the format of the image, which is not looked for in the image itself then. Say raw of an image that others write to: what they write may look like another format. Default: it is probed.`,
+      `Format of the image: ${alternatives(FORMAT_NAMES)}. Default: it is probed. State raw for a raw image that others write to, because what they write may look like another format.`,
     );
 }
 
@@ -94,27 +97,26 @@ export function outputOption(): DocumentedOption {
   return choiceOption("--output <form>", OUTPUTS, (forms) => forms).default("human");
 }
 
-export function forceShareOption(): DocumentedOption {
-  return new DocumentedOption(
-    "-U, --force-share",
-    "open it even if somebody may be writing to it",
-  ).minor();
+export function forceShareOption(
+  text = "open it even if another process may be writing to it",
+): DocumentedOption {
+  return new DocumentedOption("-U, --force-share", text).minor();
 }
 
 export function backingPolicyOption(): DocumentedOption {
   return choiceOption(
     "--backing-policy <policy>",
     BACKING_POLICIES,
-    (policies) => `files it may refer to: ${policies}`,
+    (policies) => `which files it may refer to: ${policies}`,
   )
     .minor()
     .inManual(
-      "Which files an image may name as its backing file or data file: any; those in the same directory; or none. Default: any for root and for images that belong to you, else same-directory.",
+      "Which files an image may name as its backing file or data file: any; only those in the same directory; or none. Default: any for root and for your own images, otherwise same-directory.",
     );
 }
 
 /** `-q` of qemu-img, which some commands say more about. */
-export function quietOption(text = "print nothing but errors"): DocumentedOption {
+export function quietOption(text = "print only errors"): DocumentedOption {
   return new DocumentedOption("-q, --quiet", text).minor();
 }
 
@@ -130,28 +132,28 @@ export function parseCacheMode(option: string): (text: string) => CacheMode {
 
 /** `-t` or `-T`: how a file is read and written, as QEMU's cache modes have it. */
 export function cacheOption(flags: string, of: "source" | "target" | "image"): DocumentedOption {
-  return choiceOption(flags, CACHE_MODES, () => `cache mode of the ${of}; default: writeback`)
+  return choiceOption(flags, CACHE_MODES, () => `cache mode of the ${of} (default: writeback)`)
     .argParser(parseCacheMode(flags.slice(0, 2)))
     .minor()
     .inManual(
-      `The cache mode of the ${of}. writeback: the page cache is used, and what was written is durable when the command ends. none: whole pages go past the page cache (O_DIRECT). writethrough: each write is durable when it ends. directsync: both of that. unsafe: nobody waits until anything is durable, and a power cut may lose, or damage, what was written. Default: writeback.`,
+      `Cache mode of the ${of}. writeback: use the page cache; what was written is durable when the command ends. none: bypass the page cache for whole pages (O_DIRECT). writethrough: each write is durable when it returns. directsync: none and writethrough together. unsafe: never wait for the disk; a power cut may lose or damage what was written. Default: writeback.`,
     );
 }
 
 /** `-O`: the format of what is made. */
-export function outputFormatOption(of: string): DocumentedOption {
+export function outputFormatOption(): DocumentedOption {
   return choiceOption(
     "-O, --output-format <name>",
     CREATE_FORMATS,
-    (names) => `of the ${of}: ${names}`,
+    (names) => `output format: ${names}`,
   ).default("raw");
 }
 
 /** `-o`: options of what is made, as `create -o` has them. It may be repeated. */
-export function createOptionsOption(of: string): Option {
+export function createOptionsOption(): Option {
   return new Option(
     "-o, --options <list>",
-    `NAME=VALUE,...: of the ${of}; -o help lists them`,
+    "output options NAME=VALUE,...; -o help lists them",
   ).argParser(collect);
 }
 
@@ -160,7 +162,9 @@ export function snapshotOption(what: string): DocumentedOption {
   return new DocumentedOption(
     "-l, --snapshot <name>",
     `${what} an internal snapshot, by ID or name`,
-  ).inManual(`${what} an internal snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME.`);
+  ).inManual(
+    `${what} an internal snapshot, given by its ID or name, or as snapshot.id=ID,snapshot.name=NAME`,
+  );
 }
 
 /** A format, with flags such as "-F, --backing-format <name>". */
@@ -175,7 +179,7 @@ export function collect(value: string, all: readonly string[] = []): readonly st
 
 /** @param modes as a person lists them */
 export function discardHelp(modes: string): string {
-  return `${modes}: whether space that is not needed goes back to the host`;
+  return `${modes}: whether freed space goes back to the host`;
 }
 
 /** @param modes as a person lists them */

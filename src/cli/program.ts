@@ -44,10 +44,10 @@ function configure(command: DocumentedCommand): DocumentedCommand {
 /** Options that every command has, and that may as well precede its name. */
 function addCommonOptions(command: DocumentedCommand): void {
   command.addOption(
-    new DocumentedOption("-v, --verbose", "tell what is done, on standard error").minor(),
+    new DocumentedOption("-v, --verbose", "report each step on standard error").minor(),
   );
   if (command.options.some(({ long }) => long === "--quiet")) return;
-  command.addOption(new DocumentedOption("-q, --quiet", "print results and errors only").minor());
+  command.addOption(new DocumentedOption("-q, --quiet", "print only results and errors").minor());
 }
 
 function applyCommonOptions(command: DocumentedCommand): void {
@@ -77,10 +77,10 @@ export async function buildProgram(
     .enablePositionalOptions()
     .helpCommand(false)
     .document({
-      details: [`tsimgfs help explains, beside the commands: ${TOPICS.join(", ")}.`],
+      details: [`tsimgfs help also explains the topics ${TOPICS.join(" and ")}.`],
       examples: [
-        ["Show a disk", "tsimgfs mount vm.qcow2 /mnt/images"],
-        ["End that", "tsimgfs umount /mnt/images"],
+        ["Mount an image", "tsimgfs mount vm.qcow2 /mnt/images"],
+        ["Unmount it", "tsimgfs umount /mnt/images"],
       ],
       seeAlso: ["qemu-img(1)", "fusermount3(1)", "fuse(4)"],
     });

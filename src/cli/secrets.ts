@@ -32,11 +32,11 @@ export interface Secrets {
 export function secretOption(): DocumentedOption {
   const option = new DocumentedOption(
     "--secret <file>",
-    "file of an encrypted image's passphrase; -: standard input",
+    "file with the passphrase of an image; -: standard input",
   )
     .minor()
     .inManual(
-      `The passphrase of encrypted images is all that is in this file, or, for -, a line on standard input. It may be repeated, for images with different ones. Default: ${SECRET_VARIABLE} in the environment.`,
+      `File with the passphrase of encrypted images: every byte counts, a final newline too. -: one line from standard input. May be repeated if images have different passphrases. Default: ${SECRET_VARIABLE} in the environment.`,
     );
   return option.argParser(collectSecret);
 }
@@ -44,11 +44,11 @@ export function secretOption(): DocumentedOption {
 export function backingSecretOption(): DocumentedOption {
   const option = new DocumentedOption(
     "--backing-secret <file>",
-    "as --secret, of one encrypted backing file",
+    "the same for one encrypted backing file",
   )
     .minor()
     .inManual(
-      "As --secret, of one encrypted backing file: repeated for each, from the first one of the chain on. Default: --secret is for all images.",
+      "The passphrase of one encrypted backing file, as with --secret. Repeat it for each, starting with the first of the chain. Default: --secret is for all images.",
     );
   return option.argParser(collectSecret);
 }

@@ -1,4 +1,4 @@
-/** How many clusters are reserved ahead at once (DESIGN, P3): each time costs a wait for the disk. */
+/** How many clusters are reserved ahead at once (native-notes/writing.md): each time costs a wait for the disk. */
 
 /** Reservations grow with what was taken, within these limits, bytes. */
 const RESERVATION_MIN = 16 * 1024 * 1024;

@@ -1,7 +1,7 @@
 /**
  * The interface between format drivers and the block layer for changing an image. A driver says where
  * bytes go and how its tables change; the block layer fills, copies, locks and waits for the disk. That
- * gives every format the same order (DESIGN, P3):
+ * gives every format the same order (native-notes/writing.md):
  *
  *     reserve     clusters are counted as used, durably, before anything refers to them
  *     allocate    picks some of them for a range of the disk

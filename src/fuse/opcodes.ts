@@ -124,7 +124,7 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map([
   [28, row("READDIR",         READ_IN,     readdir)],
   [29, row("RELEASEDIR",      NO_FIELDS,   OK)],
   [30, row("FSYNCDIR",        NO_FIELDS,   OK)],
-  // Locks are the kernel's own: they were not negotiated (FUSE 5.2).
+  // Locks are the kernel's own: they were not negotiated.
   [31, row("GETLK",           NO_FIELDS,   NEVER_AGAIN)],
   [32, row("SETLK",           NO_FIELDS,   NEVER_AGAIN)],
   [33, row("SETLKW",          NO_FIELDS,   NEVER_AGAIN)],

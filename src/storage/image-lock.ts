@@ -1,7 +1,7 @@
 /**
  * QEMU's image locks: byte-range locks of the open file description, so that QEMU and tsimgfs keep
  * each other out as two QEMUs do. Byte 100 + i is held (for reading) by whoever uses permission i,
- * byte 200 + i by whoever does not share it. See FORMATS 1.19.
+ * byte 200 + i by whoever does not share it. See native-notes/locks.md.
  */
 
 import fs from "node:fs";

@@ -32,7 +32,7 @@ export interface Storage {
   currentLength(): number;
   /**
    * Read `length` bytes at `offset` into `target.bytes[start]` on. What lies past the end of the file
-   * reads as zeros: the last cluster of an image may be cut short (FORMATS 1.9).
+   * reads as zeros: the last cluster of an image may be cut short.
    *
    * @throws {StorageError} the read failed
    */

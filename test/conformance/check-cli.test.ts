@@ -13,7 +13,7 @@ import { makeScratch } from "../support/scratch.ts";
 import { attemptTsimgfs, attemptWithOutput, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
 const MiB = 2 ** 20;
-/** Lock bytes of openers that read, and that write: see "Image locking" in FORMATS.md. */
+/** Lock bytes of openers that read, and that write: see native-notes/locks.md. */
 const READ_BYTE = 100;
 const WRITE_BYTE = 101;
 

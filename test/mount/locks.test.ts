@@ -13,7 +13,7 @@ import { makeScratch } from "../support/scratch.ts";
 import { casesOfTransport, itOnce } from "../support/transport.ts";
 import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 
-/** Lock byte of an opener that writes: 100 + 1, see "Image locking" in FORMATS.md. */
+/** Lock byte of an opener that writes: 100 + 1, see native-notes/locks.md. */
 const WRITE_BYTE = 101;
 
 /** Waits until /proc/locks shows a lock on an image's byte for writing. */

@@ -30,15 +30,11 @@ interface AmendCommandOptions extends SecretOptions {
 export function defineAmend(command: DocumentedCommand): void {
   command
     .description(
-      "Change the properties of a qcow2 image, as qemu-img amend does; what is on its disk stays. It can be stopped at any time: the image is valid at every moment, with some of the changes or none.",
+      "Change properties of a qcow2 image, as qemu-img amend does; its data stays the same. It can be stopped at any time: the image is always valid, with all, some or none of the changes.",
     )
     .usage("[options] -o <list> <image>")
     .argument("[image]")
-    .option(
-      "-o, --options <list>",
-      "NAME=VALUE,...: what is to change; -o help lists what can be",
-      collect,
-    )
+    .option("-o, --options <list>", "NAME=VALUE,...; -o help lists what can be changed", collect)
     .addOption(progressOption())
     .addOption(quietOption())
     .addOption(formatOption("-f, --format <name>"))
@@ -48,7 +44,10 @@ export function defineAmend(command: DocumentedCommand): void {
     .document({
       details: [{ lines: amendOptionsHelp().trimEnd() }],
       examples: [
-        ["Version 3, smaller counts", "tsimgfs amend -p -o compat=1.1,refcount_bits=8 vm.qcow2"],
+        [
+          "Version 3 with 8-bit refcounts",
+          "tsimgfs amend -p -o compat=1.1,refcount_bits=8 vm.qcow2",
+        ],
       ],
       seeAlso: ["create", "rebase", "resize", "qemu-img(1)"],
     })

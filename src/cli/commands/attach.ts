@@ -56,13 +56,13 @@ interface AttachOptions extends SecretOptions {
 export function defineAttach(command: DocumentedCommand): void {
   command
     .description(
-      "Make a qcow2, QED or raw image a block device: mount it on a directory of its own, set up a loop device, print it and its partitions, with what blkid finds there. tsimgfs detach ends all of it. Needs root.",
+      "Attach a qcow2, QED or raw image as a block device: mount it on a private directory, set up a loop device, and print the device and its partitions, with what blkid finds on them. tsimgfs detach undoes all of it. Needs root.",
     )
     .argument("<image>")
-    .option("-r, --read-only", "read only: the image may be in use by other readers")
+    .option("-r, --read-only", "never write; others may read the image meanwhile")
     .option(
       "--partitions",
-      "a device for each partition, also where the kernel reads no partition tables",
+      "make a device for each partition, even if the kernel reads no partition tables",
     )
     .option(
       "--mount <dir>",
@@ -70,7 +70,7 @@ export function defineAttach(command: DocumentedCommand): void {
     )
     .option(
       "--partition <n>",
-      "the partition to mount",
+      "number of the partition to mount",
       numberOption("--partition", 1, PARTITION_MAX),
     )
     .addOption(formatOption("--format <name>"))
@@ -81,7 +81,7 @@ export function defineAttach(command: DocumentedCommand): void {
     .document({
       examples: [
         ["Mount a partition", "tsimgfs attach --mount /mnt/root --partition 1 vm.qcow2"],
-        ["End that", "tsimgfs detach vm.qcow2"],
+        ["Detach it again", "tsimgfs detach vm.qcow2"],
       ],
       seeAlso: ["detach", "mount", "losetup(8)", "lsblk(8)"],
     })

@@ -59,14 +59,19 @@ const STEP_MS = 20;
 export function defineBench(command: DocumentedCommand): void {
   command
     .description(
-      "Measure how fast an image is read or written, as qemu-img bench does; one request after the other.",
+      "Measure how fast an image is read or written, as qemu-img bench does, with one request at a time.",
     )
     .argument("<image>")
-    .option("-c, --count <number>", "requests", numberOption("-c", 0, INT_MAX), COUNT_DEFAULT)
+    .option(
+      "-c, --count <number>",
+      "number of requests",
+      numberOption("-c", 0, INT_MAX),
+      COUNT_DEFAULT,
+    )
     .addOption(
       new DocumentedOption(
         "-d, --depth <number>",
-        "without effect, as requests follow each other; --flush-interval is no less",
+        "no effect, since requests do not overlap; --flush-interval is at least this",
       )
         .minor()
         .default(DEPTH_DEFAULT)
@@ -75,23 +80,32 @@ export function defineBench(command: DocumentedCommand): void {
     .addOption(formatOption("-f, --format <name>"))
     .option(
       "--flush-interval <number>",
-      "flush after so many writes",
+      "flush after this many writes",
       numberOption("--flush-interval", 1, INT_MAX),
     )
     .addOption(
-      new DocumentedOption("--no-drain", "without effect, as no request overtakes a flush").minor(),
+      new DocumentedOption("--no-drain", "no effect, since no request overtakes a flush").minor(),
     )
     .addOption(
-      new DocumentedOption("-i, --aio <mode>", "threads, native or io_uring: without effect")
+      new DocumentedOption("-i, --aio <mode>", "threads, native or io_uring; no effect")
         .minor()
         .argParser(oneOf<AioMode>("-i", AIO_MODES)),
     )
-    .addOption(new DocumentedOption("-n, --native", "without effect, as -i native").minor())
-    .option("-o, --offset <offset>", "where the first request starts", sizeOption("-o"), 0)
-    .option("--pattern <byte>", "what is written", numberOption("--pattern", 0, PATTERN_MAX))
-    .option("-s, --buffer-size <size>", "bytes of a request", sizeOption("-s"), BUFFER_SIZE_DEFAULT)
-    .option("-S, --step-size <size>", "from one request to the next", sizeOption("-S"))
-    .option("-w, --write", "write; what the image has there is lost")
+    .addOption(new DocumentedOption("-n, --native", "no effect, the same as -i native").minor())
+    .option("-o, --offset <offset>", "offset of the first request", sizeOption("-o"), 0)
+    .option(
+      "--pattern <byte>",
+      "value of the bytes that are written",
+      numberOption("--pattern", 0, PATTERN_MAX),
+    )
+    .option(
+      "-s, --buffer-size <size>",
+      "size of each request",
+      sizeOption("-s"),
+      BUFFER_SIZE_DEFAULT,
+    )
+    .option("-S, --step-size <size>", "distance from one request to the next", sizeOption("-S"))
+    .option("-w, --write", "write, which overwrites the data of the image")
     .addOption(quietOption())
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(forceShareOption())
@@ -99,9 +113,7 @@ export function defineBench(command: DocumentedCommand): void {
     .addOption(secretOption())
     .addOption(backingSecretOption())
     .document({
-      examples: [
-        ["Reads of 64 KiB, one behind the other", "tsimgfs bench -c 10000 -s 64k vm.qcow2"],
-      ],
+      examples: [["Sequential reads of 64 KiB", "tsimgfs bench -c 10000 -s 64k vm.qcow2"]],
       seeAlso: ["stats", "io", "qemu-img(1)"],
     })
     .action(bench);

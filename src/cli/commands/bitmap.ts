@@ -30,11 +30,11 @@ const GRANULARITY = { min: 512, max: 2 ** 31 } as const;
 
 const ACTIONS = ["add", "remove", "clear", "enable", "disable"] as const;
 const ACTION_HELP = {
-  add: "make it; it is enabled unless --disable follows",
+  add: "create it, enabled unless --disable follows",
   remove: "remove it",
-  clear: "forget what is marked in it",
-  enable: "let writes to the disk mark in it",
-  disable: "let it be as it is",
+  clear: "clear all marks in it",
+  enable: "record writes to the disk in it",
+  disable: "stop recording writes in it",
 } as const;
 
 /** What is asked for, in the order of the command line. */
@@ -46,7 +46,7 @@ export function defineBitmap(command: DocumentedCommand): void {
   const actions: Action[] = [];
   command
     .description(
-      "Change a persistent dirty bitmap, by its name, of a qcow2 image. Several changes happen in the order in which they are given, or none of them.",
+      "Change a persistent dirty bitmap, given by its name, of a qcow2 image. Several changes are made in the order given; if one of them fails, none is made.",
     )
     .argument("<image>")
     .argument("<bitmap>");
@@ -55,20 +55,20 @@ export function defineBitmap(command: DocumentedCommand): void {
     command.on(`option:${action}`, () => actions.push({ action }));
   }
   command
-    .option("--merge <source>", "mark in it what another has marked; may be repeated")
+    .option("--merge <source>", "add the marks of another bitmap; may be repeated")
     .on("option:merge", (source: string) => actions.push({ action: "merge", source }))
     .addOption(
       new DocumentedOption(
         "-b, --source-file <file>",
-        "the image of the sources; default: the same",
-      ).inManual("The image that has the sources of --merge; default: the same."),
+        "the image that has the sources (default: the same)",
+      ).inManual("The image that has the sources of --merge. Default: the same image."),
     )
     .addOption(
-      choiceOption("-F, --source-format <name>", FORMAT_NAMES, (names) => `what that is: ${names}`)
+      choiceOption("-F, --source-format <name>", FORMAT_NAMES, (names) => `its format: ${names}`)
         .minor()
         .argParser(parseFormatName),
     )
-    .option("-g, --granularity <bytes>", "bytes that one bit stands for", granularityOption)
+    .option("-g, --granularity <bytes>", "bytes of the disk per bit", granularityOption)
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .document({

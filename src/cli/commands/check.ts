@@ -27,7 +27,7 @@ interface CheckCommandOptions {
 
 export function defineCheck(command: DocumentedCommand): void {
   command
-    .description("Check that a qcow2 or QED image is intact, as qemu-img check does; repair it.")
+    .description("Check a qcow2 or QED image for damage and repair it, as qemu-img check does.")
     .argument("<image>")
     .addOption(formatOption("-f, --format <name>"))
     .addOption(outputOption())
@@ -35,20 +35,20 @@ export function defineCheck(command: DocumentedCommand): void {
       choiceOption(
         "-r, --repair <what>",
         REPAIR_MODES,
-        () => "leaks: give back space that nothing uses; all: everything that can be repaired",
+        () => "leaks: free space that nothing uses; all: repair everything that can be repaired",
       ),
     )
     .addOption(forceShareOption())
-    .option("-q, --quiet", "print nothing but errors; the exit status tells")
+    .option("-q, --quiet", "print only errors; the exit status is the result")
     .document({
       exitStatus: [
-        [0, "no errors (after a repair: none any more)"],
+        [0, "no errors, or none left after a repair"],
         [1, "the check could not be completed"],
         [2, "errors were found"],
         [3, "only leaked clusters were found"],
         [63, "images of this format cannot be checked"],
       ],
-      examples: [["Give back leaked clusters", "tsimgfs check -r leaks vm.qcow2"]],
+      examples: [["Free leaked clusters", "tsimgfs check -r leaks vm.qcow2"]],
       seeAlso: ["info", "map", "qemu-img(1)"],
     })
     .action(check);

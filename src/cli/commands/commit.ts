@@ -54,14 +54,14 @@ const EMPTY_STEP = 1024 * 1024 * 1024;
 export function defineCommit(command: DocumentedCommand): void {
   command
     .description(
-      "Copy what an image has above its backing file into that file, and empty the image. If it is stopped, the same command does the rest; the image shows the same at every moment.",
+      "Copy the data of an image into its backing file, then empty the image. If it is stopped, run the same command again for the rest; what the image shows never changes.",
     )
     .argument("<image>")
     .addOption(formatOption("-f, --format <name>"))
-    .option("-b, --base <file>", "an image further below to copy into; implies -d")
-    .option("-d, --drop", "leave the image as it is: it will be removed")
+    .option("-b, --base <file>", "copy into this image further down the chain; implies -d")
+    .option("-d, --drop", "do not empty the image, which will be removed anyway")
     .addOption(progressOption())
-    .addOption(quietOption("say nothing if all goes well"))
+    .addOption(quietOption("print nothing on success"))
     .addOption(rateLimitOption())
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(backingPolicyOption())
@@ -69,9 +69,9 @@ export function defineCommit(command: DocumentedCommand): void {
     .addOption(backingSecretOption())
     .document({
       notes: [
-        "Other images on top of the same backing file, and those between, are of no use any more. QED images are not emptied.",
+        "Other images on top of the same backing file, and those between, become useless. QED images are not emptied.",
       ],
-      examples: [["Copy it all into the backing file", "tsimgfs commit -p vm.qcow2"]],
+      examples: [["Commit to the backing file", "tsimgfs commit -p vm.qcow2"]],
       seeAlso: ["rebase", "stream", "qemu-img(1)"],
     })
     .action(commit);

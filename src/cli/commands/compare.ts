@@ -47,10 +47,12 @@ export function defineCompare(command: DocumentedCommand): void {
     .argument("<first>")
     .argument("<second>")
     .addOption(formatOption("-f, --format <name>").argParser(asText))
-    .addOption(namedFormatOption("-F, --second-format <name>", "of the second").argParser(asText))
-    .option("-s, --strict", "sizes, and what is allocated, must be equal, too")
+    .addOption(
+      namedFormatOption("-F, --second-format <name>", "format of the second").argParser(asText),
+    )
+    .option("-s, --strict", "sizes and allocation must be equal, too")
     .addOption(progressOption())
-    .option("-q, --quiet", "print nothing but errors; the exit status tells")
+    .option("-q, --quiet", "print only errors; the exit status is the result")
     .addOption(cacheOption("-T, --source-cache <mode>", "source").argParser(asText))
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
@@ -58,9 +60,9 @@ export function defineCompare(command: DocumentedCommand): void {
     .addOption(backingSecretOption())
     .document({
       exitStatus: [
-        [0, "they are equal; where one is longer, it has zeros there"],
-        [1, "they are not"],
-        [2, "an image cannot be opened, or the result not printed"],
+        [0, "they are equal; if one is longer, the rest of it is zeros"],
+        [1, "they differ"],
+        [2, "an image cannot be opened, or the result cannot be printed"],
         [4, "an image cannot be read"],
       ],
       examples: [["Is the copy the same disk?", "tsimgfs compare vm.raw vm.qcow2"]],

@@ -33,55 +33,53 @@ const PARALLEL_DEFAULT = 8;
 
 export function defineConvert(command: DocumentedCommand): void {
   command
-    .description("Copy a disk, or several as one, into an image, as qemu-img convert does.")
+    .description("Copy a disk into an image of any format, as qemu-img convert does.")
     .argument("[files...]")
     .usage("[options] <image>... <target>")
     .addOption(formatOption("-f, --format <name>"))
-    .addOption(outputFormatOption("target"))
-    .addOption(createOptionsOption("target"))
+    .addOption(outputFormatOption())
+    .addOption(createOptionsOption())
     .addOption(
       new DocumentedOption("-B, --backing <file>", "backing file of the target").inManual(
-        "The backing file of the target, which has what the image's has: that is not copied.",
+        "Backing file of the target. It must have the content of the image's backing file, which is not copied.",
       ),
     )
-    .addOption(namedFormatOption("-F, --backing-format <name>", "what the backing file is"))
+    .addOption(namedFormatOption("-F, --backing-format <name>", "format of the backing file"))
     .option("-c, --compress", "compress the target's clusters (qcow2)")
     .addOption(
       new DocumentedOption(
         "-S, --sparse <size>",
-        "zeros so long are left out; 0: none (default: 4k)",
+        "leave out runs of zeros of this length; 0: none (default: 4k)",
       )
         .minor()
         .argParser(sparseSize),
     )
-    .addOption(
-      new DocumentedOption("-n, --no-create", "the target is there: write into it").minor(),
-    )
+    .addOption(new DocumentedOption("-n, --no-create", "write into a target that exists").minor())
     .addOption(
       new DocumentedOption(
         "--target-is-zero",
-        "with -n: it reads as zeros, which are left out",
+        "with -n: the target is all zeros, so leave out zeros",
       ).minor(),
     )
     .addOption(snapshotOption("copy"))
     .addOption(
-      new DocumentedOption("--bitmaps", "copy persistent bitmaps, too (qcow2 to qcow2)").minor(),
+      new DocumentedOption("--bitmaps", "copy persistent bitmaps too (qcow2 to qcow2)").minor(),
     )
     .addOption(
       new DocumentedOption(
         "--skip-broken-bitmaps",
-        "with --bitmaps: leave out inconsistent ones",
+        "with --bitmaps: leave out inconsistent bitmaps",
       ).minor(),
     )
     .addOption(
       new DocumentedOption(
         "-C, --copy-range",
-        "let the host copy data, or share its blocks",
+        "let the host copy the data, or share its blocks",
       ).minor(),
     )
-    .addOption(new DocumentedOption("--salvage", "what cannot be read becomes zeros").minor())
+    .addOption(new DocumentedOption("--salvage", "write zeros for what cannot be read").minor())
     .addOption(
-      new DocumentedOption("-m, --parallel <count>", "at most so many threads, 1..16")
+      new DocumentedOption("-m, --parallel <count>", "number of threads at most, 1..16")
         .minor()
         .default(PARALLEL_DEFAULT)
         .argParser(numberOption("-m", 1, PARALLEL_MAX)),
@@ -89,7 +87,7 @@ export function defineConvert(command: DocumentedCommand): void {
     .addOption(
       new DocumentedOption(
         "-W, --out-of-order",
-        "without effect: threads write in any order",
+        "no effect: threads write in any order anyway",
       ).minor(),
     )
     .addOption(rateLimitOption())
@@ -103,15 +101,15 @@ export function defineConvert(command: DocumentedCommand): void {
     .addOption(backingSecretOption())
     .document({
       details: [
-        "Several disks become one: they are copied one behind the other.",
-        "With -C, data goes from file to file without being read (copy_file_range; some file systems share the blocks), so that no zeros are looked for in it; what the host cannot copy is read and written.",
-        "Unlike qemu-img, what was copied is durable at the end, unless -t unsafe says that it need not be; nothing is printed about the progress but on a terminal; and --image-opts and --object are not known.",
-        "If it fails or is stopped, a target that is new is removed. One that was there before stays, and is not complete.",
+        "Several images become one disk: they are concatenated.",
+        "With -C, the host copies data from file to file (copy_file_range; some file systems share the blocks). tsimgfs does not read it, and so finds no zeros in it. What the host cannot copy is read and written.",
+        "Unlike with qemu-img, the copy is durable at the end (except with -t unsafe), progress is only shown on a terminal, and there are no --image-opts and --object.",
+        "If it fails or is stopped, a new target is removed. A target that existed before stays, and is incomplete.",
         ...CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
       ],
       examples: [
-        ["Compressed", "tsimgfs convert -p -c -O qcow2 vm.raw vm.qcow2"],
-        ["Out of a snapshot", "tsimgfs convert -l before-upgrade -O raw vm.qcow2 old.raw"],
+        ["Compress an image", "tsimgfs convert -p -c -O qcow2 vm.raw vm.qcow2"],
+        ["Copy a snapshot", "tsimgfs convert -l before-upgrade -O raw vm.qcow2 old.raw"],
       ],
       seeAlso: ["create", "measure", "dd", "compare", "qemu-img(1)"],
     })

@@ -33,20 +33,17 @@ interface CreateCommandOptions extends SecretOptions {
 
 export function defineCreate(command: DocumentedCommand): void {
   command
-    .description("Make a new image, as qemu-img create does. What is at IMAGE is overwritten.")
+    .description("Create a new image, as qemu-img create does. A file that exists is overwritten.")
     .usage("[options] <image> [size]")
     .argument("[image]")
-    .argument("[size]", "bytes, or with a suffix k, M, G, T, P; default: as the backing file")
+    .argument("[size]", "bytes, or with a suffix k, M, G, T, P; default: that of the backing file")
     .addOption(choiceOption("-f, --format <name>", CREATE_FORMATS, (names) => names).default("raw"))
-    .option(
-      "-b, --backing <file>",
-      "the backing file; relative names start at the image's directory",
-    )
+    .option("-b, --backing <file>", "backing file; relative names start at the image's directory")
     .addOption(
       choiceOption(
         "-F, --backing-format <name>",
         FORMAT_NAMES,
-        (names) => `what the backing file is: ${names}`,
+        (names) => `format of the backing file: ${names}`,
       ),
     )
     .addOption(
@@ -56,20 +53,17 @@ export function defineCreate(command: DocumentedCommand): void {
       ).minor(),
     )
     .addOption(backingPolicyOption())
-    .option("-o, --options <list>", "NAME=VALUE,...: of the format; -o help lists them", collect)
+    .option("-o, --options <list>", "format options NAME=VALUE,...; -o help lists them", collect)
     .addOption(secretOption())
     .addOption(quietOption("print nothing"))
     .document({
       details: [
-        "If it fails or is stopped, a new file is removed. One that was there before is empty then, as soon as anything was written to it.",
+        "If it fails or is stopped, a new file is removed. A file that existed before is empty then, unless nothing had been written to it yet.",
         ...CREATE_FORMATS.map((format) => ({ lines: optionsHelp(format).trimEnd() })),
       ],
       examples: [
         ["A new disk", "tsimgfs create -f qcow2 new.qcow2 20G"],
-        [
-          "One that starts as another",
-          "tsimgfs create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
-        ],
+        ["An overlay", "tsimgfs create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2"],
       ],
       seeAlso: ["convert", "measure", "amend", "qemu-img(1)"],
     })

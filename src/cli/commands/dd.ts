@@ -48,14 +48,14 @@ const THREADS = 8;
 
 export function defineDd(command: DocumentedCommand): void {
   command
-    .description("Copy a part of a disk into a new image, as qemu-img dd does.")
+    .description("Copy part of a disk into a new image, as qemu-img dd does.")
     .usage("[options] if=<image> of=<target> [bs=] [count=] [skip=]")
     .argument(
       "<operands...>",
-      "count: where to end, in blocks from the start; skip: where to start",
+      "skip: first block to copy; count: where to end, in blocks from the start of the disk",
     )
     .addOption(formatOption("-f, --format <name>"))
-    .addOption(outputFormatOption("target"))
+    .addOption(outputFormatOption())
     .addOption(forceShareOption())
     .addOption(backingPolicyOption())
     .addOption(secretOption())

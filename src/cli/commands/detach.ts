@@ -12,13 +12,13 @@ import { printNote } from "../print.ts";
 export function defineDetach(command: DocumentedCommand): void {
   command
     .description(
-      "Unmount the file systems on an attached image, remove its loop devices, and close it. Returns when all of that is done; what is attached no more is no failure. Needs root.",
+      "Unmount the file systems on an attached image, remove its loop devices, and close the image. Returns when all of that is done. An image that is not attached is not an error. Needs root.",
     )
-    .argument("<device-or-image>", "a loop device or the image, as attach was told it")
+    .argument("<device-or-image>", "the loop device, or the image that was attached")
     .document({
       examples: [
         ["Detach an image", "tsimgfs detach vm.qcow2"],
-        ["Detach what a device is of", "tsimgfs detach /dev/loop0"],
+        ["Detach the image of a loop device", "tsimgfs detach /dev/loop0"],
       ],
       seeAlso: ["attach", "losetup(8)"],
     })

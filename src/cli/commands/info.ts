@@ -21,7 +21,7 @@ interface InfoOptions {
 export function defineInfo(command: DocumentedCommand): void {
   command
     .description(
-      "Show an image's format, sizes, backing file and snapshots, as qemu-img info does.",
+      "Show the format, sizes, backing file and snapshots of an image, as qemu-img info does.",
     )
     .argument("<image>")
     .addOption(outputOption())

@@ -53,16 +53,16 @@ const DISCARD_MODES: Readonly<Record<string, Discard>> = {
 export function defineIo(command: DocumentedCommand): void {
   command
     .description(
-      "Read and write a disk by hand: the commands of qemu-io, from -c, a pipe or the keyboard.",
+      "Read and write a disk by hand, with the commands of qemu-io: from -c, a pipe or the keyboard.",
     )
     .argument("<image>")
     .option(
       "-c, --cmd <command>",
-      "do this command, such as 'read -P 0 0 64k'; 'help' lists them; may be repeated",
+      "run this command, such as 'read -P 0 0 64k'; 'help' lists them; may be repeated",
       collect,
     )
     .addOption(formatOption("-f, --format <name>"))
-    .option("-r, --read-only", "commands that change the disk fail")
+    .option("-r, --read-only", "refuse commands that change the disk")
     .option("-C, --copy-on-read", "store in the image what is read from a backing file")
     .addOption(
       choiceOption("-d, --discard <mode>", DISCARD, discardHelp)
@@ -77,13 +77,13 @@ export function defineIo(command: DocumentedCommand): void {
       choiceOption("--detect-zeroes <mode>", DETECT_ZEROES, detectZeroesHelp).default("off"),
     )
     .addOption(backingPolicyOption())
-    .addOption(forceShareOption())
+    .addOption(forceShareOption("with -r: open it even if another process may be writing"))
     .addOption(secretOption())
     .addOption(backingSecretOption())
     .document({
       examples: [
         [
-          "Write, read back, and look where it is",
+          "Write, read back, and see where it is",
           "tsimgfs io -c 'write -P 0x41 0 64k' -c 'read -v 0 32' -c map vm.qcow2",
         ],
       ],

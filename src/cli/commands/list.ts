@@ -9,7 +9,7 @@ import { print } from "../print.ts";
 
 export function defineList(command: DocumentedCommand): void {
   command
-    .description("Show the active mounts, from the kernel's mount table.")
+    .description("List the active mounts, from the kernel's mount table.")
     .addOption(outputOption())
     .document({
       examples: [["The mounts, for a program", "tsimgfs list --output json"]],

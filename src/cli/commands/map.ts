@@ -44,25 +44,34 @@ export function defineMap(command: DocumentedCommand): void {
     .usage("[options] <image>")
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
-    .option("-s, --start-offset <bytes>", "start there", sizeOption("--start-offset"), 0)
-    .option("-l, --max-length <bytes>", "show no more than this", sizeOption("--max-length"))
+    .option(
+      "-s, --start-offset <bytes>",
+      "start at this offset of the disk",
+      sizeOption("--start-offset"),
+      0,
+    )
+    .option(
+      "-l, --max-length <bytes>",
+      "show no more than this many bytes",
+      sizeOption("--max-length"),
+    )
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .addOption(
       new DocumentedOption(
         "--picture [file]",
-        "draw a map into a file named .svg or .png, or on the terminal",
+        "draw a picture: into a .svg or .png file, or on the terminal",
       ).inManual(
-        "Draw the disk and the image file as maps of cells: into a file named .svg or .png (which is replaced), as SVG to standard output for -, else for the terminal.",
+        "Draw the disk and the image file as two maps of cells: into a file named .svg or .png (which is replaced); with -, as SVG on standard output; otherwise for the terminal.",
       ),
     )
-    .option("--dark", "draw it on dark ground (default: light; SVG: as its reader has it)")
+    .option("--dark", "use a dark background (default: light; SVG: the viewer's choice)")
     .document({
       details: [
-        "Pictures have a colour for each use: data, compressed, zero, from a backing file, unallocated, hole, metadata, snapshots only, leaked, free. A cell with several uses is divided by their bytes; on a terminal it shows what an eighth of it or more is stored for, else the use of most of it. Where data is not in the order of the disk in the file, there are marks under cells (on a terminal: a darker colour). Where standard output is no terminal, or NO_COLOR is set, a letter stands for each cell.",
+        "Pictures have one colour per use: data, compressed, zero, from a backing file, unallocated, hole, metadata, snapshots only, leaked, free. A cell with several uses is divided in proportion to their bytes; on a terminal it shows a use for which an eighth or more of it is stored, otherwise the use of most of it. Marks under cells (on a terminal: a darker colour) show where the order in the file is not that of the disk. If standard output is not a terminal, or NO_COLOR is set, cells are letters.",
       ],
       examples: [
-        ["The extents, for a program", "tsimgfs map --output json vm.qcow2"],
+        ["Extents for a program", "tsimgfs map --output json vm.qcow2"],
         ["A picture on the terminal", "tsimgfs map --picture vm.qcow2"],
         ["A picture in a file", "tsimgfs map --picture vm.svg vm.qcow2"],
       ],

@@ -68,17 +68,15 @@ interface Source {
 
 export function defineMeasure(command: DocumentedCommand): void {
   command
-    .description("Say how large a new image will be, as qemu-img measure does.")
+    .description("Compute how large a new image will be, as qemu-img measure does.")
     .usage("[options] (--size <size> | <image>)")
-    .argument("[image]", "the image that will be converted")
+    .argument("[image]", "the image to be converted")
     .addOption(
-      new Option("--size <size>", "the new disk is empty, and so large").argParser(
-        sizeOption("--size"),
-      ),
+      new Option("--size <size>", "size of a new, empty disk").argParser(sizeOption("--size")),
     )
     .addOption(formatOption("-f, --format <name>"))
-    .addOption(outputFormatOption("new"))
-    .addOption(createOptionsOption("new image"))
+    .addOption(outputFormatOption())
+    .addOption(createOptionsOption())
     .addOption(snapshotOption("measure"))
     .addOption(outputOption())
     .addOption(forceShareOption())
@@ -87,8 +85,8 @@ export function defineMeasure(command: DocumentedCommand): void {
     .addOption(backingSecretOption())
     .document({
       examples: [
-        ["Of a conversion", "tsimgfs measure -O qcow2 vm.raw"],
-        ["Of a new disk", "tsimgfs measure -O qcow2 -o cluster_size=2M --size 1T"],
+        ["Size after a conversion", "tsimgfs measure -O qcow2 vm.raw"],
+        ["Size of a new disk", "tsimgfs measure -O qcow2 -o cluster_size=2M --size 1T"],
       ],
       seeAlso: ["convert", "create", "qemu-img(1)"],
     })

@@ -65,12 +65,12 @@ interface MountCommandOptions extends SecretOptions {
 export function defineMount(command: DocumentedCommand, pending: PendingDaemon | undefined): void {
   command
     .description(
-      "Show qcow2, QED and raw images as flat raw devices: NAME.raw, NAME.stats.json, NAME.partitions/ and NAME.snapshots/ in a directory MOUNTPOINT, or one image as a file MOUNTPOINT. Returns when the devices can be used.",
+      "Show qcow2, QED and raw images as flat raw devices: NAME.raw, NAME.stats.json, NAME.partitions/, NAME.snapshots/ and metrics in the directory MOUNTPOINT, or one image in place of the file MOUNTPOINT. Returns when the devices are ready.",
     )
     .usage("[options] <image...> <mountpoint>")
     .argument("<image...>")
-    .option("-r, --read-only", "the images may be in use by other readers")
-    .option("--snapshot <name>", "the disks as this internal snapshot has them; read-only")
+    .option("-r, --read-only", "never write; others may read the images meanwhile")
+    .option("--snapshot <name>", "show the disks as of this internal snapshot; read-only")
     .option("-f, --foreground", "stay in the foreground; Ctrl-C unmounts (status 0)")
     .addOption(formatOption("--format <name>").minor())
     .addOption(
@@ -80,7 +80,7 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
       )
         .argParser(collect)
         .inManual(
-          "Options separated by commas, as mount(8) has them. ro, rw: how the images are opened. allow_other: other users may use the mount (an ordinary user needs user_allow_other in /etc/fuse.conf). uid=, gid=, umask=: owner and permissions of the devices. fsname=: the source in the mount table. nonempty: the directory need not be empty. max_read=: the largest request to read, bytes. read_ahead_kb=: read-ahead, KiB (root only).",
+          "Comma-separated options, as for mount(8). ro, rw: open the images read-only, or for writing. allow_other: let other users use the mount (an ordinary user needs user_allow_other in /etc/fuse.conf). uid=, gid=, umask=: owner and permissions of the files. fsname=: source in the mount table. nonempty: the directory need not be empty. max_read=: largest read request, in bytes. read_ahead_kb=: read-ahead in KiB (root only).",
         ),
     )
     .addOption(
@@ -93,10 +93,10 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
         .minor()
         .default("dev-fuse")
         .inManual(
-          "How requests come from the kernel. dev-fuse: they are read from /dev/fuse, by several threads. fuse-native: through the npm package of that name, an optional dependency that needs libfuse 2; with one thread, and without fallocate, SEEK_HOLE, page cache and shared mmap.",
+          "How requests arrive from the kernel. dev-fuse: read from /dev/fuse, by several threads. fuse-native: through the npm package of that name, an optional dependency that needs libfuse 2; with one thread, and without fallocate, SEEK_HOLE, page cache and shared mmap.",
         ),
     )
-    .option("--no-copy-on-read", "do not store what is read from a backing file")
+    .option("--no-copy-on-read", "do not store what is read from backing files")
     .addOption(
       choiceOption("--detect-zeroes <mode>", DETECT_ZEROES, detectZeroesHelp).minor().default("on"),
     )
@@ -110,27 +110,27 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
         .minor()
         .default("track")
         .inManual(
-          "track: persistent dirty bitmaps are kept up. refuse: images that have some are not mounted for writing.",
+          "track: keep persistent dirty bitmaps up to date. refuse: do not mount images that have some for writing.",
         ),
     )
     .addOption(
       new DocumentedOption(
         "--growable",
-        "truncate, and writes past the end, change the size of the disks",
+        "truncate and writes past the end change the size of a disk",
       ).minor(),
     )
     .addOption(
       new DocumentedOption(
         "--stream [rate]",
-        "copy in the background what images lack (=20M a second)",
+        "background copy of backing files, at most RATE bytes/s",
       )
         .argParser(streamOption)
         .inManual(
-          "Copy in the background what images lack from their backing files, until they do without them; --stream=20M: no more than that a second.",
+          "Copy into the images, in the background, what they take from their backing files, and then drop those. --stream=20M: at most that many bytes per second.",
         ),
     )
     .addOption(backingPolicyOption())
-    .addOption(forceShareOption())
+    .addOption(forceShareOption("with -r: mount even if another process may be writing"))
     .addOption(secretOption())
     .addOption(backingSecretOption())
     .addOption(
@@ -141,12 +141,12 @@ export function defineMount(command: DocumentedCommand, pending: PendingDaemon |
     )
     .document({
       details: [
-        "A device is read and written with any tool: dd, cp, cmp, losetup, mkfs, fsck, debugfs. Its size is fixed, unless --growable is given. When a write has returned, it is in the image; when fsync has returned, it is on the disk.",
-        "Extended attributes named user.tsimgfs.* of a device tell what it is, and take commands: stream, resize, snapshot.create, snapshot.apply, snapshot.delete.",
+        "Any tool can read and write a device: dd, cp, cmp, losetup, mkfs, fsck, debugfs. Its size is fixed, unless --growable is given. When a write returns, it is in the image; when fsync returns, it is on the disk.",
+        "The extended attributes user.tsimgfs.* of a device describe it, and some take commands: stream, resize, snapshot.create, snapshot.apply, snapshot.delete.",
       ],
       examples: [
-        ["Show an image", "tsimgfs mount vm.qcow2 /mnt/images"],
-        ["Several, only to read", "tsimgfs mount -r web.qcow2 db.qed /mnt/images"],
+        ["Mount an image", "tsimgfs mount vm.qcow2 /mnt/images"],
+        ["Mount several, read-only", "tsimgfs mount -r web.qcow2 db.qed /mnt/images"],
       ],
       seeAlso: ["umount", "list", "attach", "stream", "fusermount3(1)", "fuse(4)"],
     })

@@ -66,34 +66,31 @@ interface RebaseOptions extends SecretOptions {
 export function defineRebase(command: DocumentedCommand): void {
   command
     .description(
-      "Give an image another backing file. What the new one has differently is copied into the image first, so that its disk stays the same. If it is stopped, the same command does the rest.",
+      "Give an image another backing file. Data that differs between the two is copied into the image first, so that its disk stays the same. If it is stopped, run the same command again for the rest.",
     )
     .argument("<image>")
     .addOption(formatOption("-f, --format <name>"))
     .option(
       "-b, --backing <file>",
-      'the new backing file; relative names start at the image\'s directory; "": none',
+      'new backing file; relative names start at the image\'s directory; "": none',
     )
     .addOption(
       choiceOption(
         "-F, --backing-format <name>",
         FORMAT_NAMES,
-        (names) => `what it is: ${names}`,
+        (names) => `its format: ${names}`,
       ).argParser(parseFormatName),
     )
-    .option(
-      "-u, --unsafe",
-      "only change the name: the disk changes unless both files show the same",
-    )
-    .option("-c, --compress", "store what is copied compressed (qcow2)")
+    .option("-u, --unsafe", "only change the name; the disk changes unless both files are equal")
+    .option("-c, --compress", "compress what is copied (qcow2)")
     .addOption(progressOption())
-    .addOption(quietOption("as always: nothing is said if all goes well"))
+    .addOption(quietOption("no effect: nothing is printed on success anyway"))
     .addOption(cacheOption("-t, --cache <mode>", "image"))
     .addOption(cacheOption("-T, --source-cache <mode>", "source"))
     .addOption(
       new DocumentedOption(
         "-U, --force-share",
-        "open the new backing file even if somebody may be writing to it",
+        "open the new backing file even if another process may be writing to it",
       ).minor(),
     )
     .addOption(backingPolicyOption())

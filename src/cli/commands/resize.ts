@@ -51,20 +51,20 @@ interface ResizeCommandOptions extends SecretOptions {
 export function defineResize(command: DocumentedCommand): void {
   command
     .description(
-      "Change the size of an image's disk, as qemu-img resize does. What is new reads as zeros; partitions and file systems on the disk stay as they are.",
+      "Resize the disk of an image, as qemu-img resize does. New space reads as zeros; partitions and file systems on the disk keep their size.",
     )
     .usage("[options] <image> [+|-]<size>")
-    .argument("<image>", "an image, or the device of one that is mounted")
+    .argument("<image>", "an image, or the device of a mounted one")
     .argument(
       "<size>",
-      "the new size, or + or - a difference; bytes, or with a suffix k, M, G, T, P",
+      "new size, or a difference with + or -; bytes, or with a suffix k, M, G, T, P",
     )
-    .option("--shrink", "let the disk become smaller: all data beyond its new end is lost")
+    .option("--shrink", "allow the disk to shrink; all data beyond its new end is lost")
     .addOption(
       choiceOption(
         "--preallocation <mode>",
         GROWTH_PREALLOCATIONS,
-        (modes) => `what the host sets aside for what is new: ${modes}`,
+        (modes) => `what to preallocate for the new space: ${modes}`,
       )
         .minor()
         .default("off"),
@@ -77,8 +77,8 @@ export function defineResize(command: DocumentedCommand): void {
     .document({
       examples: [
         ["10 GiB more", "tsimgfs resize vm.qcow2 +10G"],
-        ["Cut off all that is behind 20 GiB", "tsimgfs resize --shrink vm.qcow2 20G"],
-        ["A disk that is mounted", "tsimgfs resize /mnt/images/vm.raw 40G"],
+        ["Cut the disk off at 20 GiB", "tsimgfs resize --shrink vm.qcow2 20G"],
+        ["Resize a mounted disk", "tsimgfs resize /mnt/images/vm.raw 40G"],
       ],
       seeAlso: ["info", "mount", "qemu-img(1)"],
     })

@@ -46,21 +46,21 @@ const ACTIONS = ["create", "apply", "delete"] as const;
 export function defineSnapshot(command: DocumentedCommand): void {
   command
     .description(
-      "List, make, apply or delete the internal snapshots of a qcow2 image, or of its device in a mount.",
+      "List, create, apply or delete internal snapshots of a qcow2 image, mounted or not.",
     )
-    .argument("<image>", "an image that nobody uses, or the device of one that is mounted")
-    .option("-l, --list", "show the snapshots (the default)")
-    .option("-c, --create <name>", "keep the disk as it is now")
-    .option("-a, --apply <name>", "let the disk be what it was; the snapshot's id does, too")
-    .option("-d, --delete <name>", "forget a snapshot")
+    .argument("<image>", "an image that is not in use, or the device of a mounted one")
+    .option("-l, --list", "list the snapshots (the default)")
+    .option("-c, --create <name>", "create a snapshot of the disk as it is now")
+    .option("-a, --apply <name>", "restore the disk from a snapshot, given by name or ID")
+    .option("-d, --delete <name>", "delete a snapshot, given by name or ID")
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .document({
       examples: [
-        ["Keep the disk as it is", "tsimgfs snapshot -c before-upgrade vm.qcow2"],
-        ["Go back to that", "tsimgfs snapshot -a before-upgrade vm.qcow2"],
+        ["Take a snapshot", "tsimgfs snapshot -c before-upgrade vm.qcow2"],
+        ["Go back to it", "tsimgfs snapshot -a before-upgrade vm.qcow2"],
       ],
       seeAlso: ["mount", "info", "qemu-img(1)"],
     })

@@ -29,12 +29,12 @@ interface StatsOptions {
 }
 
 const FIELDS_INTRODUCTION =
-  "With --output json it prints these fields, and NAME.stats.json in a mount has them. A mount point has a list of them, one for each device.";
+  "These are the fields of --output json, and of NAME.stats.json in a mount. For a mount point, --output json prints a list with one object per device.";
 
 export function defineStats(command: DocumentedCommand): void {
   command
     .description(
-      "Show what the bytes of an image's file are for, and what its disk consists of. Of a mount point, or a device in it: as it is now.",
+      "Show what the bytes of an image file are used for, and what its disk consists of. For a mount point or a device in it, show the current state.",
     )
     .argument("<image>", "an image, a mount point, or a device of a mount")
     .addOption(outputOption())
@@ -42,12 +42,12 @@ export function defineStats(command: DocumentedCommand): void {
     .addOption(backingPolicyOption())
     .addOption(forceShareOption())
     .document({
-      notes: ["`tsimgfs help stats` explains each field of --output json and of NAME.stats.json."],
+      notes: ["`tsimgfs help stats` explains every field of --output json and of NAME.stats.json."],
       get details() {
         return [FIELDS_INTRODUCTION, { lines: statsFieldsText() }];
       },
       examples: [
-        ["What an image takes, and for what", "tsimgfs stats vm.qcow2"],
+        ["What an image uses its space for", "tsimgfs stats vm.qcow2"],
         ["A device of a mount", "tsimgfs stats --output json /mnt/images/vm.raw"],
       ],
       seeAlso: ["map", "top", "info"],

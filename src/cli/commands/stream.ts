@@ -47,14 +47,16 @@ type State = "running" | "done" | "stopped";
 export function defineStream(command: DocumentedCommand): void {
   command
     .description(
-      "Copy what an image lacks from its backing files, until it does without them (or all above --base). It can be stopped at any time, and goes on where it was; the image is valid at every moment.",
+      "Copy into an image what it takes from its backing files (or from those above --base), then drop them. It can be stopped at any time and resumes where it was; the image is always valid.",
     )
     .argument("<image>")
     .addOption(
       new DocumentedOption(
         "--base <file>",
-        "copy only what is above this one, the new backing file",
-      ).inManual("Copy only what is above this one, which becomes the backing file."),
+        "copy only what is above this image, the new backing file",
+      ).inManual(
+        "Copy only what is above this image of the chain, which becomes the backing file.",
+      ),
     )
     .option("--rate <bytes/s>", "copy no faster than this, such as 20M", rateOption("--rate"))
     .addOption(progressOption())
@@ -65,10 +67,10 @@ export function defineStream(command: DocumentedCommand): void {
     .addOption(backingSecretOption())
     .document({
       notes: [
-        "An image that is mounted is streamed by its mount:",
+        "A mounted image is streamed by its mount:",
         { lines: "  setfattr -n user.tsimgfs.stream -v start /mnt/images/vm.raw" },
       ],
-      examples: [["Not faster than 100 MiB/s", "tsimgfs stream -p --rate 100M vm.qcow2"]],
+      examples: [["At most 100 MiB/s", "tsimgfs stream -p --rate 100M vm.qcow2"]],
       seeAlso: ["commit", "rebase", "mount", "setfattr(1)"],
     })
     .action(stream);

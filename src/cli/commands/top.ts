@@ -24,20 +24,20 @@ interface TopOptions {
 export function defineTop(command: DocumentedCommand): void {
   command
     .description(
-      "Show what all mounts do: requests and bytes per second, latencies, copies from backing files (clusters per second) and streaming, by device. q quits.",
+      "Show what all mounts are doing, by device: requests and bytes per second, latencies, copies from backing files (clusters per second) and streaming. Press q to quit.",
     )
     .addOption(
-      new Option("-d, --delay <seconds>", "time between two frames").default(1).argParser(seconds),
+      new Option("-d, --delay <seconds>", "time between frames").default(1).argParser(seconds),
     )
-    .option("--once", "one frame, after one delay")
+    .option("--once", "print one frame after one delay, then quit")
     .addOption(outputOption())
     .document({
       notes: [
-        "With --output json, each frame is an object on a line of its own: rates and latencies (us) since the one before.",
+        "With --output json, each frame is an object, on one line unless --once is given: rates and latencies (us) since the previous frame.",
       ],
       examples: [
         ["Watch all mounts", "tsimgfs top"],
-        ["What happens in five seconds, for a program", "tsimgfs top --once --output json -d 5"],
+        ["Five seconds, for a program", "tsimgfs top --once --output json -d 5"],
       ],
       seeAlso: ["stats", "list"],
     })

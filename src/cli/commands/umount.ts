@@ -5,14 +5,14 @@ import type { DocumentedCommand } from "../documented-command.ts";
 
 export function defineUmount(command: DocumentedCommand): void {
   command
-    .description("Unmount; returns when the daemon has closed the images and is gone.")
-    .argument("<mountpoint>", "a directory, or file, that images are mounted on")
-    .option("-l, --lazy", "take it out of sight at once; what is open is served until it is closed")
+    .description("Unmount images. Returns when the daemon has closed them and has ended.")
+    .argument("<mountpoint>", "the directory or file that images are mounted on")
+    .option("-l, --lazy", "detach it at once; open files are served until they are closed")
     .document({
       details: [
-        "While somebody uses the mount, it is not unmounted: fuser -vm MOUNTPOINT, as root, lists who does. Of a daemon that was killed, umount clears what it has left.",
+        "A mount that is in use is not unmounted; as root, fuser -vm MOUNTPOINT lists who uses it. After a daemon was killed, umount clears its dead mount.",
       ],
-      examples: [["End a mount", "tsimgfs umount /mnt/images"]],
+      examples: [["Unmount", "tsimgfs umount /mnt/images"]],
       seeAlso: ["mount", "list", "fuser(1)", "fusermount3(1)"],
     })
     .action((mountpoint: string, { lazy = false }: { lazy?: boolean }) =>

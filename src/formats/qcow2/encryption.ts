@@ -1,4 +1,4 @@
-/** How a qcow2 image is encrypted, and the key that a passphrase gives. Source: FORMATS 1.15. */
+/** How a qcow2 image is encrypted, and the key that a passphrase gives. Source: qcow2 specification, "Data encryption". */
 
 import { FormatError, UsageError } from "../../errors.ts";
 import type { Storage } from "../../storage/storage.ts";

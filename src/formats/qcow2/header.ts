@@ -102,7 +102,7 @@ function at(name: (typeof HEADER)[number][0]): { offset: number } {
 }
 
 /**
- * Reject what this driver must not interpret, in QEMU's order (FORMATS 1.1), up to the feature bits,
+ * Reject what this driver must not interpret, in QEMU's order, up to the feature bits,
  * whose names are in the header extensions. Returns the cluster size.
  */
 export function checkHeaderStart(header: Header, path: string): number {

@@ -1,4 +1,4 @@
-/** Internal snapshots of a qcow2 image: made, applied and deleted. Source: FORMATS 1.13; QEMU's rules. */
+/** Internal snapshots of a qcow2 image: made, applied and deleted. Source: qcow2 specification, "Snapshots"; QEMU's rules. */
 
 import { FormatError, StorageError, TsimgfsError, UnsupportedError } from "../../../errors.ts";
 import type { NewSnapshot, SnapshotWriter } from "../../writer.ts";

@@ -1,5 +1,5 @@
 /**
- * Host clusters: reserved ahead, taken, and freed late (DESIGN, P3).
+ * Host clusters: reserved ahead, taken, and freed late (native-notes/writing.md).
  *
  * A reservation raises the refcounts of a long run, makes the run read as zeros and the file long enough,
  * and waits until that is durable; then clusters are taken from it by a few additions. What loses its

@@ -1,5 +1,5 @@
 /**
- * Raising and lowering refcounts in the order that DESIGN, P3, wants: clusters are counted, durably, and
+ * Raising and lowering refcounts in the order of native-notes/writing.md: clusters are counted, durably, and
  * read as zeros before anything may refer to them; what nothing refers to any more is given back to the host.
  * One thread at a time: under the structure mutex.
  */

@@ -1,4 +1,4 @@
-/** Changing the size of a qcow2 disk, and the place of its L1 table. Source: FORMATS 1.12. */
+/** Changing the size of a qcow2 disk, and the place of its L1 table. Source: QEMU, block/qcow2.c. */
 
 import { TsimgfsError } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";

@@ -1,6 +1,6 @@
 /**
  * Giving back what tables have past the end of a disk: whole L2 tables are unlinked first, and what they refer to
- * is freed then; of the table that the end lies in, the entries behind it. Source: FORMATS 1.12.
+ * is freed then; of the table that the end lies in, the entries behind it. Source: QEMU, block/qcow2.c.
  */
 
 import type { NativeBuffer } from "../../../syscalls/native-buffer.ts";

@@ -1,6 +1,6 @@
 /**
  * Making ranges of a qcow2 image read as zeros, or as the backing file, by a change of tables. Source:
- * FORMATS 1.12.
+ * QEMU, block/qcow2-cluster.c.
  */
 
 import type { WritableStorage } from "../../../storage/storage.ts";

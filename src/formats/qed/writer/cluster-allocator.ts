@@ -1,5 +1,5 @@
 /**
- * Host clusters: reserved ahead at the end of the file, and taken from there (DESIGN, P3).
+ * Host clusters: reserved ahead at the end of the file, and taken from there (native-notes/writing.md).
  *
  * QED counts nothing: what lies behind the last cluster in use is free. A reservation makes the file longer
  * by a long run that reads as zeros, and waits until that is durable; then clusters are taken from it by

@@ -1,6 +1,6 @@
 /**
  * Changing a QED image: where a write goes, and how entries of L2 tables come to refer to it. Tables are
- * written through; DESIGN P3 says in which order. What several threads must not do at once is under the
+ * written through; native-notes/writing.md says in which order. What several threads must not do at once is under the
  * exclusive lock of the image, which the block layer holds.
  */
 

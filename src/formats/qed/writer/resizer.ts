@@ -1,4 +1,4 @@
-/** Changing the size of a QED disk. Source: FORMATS, 2. */
+/** Changing the size of a QED disk. Source: QEMU, block/qed.c. */
 
 import { CorruptionError, TsimgfsError } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";

@@ -1,4 +1,4 @@
-/** Making ranges of a QED image read as zeros. Source: FORMATS, 2. */
+/** Making ranges of a QED image read as zeros. Source: QED specification, "Tables". */
 
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { ALLOCATION, type ZeroProgress, type ZeroSpace } from "../../writer.ts";
