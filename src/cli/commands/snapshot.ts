@@ -52,7 +52,7 @@ export function defineSnapshot(command: DocumentedCommand): void {
     .option("-l, --list", "list the snapshots (the default)")
     .option("-c, --create <name>", "create a snapshot of the disk as it is now")
     .option("-a, --apply <name>", "restore the disk from a snapshot, given by name or ID")
-    .option("-d, --delete <name>", "delete a snapshot, given by name or ID")
+    .option("-d, --delete <name>", "delete the snapshot of this name")
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
