@@ -41,14 +41,15 @@ function realPath(path: string): string {
 }
 
 /**
- * Whether a mount of ours is at `path` whose daemon is dead.
+ * Whether a mount of ours is at `path` whose daemon is dead. By statfs(2), which the kernel passes on each
+ * time: attributes of a directory it knows for a minute, whether or not the daemon still is.
  *
  * @param path as `canonicalPath` gives it
  */
 export function isStale(path: string): boolean {
   if (findMount(path) === undefined) return false;
   try {
-    fs.statSync(path);
+    fs.statfsSync(path);
     return false;
   } catch (error) {
     return DEAD.has(nodeErrorName(error));

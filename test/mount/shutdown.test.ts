@@ -1,7 +1,7 @@
 // Ends that are not clean: a device in use when the daemon is told to stop, and a daemon that was killed.
 
 import { existsSync } from "node:fs";
-import { open, rm, writeFile } from "node:fs/promises";
+import { open, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectSameBytes } from "../support/device-content.ts";
@@ -88,6 +88,21 @@ describe("a mount that does not end by the book", () => {
         await expectSameBytes(mount.device(sample.path), sample.expected, "new mount");
         const here = mountTable().filter((entry) => entry.mountPoint === mountPoint);
         expect(here).toHaveLength(1);
+      });
+    });
+  });
+
+  it("is known to be dead also if the kernel still has its attributes", async () => {
+    const { mountPoint } = await makeMountPoint("directory");
+    await mounted([sample.path], { mountPoint }, async (dead) => {
+      // The first one to ask for all attributes finds that some do not exist, the second one that the others are known.
+      for (let times = 0; times < 2; times++) await stat(mountPoint);
+      process.kill(dead.daemonPid(), "SIGKILL");
+      await until("the daemon is gone", () => dead.daemonPids().length === 0);
+      const { stdout } = await tsimgfs(["list"]);
+      expect(stdout).toMatch(new RegExp(`^${mountPoint} +stale `, "m"));
+      await mounted([sample.path], { mountPoint }, async (mount) => {
+        await expectSameBytes(mount.device(sample.path), sample.expected, "new mount");
       });
     });
   });
