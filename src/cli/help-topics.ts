@@ -25,7 +25,7 @@ since that is how they normally end.
 export const ENVIRONMENT: readonly (readonly [name: string, meaning: string])[] = [
   ["TSIMGFS_SECRET", "passphrase of encrypted images, unless --secret is given"],
   ["NO_COLOR", "set to any value: no colours, not even on a terminal"],
-  ["DEBUG", "tsimgfs:* traces all steps and every FUSE request on standard error"],
+  ["DEBUG", "tsimgfs:* traces every step and FUSE request on standard error"],
 ];
 
 /** Topics that are no commands. */
