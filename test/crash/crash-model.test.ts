@@ -12,6 +12,8 @@ import { type RecordingLog, RecordingStorage } from "../support/recording-storag
 import { withScratch } from "../support/scratch.ts";
 
 const SIZE = 100_000;
+/** Changes at the end of a log that no sync follows. */
+const UNSYNCED = 18;
 
 function nativeBytes(bytes: Uint8Array): NativeBuffer {
   const buffer = NativeBuffer.allocate(bytes.length);
@@ -19,8 +21,16 @@ function nativeBytes(bytes: Uint8Array): NativeBuffer {
   return buffer;
 }
 
-/** A file in memory, its log, and the same content as plain bytes, after random changes. */
-function randomChanges(random: Random, count: number): { log: RecordingLog; contents: Buffer[] } {
+/**
+ * A file in memory, its log, and the same content as plain bytes, after random changes.
+ *
+ * @param unsynced so many changes at the end are not followed by a sync
+ */
+function randomChanges(
+  random: Random,
+  count: number,
+  unsynced = 0,
+): { log: RecordingLog; contents: Buffer[] } {
   const log: RecordingLog = { operations: [] };
   const storage = new RecordingStorage("file", SparseFile.empty(SIZE), log, 0);
   let bytes = Buffer.alloc(SIZE);
@@ -28,7 +38,7 @@ function randomChanges(random: Random, count: number): { log: RecordingLog; cont
   for (let step = 0; step < count; step++) {
     const offset = random.below(SIZE);
     const length = random.between(1, 9000);
-    switch (random.below(5)) {
+    switch (random.below(step < count - unsynced ? 5 : 4)) {
       case 0:
       case 1: {
         const data = random.bytes(length);
@@ -115,11 +125,13 @@ describe("a sparse file in memory", () => {
 describe("states after a crash", () => {
   it.each(STRATEGIES)("have what was synced, and of the rest nothing else: %s", (strategy) => {
     const random = new Random(`states ${strategy}`);
-    const { log, contents } = randomChanges(random, 60);
+    const { log, contents } = randomChanges(random, 60, UNSYNCED);
     const states = new CrashStates([SparseFile.empty(SIZE)], log);
+    const last = log.operations.length;
     let different = 0;
     for (let round = 0; round < 25; round++) {
-      const position = random.between(0, log.operations.length);
+      // Half are where much can be lost, so that some of it is.
+      const position = random.between(round % 2 === 0 ? 0 : last - UNSYNCED / 3, last);
       const lastSync = log.operations.findLastIndex(
         ({ kind }, at) => kind === "sync" && at < position,
       );
