@@ -18,11 +18,7 @@ export class Qcow2SnapshotWriter implements SnapshotWriter {
   }
 
   create({ name, seconds, nanoseconds }: NewSnapshot): void {
-    const { storage, layout, state, snapshots } = this.#context;
-    if (layout.dataFile !== undefined) {
-      const reason = "has an external data file, which snapshots cannot share";
-      throw new UnsupportedError(storage.path, reason);
-    }
+    const { storage, state, snapshots } = this.#context;
     if (snapshots.count >= SNAPSHOTS_MAX) {
       const reason = `has ${snapshots.count} snapshots, which is the limit`;
       throw new StorageError("EFBIG", storage.path, reason);
@@ -98,7 +94,11 @@ export class Qcow2SnapshotWriter implements SnapshotWriter {
 
   /** Do what a change says; what is to be freed is freed before, so that no refcount is too high. */
   #switch(change: () => StructureChange): void {
-    const { allocator, headerWriter } = this.#context;
+    const { allocator, headerWriter, layout, storage } = this.#context;
+    if (layout.dataFile !== undefined) {
+      const reason = "has an external data file, which snapshots cannot share";
+      throw new UnsupportedError(storage.path, reason);
+    }
     headerWriter.renew();
     allocator.flush();
     allocator.maintain();

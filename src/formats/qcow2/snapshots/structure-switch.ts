@@ -11,7 +11,6 @@
 
 import { CorruptionError, hex, StorageError } from "../../../errors.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
-import type { MetadataMap } from "../../metadata-map.ts";
 import { metadataRanges } from "../writer/metadata-ranges.ts";
 import type { ClusterRun } from "../writer/refcount-store.ts";
 import { NUMBER } from "../writer/shared-state.ts";
@@ -40,11 +39,20 @@ export interface StructureChange {
   readonly oldL1: "kept" | "dropped";
 }
 
+/** What threads are to know of another L1 table, so that nothing is read once the header refers to it. */
+interface Replacement {
+  /** The new table as it is in the file. */
+  readonly content: NativeBuffer;
+  /** The clusters of the L2 tables that the old one names, and the new one. */
+  readonly oldTables: readonly number[];
+  readonly newTables: readonly number[];
+}
+
 /** Structures that are written and wait for the switch. */
 interface Prepared {
   readonly l1: L1Place;
-  /** As it is in the file; undefined: the one in force stays. */
-  readonly l1Content: NativeBuffer | undefined;
+  /** Undefined: the L1 table in force stays. */
+  readonly replacement: Replacement | undefined;
   readonly refcountTable: ClusterRun;
   readonly snapshotsOffset: number;
 }
@@ -94,13 +102,19 @@ export class StructureSwitch {
     }
     this.#publish(prepared, active);
     allocator.marks.sync();
-    this.#release();
+    // It is done, whatever becomes of space that is free now.
+    this.#tryOnHost(() => this.#release());
   }
 
-  /** As far as the host lets it: the error that led here is the one to report. */
+  /** The error that led here is the one to report. */
   #giveUp(): void {
+    this.#tryOnHost(() => this.#fresh.giveUp());
+  }
+
+  /** Do something as far as the host lets it. */
+  #tryOnHost(action: () => void): void {
     try {
-      this.#fresh.giveUp();
+      action();
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
     }
@@ -129,19 +143,32 @@ export class StructureSwitch {
   #writeL1(
     active: NewActiveTables,
     hasCopies: boolean,
-  ): { l1: L1Place; l1Content: NativeBuffer | undefined } {
+  ): { l1: L1Place; replacement: Replacement | undefined } {
     const { layout } = this.#context;
     const { active: source, l1Entries, oldL1 } = this.#change;
     const current = this.#currentL1();
-    const stays = oldL1 === "dropped" && source.offset === current.offset && !hasCopies;
-    // A table without entries has no clusters, so several may be at one place.
-    if (l1Entries === 0 || (stays && active.isUpToDate(current))) {
-      return { l1: { offset: current.offset, entries: l1Entries }, l1Content: undefined };
+    const isSame = source.offset === current.offset && l1Entries === current.entries;
+    if (oldL1 === "dropped" && isSame && !hasCopies && active.isUpToDate(current)) {
+      return { l1: current, replacement: undefined };
     }
     if (oldL1 === "dropped") this.#refcounts.addRun(this.#clustersOf(current), -1);
+    const oldTables = this.#tablesOf(current);
+    if (l1Entries === 0) {
+      // A table without entries has no clusters.
+      const content = NativeBuffer.allocate(0);
+      return { l1: { offset: 0, entries: 0 }, replacement: { content, oldTables, newTables: [] } };
+    }
     const { clusters, content } = active.write(source, l1Entries);
     const l1 = { offset: clusters.first * layout.clusterSize, entries: l1Entries };
-    return { l1, l1Content: content };
+    return { l1, replacement: { content, oldTables, newTables: this.#tablesOf(l1) } };
+  }
+
+  /** The clusters of the L2 tables that an L1 table names. */
+  #tablesOf(l1: L1Place): number[] {
+    const { clusterSize } = this.#context.layout;
+    const tables: number[] = [];
+    this.#trees.forEachTable(l1, (offset) => tables.push(offset / clusterSize));
+    return tables;
   }
 
   /** Returns where the table is, host offset; 0: there is none. */
@@ -173,11 +200,16 @@ export class StructureSwitch {
   }
 
   /** An image whose tables refer to metadata as their data would give it away. */
-  #refuseLosses({ l1, l1Content, snapshotsOffset }: Prepared): void {
+  #refuseLosses({ l1, replacement, snapshotsOffset }: Prepared): void {
     const { storage, layout, allocator, snapshots } = this.#context;
     const { clusterSize } = layout;
     const kept = [{ first: 0, count: 1 }];
-    if (l1Content === undefined) kept.push(this.#clustersOf(l1));
+    const { cryptoHeader } = layout.extensions;
+    if (cryptoHeader !== undefined) {
+      const { offset, length: bytes } = cryptoHeader;
+      kept.push(runOf({ offset, bytes }, clusterSize));
+    }
+    if (replacement === undefined) kept.push(this.#clustersOf(l1));
     if (snapshotsOffset !== 0 && this.#change.snapshotTable === undefined) {
       kept.push(runOf({ offset: snapshotsOffset, bytes: snapshots.size }, clusterSize));
     }
@@ -231,32 +263,26 @@ export class StructureSwitch {
   }
 
   /** What threads know of the tables: where they are, and what is cached of them. */
-  #noteMetadata({ l1, l1Content }: Prepared, active: NewActiveTables): void {
+  #noteMetadata({ l1, replacement }: Prepared, active: NewActiveTables): void {
     const { metadata, layout, tableCache } = this.#context;
     const { clusterSize } = layout;
     for (const { before, after } of this.#refcounts.movedBlocks.values()) {
       if (before !== 0) metadata.remove(before / clusterSize);
       metadata.add(after / clusterSize);
     }
-    if (l1Content === undefined) return;
-    this.#replaceTables(metadata, this.#currentL1(), l1);
+    if (replacement === undefined) return;
+    const { content, oldTables, newTables } = replacement;
+    for (const cluster of oldTables) metadata.remove(cluster);
+    for (const cluster of newTables) metadata.add(cluster);
     active.forEachCopy((offset) => tableCache.invalidate(offset, clusterSize));
     const start = l1.offset - (l1.offset % tableCache.sliceSize);
-    tableCache.invalidate(start, l1Content.length);
+    tableCache.invalidate(start, content.length);
     if (layout.l1 === undefined) return;
     const words = new Int32Array(layout.l1);
     for (let word = 0; word < words.length; word++) {
-      const isThere = word * 4 < l1Content.length;
-      Atomics.store(words, word, isThere ? l1Content.view.getInt32(word * 4, true) : 0);
+      const isThere = word * 4 < content.length;
+      Atomics.store(words, word, isThere ? content.view.getInt32(word * 4, true) : 0);
     }
-  }
-
-  #replaceTables(metadata: MetadataMap, before: L1Place, after: L1Place): void {
-    const { clusterSize } = this.#context.layout;
-    const each = (l1: L1Place, note: (cluster: number) => void): void =>
-      this.#trees.forEachTable(l1, (offset) => note(offset / clusterSize));
-    each(before, (cluster) => metadata.remove(cluster));
-    each(after, (cluster) => metadata.add(cluster));
   }
 
   /** Give back to the host what is free now; the old structures are among it. */

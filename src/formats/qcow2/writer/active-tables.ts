@@ -3,6 +3,7 @@
  * cached of it. Under the exclusive lock of the image, so that nobody reads in between.
  */
 
+import assert from "node:assert";
 import { swap32, TWO_TO_32 } from "../../../binary/words.ts";
 import type { WritableStorage } from "../../../storage/storage.ts";
 import { NativeBuffer } from "../../../syscalls/native-buffer.ts";
@@ -43,7 +44,7 @@ export class ActiveTables {
     this.entries = NativeBuffer.allocate(cache.sliceSize);
   }
 
-  /** Look an L1 entry up. Offsets that are not aligned are the caller's to refuse. */
+  /** Look an L1 entry up; behind the table there are none. Offsets that are not aligned are the caller's to refuse. */
   findL2(l1Index: number): void {
     const l1 = this.#l1;
     let hi: number;
@@ -51,6 +52,10 @@ export class ActiveTables {
     if (l1 !== undefined && l1Index * 2 < l1.length) {
       hi = swap32(Atomics.load(l1, l1Index * 2));
       lo = swap32(Atomics.load(l1, l1Index * 2 + 1));
+    } else if (l1Index >= this.#state.get(NUMBER.l1Size)) {
+      // A snapshot that was applied may have brought back a shorter table.
+      hi = 0;
+      lo = 0;
     } else {
       const at = this.#l1EntryAt(l1Index);
       const inSlice = at % this.#cache.sliceSize;
@@ -66,6 +71,7 @@ export class ActiveTables {
 
   /** Let an L1 entry refer to a table of its own, or to none (0). */
   setL2(l1Index: number, offset: number): void {
+    assert(l1Index < this.#state.get(NUMBER.l1Size), "an L1 entry behind the table");
     const view = this.#entry.view;
     const flags = offset === 0 ? 0 : COPIED_HI;
     view.setUint32(0, (Math.floor(offset / TWO_TO_32) | flags) >>> 0);
