@@ -5,10 +5,6 @@ import type { WritableStorage } from "../../../storage/storage.ts";
 import { reclaimLeaks, repairRefcounts } from "../check/repair.ts";
 import { INCOMPATIBLE } from "../features.ts";
 import { type Qcow2Layout, readQcow2Layout } from "../layout.ts";
-import { HeaderWriter } from "./header-writer.ts";
-import { RefcountStore } from "./refcount-store.ts";
-import { SessionMarks } from "./session-marks.ts";
-import { createSharedState, SharedState } from "./shared-state.ts";
 
 /**
  * Repair an image that was not closed orderly.
@@ -22,7 +18,6 @@ export function repairQcow2BeforeWriting(
 ): string | undefined {
   refuseCorrupt(layout, storage);
   if ((layout.header.incompatible_features & INCOMPATIBLE.dirty) !== 0n) {
-    dropPastEnd(layout, storage);
     repairRefcounts(storage, layout);
     return "was not closed cleanly (dirty bit); its refcounts have been repaired";
   }
@@ -39,31 +34,12 @@ function refuseCorrupt({ header }: Qcow2Layout, storage: WritableStorage): void 
 
 function reclaimUnmarked(layout: Qcow2Layout, storage: WritableStorage): string | undefined {
   try {
-    dropPastEnd(layout, storage);
     reclaimLeaks(storage, layout);
     return undefined;
   } catch (error) {
     // As QEMU, what nobody has marked as damaged is written to; what is hit is found then.
     if (!(error instanceof CorruptionError)) throw error;
     return `is damaged, see tsimgfs check (${error.reason})`;
-  }
-}
-
-/**
- * Refcounts of clusters past the end of the file become 0: a writer raises them and extends the file,
- * and a power cut may have kept the one without the other. A check looks no further than the file.
- */
-function dropPastEnd(layout: Qcow2Layout, storage: WritableStorage): void {
-  const state = new SharedState(createSharedState(layout.header, layout.virtualSize));
-  const headerWriter = new HeaderWriter(storage, layout.header.version);
-  const marks = new SessionMarks(state, storage, headerWriter);
-  const refcounts = new RefcountStore(layout, storage, state, headerWriter, marks);
-  const { entriesPerBlock, table } = refcounts;
-  let first = Math.ceil(storage.currentLength() / layout.clusterSize);
-  for (let block = Math.floor(first / entriesPerBlock); block < table.entries; block++) {
-    const end = (block + 1) * entriesPerBlock;
-    if (table.hasBlock(block)) refcounts.change({ first, count: end - first }, () => 0);
-    first = end;
   }
 }
 

@@ -77,17 +77,6 @@ export class RefcountBlockTable {
     return -1;
   }
 
-  /** Whether a refcount block is there, within the file. One that cannot be right is not. */
-  hasBlock(block: number): boolean {
-    try {
-      const offset = this.blockOffset(block);
-      return offset !== 0 && offset < this.#storage.currentLength();
-    } catch (error) {
-      if (error instanceof CorruptionError) return false;
-      throw error;
-    }
-  }
-
   /** Let the refcount table refer to a block. Its content must be durable. */
   link(block: number, cluster: number): void {
     putBlockOffset(this.#entry.view, 0, cluster * this.#clusterSize);
