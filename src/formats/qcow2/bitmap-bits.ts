@@ -96,10 +96,10 @@ export function loadBits(
   cutBits(target, bitCount(virtualSize, entry.granularityBits));
 }
 
-/** Clear all bits from the one at `count` on. */
+/** Clear all bits from the one at `count` on; other threads may set those before it. */
 export function cutBits(bits: Uint8Array, count: number): void {
   const byte = Math.floor(count / 8);
   if (byte >= bits.length) return;
-  bits[byte] = (bits[byte] ?? 0) & ((1 << (count % 8)) - 1);
+  Atomics.and(bits, byte, (1 << (count % 8)) - 1);
   bits.fill(0, byte + 1);
 }

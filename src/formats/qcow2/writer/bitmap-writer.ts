@@ -7,7 +7,7 @@ import { TsimgfsError } from "../../../errors.ts";
 import { bitCount, bitmapBytes, cutBits, loadBits } from "../bitmap-bits.ts";
 import { BITMAP_FLAG, type BitmapEntry, isUsable } from "../bitmap-directory.ts";
 import { BitmapTables } from "./bitmap-tables.ts";
-import type { SharedBitmap } from "./dirty-bitmaps.ts";
+import { BITMAP_MEMORY_MAX, type SharedBitmap } from "./dirty-bitmaps.ts";
 import { NUMBER } from "./shared-state.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
@@ -43,10 +43,19 @@ export class BitmapWriter {
    */
   checkResizable(virtualSize: number): void {
     const { path } = this.#context.storage;
+    const longest = Math.max(this.#context.state.get(NUMBER.virtualSize), virtualSize);
+    let bytes = 0;
     for (const entry of this.#tables.entries()) {
-      if (isUsable(entry) || this.#isTracked(entry)) continue;
-      const reason = `bitmap "${entry.name}" is inconsistent: remove it before the size changes`;
-      throw new TsimgfsError("ENOTSUP", path, reason);
+      if (this.#isTracked(entry)) continue;
+      if (!isUsable(entry)) {
+        const reason = `bitmap "${entry.name}" is inconsistent: remove it before the size changes`;
+        throw new TsimgfsError("ENOTSUP", path, reason);
+      }
+      bytes += bitmapBytes(longest, entry.granularityBits);
+    }
+    if (bytes > BITMAP_MEMORY_MAX) {
+      const reason = `its disabled bitmaps would take ${bytes} bytes of memory, the limit is ${BITMAP_MEMORY_MAX}: remove some before the size changes`;
+      throw new TsimgfsError("EFBIG", path, reason);
     }
     for (const { name, granularityBits, bits } of this.#tracked) {
       if (bitmapBytes(virtualSize, granularityBits) <= bits.byteLength) continue;
