@@ -3,22 +3,26 @@
  * damaged or hostile. The header and the tables that it names are ranges; all others are clusters in a
  * hash set that all threads share:
  *
- *     word 0          clusters in the set
- *     double 1 + n    cluster index + 1, or 0
+ *     double 0        clusters in the set
+ *     double 1        the seed of its hashes
+ *     double 2 + n    cluster index + 1, or 0
  *
  * It is filled at open and added to under the exclusive lock. Source: QEMU's overlap checks.
  */
 
+import { hashOf, newHashSeed } from "../binary/seeded-hash.ts";
+
 const COUNT = 0;
-const FIRST = 1;
+const SEED = 1;
+const FIRST = 2;
 /** Beyond this share of its places the set takes no more: lookups would get long. */
 const LOAD_MAX = 0.75;
-/** 2^32 divided by the golden ratio: multiples of it spread over the upper bits. */
-const GOLDEN_RATIO = 0x9e37_79b1;
 
 export function createMetadataSet(expected: number): SharedArrayBuffer {
   const places = 2 ** Math.ceil(Math.log2(Math.max(expected, 1) * 2 + 512));
-  return new SharedArrayBuffer((FIRST + places) * Float64Array.BYTES_PER_ELEMENT);
+  const memory = new SharedArrayBuffer((FIRST + places) * Float64Array.BYTES_PER_ELEMENT);
+  new Float64Array(memory)[SEED] = newHashSeed();
+  return memory;
 }
 
 /** A range of host clusters that holds one table. */
@@ -32,6 +36,7 @@ export class MetadataMap {
   readonly #table: Float64Array;
   readonly #places: number;
   readonly #shift: number;
+  readonly #seed: number;
   /** What messages call a cluster of the set. */
   readonly #clusterName: string;
   /** The tables that are ranges; replaced when one moves. */
@@ -42,6 +47,7 @@ export class MetadataMap {
     this.#table = new Float64Array(memory);
     this.#places = this.#table.length - FIRST;
     this.#shift = 32 - Math.log2(this.#places);
+    this.#seed = this.#table[SEED] ?? 0;
   }
 
   /** Note a cluster; false if it was noted before. */
@@ -104,7 +110,7 @@ export class MetadataMap {
   /** Where a cluster is in the set, or where it would be put. */
   #find(cluster: number): number {
     const table = this.#table;
-    let place = FIRST + (Math.imul(cluster | 0, GOLDEN_RATIO) >>> this.#shift);
+    let place = FIRST + (hashOf(cluster, this.#seed) >>> this.#shift);
     while (table[place] !== 0 && table[place] !== cluster + 1) {
       place = FIRST + ((place - FIRST + 1) % this.#places);
     }

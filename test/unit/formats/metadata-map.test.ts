@@ -18,6 +18,25 @@ import { writerState } from "./qcow2/writer/writer-state.ts";
 /** Clusters of the largest files that a Number can address, with clusters of 512 bytes. */
 const CLUSTER_MAX = 2 ** 44 - 1;
 
+/** What multiplies a number to 1 with 2^32 divided by the golden ratio, modulo 2^32: a usual hash of numbers. */
+const GOLDEN_INVERSE = 0x0e8b_2f51;
+
+/** The places of a set, behind the count and the seed. */
+function placesOf(memory: SharedArrayBuffer): Float64Array {
+  return new Float64Array(memory).subarray(2);
+}
+
+/** The most places in a row that are taken: so many are looked at to find one. */
+function longestRun(places: Float64Array): number {
+  let longest = 0;
+  let run = 0;
+  for (const place of places) {
+    run = place === 0 ? 0 : run + 1;
+    longest = Math.max(longest, run);
+  }
+  return longest;
+}
+
 describe("MetadataMap", () => {
   it("notes clusters once", () => {
     const map = qcow2MetadataMap(createMetadataSet(10));
@@ -75,7 +94,22 @@ describe("MetadataMap", () => {
     }
     expect(new Float64Array(memory)[0]).toBe(model.size);
     for (const cluster of model) map.remove(cluster);
-    expect(new Float64Array(memory).every((word) => word === 0)).toBe(true);
+    expect(placesOf(memory).every((word) => word === 0)).toBe(true);
+  });
+
+  it.each([
+    ["one after the other", (index: number) => index],
+    [
+      "with the same hash, if it is a usual one",
+      (index: number) => Math.imul(index, GOLDEN_INVERSE) >>> 0,
+    ],
+    ["the same but for the upper bits", (index: number) => 77 + (index % 4096) * 2 ** 32 + index],
+  ])("finds clusters soon that an image has chosen: %s", (_, clusterOf) => {
+    const count = 20_000;
+    const memory = createMetadataSet(count);
+    const map = qcow2MetadataMap(memory);
+    for (let index = 0; index < count; index++) map.add(clusterOf(index));
+    expect(longestRun(placesOf(memory))).toBeLessThan(1000);
   });
 
   it("takes no more than it has room for, and still answers", () => {

@@ -3,6 +3,7 @@
  * typed arrays. However often a table is named, it is read once.
  */
 
+import { hashOf, newHashSeed } from "../../../binary/seeded-hash.ts";
 import { UnsupportedError } from "../../../errors.ts";
 
 /** Our limits: twice what the largest L1 table names; and of tables at offsets where none can be. */
@@ -13,8 +14,6 @@ const UNALIGNED_MAX = 1024;
 const PLACES_BITS = 10;
 /** Beyond this share of its places the table grows: lookups would get long. */
 const LOAD_MAX = 0.5;
-/** 2^32 divided by the golden ratio: multiples of it spread over the upper bits. */
-const GOLDEN_RATIO = 0x9e37_79b1;
 /** Offsets are multiples of it, bytes. */
 const UNIT = 512;
 
@@ -27,6 +26,7 @@ export class L2Tables {
   #total = new Float64Array(2 ** PLACES_BITS);
   /** What is left of 32 bits when one place is chosen. */
   #shift = 32 - PLACES_BITS;
+  readonly #seed = newHashSeed();
   #sorted: Float64Array | undefined;
   #count = 0;
   #unaligned = 0;
@@ -86,10 +86,8 @@ export class L2Tables {
 
   /** The place of a table, or the free one where it belongs. */
   #find(offset: number): number {
-    const unit = offset / UNIT;
-    const mixed = (unit % 0x1_0000_0000) ^ Math.floor(unit / 0x1_0000_0000);
     const keys = this.#keys;
-    let place = Math.imul(mixed, GOLDEN_RATIO) >>> this.#shift;
+    let place = hashOf(offset / UNIT, this.#seed) >>> this.#shift;
     while (keys[place] !== 0 && keys[place] !== offset + 1) place = (place + 1) % keys.length;
     return place;
   }
