@@ -65,10 +65,10 @@ export interface NamedCipher {
 }
 
 /** Key sizes of ciphers that QEMU has and OpenSSL has not, bytes. */
-const FOREIGN_KEY_SIZES: Readonly<Record<string, readonly number[]>> = {
-  serpent: [16, 24, 32],
-  twofish: [16, 24, 32],
-};
+const FOREIGN_KEY_SIZES: ReadonlyMap<string, readonly number[]> = new Map([
+  ["serpent", [16, 24, 32]],
+  ["twofish", [16, 24, 32]],
+]);
 
 /** XTS is of blocks of this size, bytes. Source: IEEE 1619. */
 export const XTS_BLOCK_SIZE = 16;
@@ -115,7 +115,7 @@ export function parseCipher(
   }
   const keySize = names.keyBytes / keysOf(mode);
   const algorithm = findAlgorithm(names.cipher);
-  const keySizes = algorithm ? ALGORITHMS[algorithm].keySizes : FOREIGN_KEY_SIZES[names.cipher];
+  const keySizes = algorithm ? ALGORITHMS[algorithm].keySizes : FOREIGN_KEY_SIZES.get(names.cipher);
   if (keySizes?.includes(keySize) !== true) {
     return fail(`cipher "${names.cipher}" with ${names.keyBytes} bytes of key is not known`);
   }

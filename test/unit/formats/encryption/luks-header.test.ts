@@ -62,6 +62,12 @@ describe("a LUKS header", () => {
     ["version 2", (bytes) => bytes.writeUInt16BE(2, 6), /version 2 is not 1/],
     ["an unknown hash", (bytes) => text(bytes, 72, "whirlpool"), /hash "whirlpool" is not known/],
     ["an unknown cipher", (bytes) => text(bytes, 8, "rot13"), /cipher "rot13" with 64 bytes/],
+    [
+      "a cipher that objects have",
+      (bytes) => text(bytes, 8, "constructor"),
+      /cipher "constructor"/,
+    ],
+    ["a cipher that all objects are", (bytes) => text(bytes, 8, "__proto__"), /cipher "__proto__"/],
     ["an unknown mode", (bytes) => text(bytes, 40, "lrw-plain64"), /"lrw-plain64" is not known/],
     ["a mode alone", (bytes) => text(bytes, 40, "ecb"), /"ecb" is not known/],
     ["essiv without a hash", (bytes) => text(bytes, 40, "cbc-essiv"), /needs a hash/],
