@@ -61,7 +61,8 @@ export class DataReader {
       this.#storage.readAt(target, start, length, hostOffset);
       return;
     }
-    if (isWholeSectors(hostOffset, length) && start % WORD_SIZE === 0) {
+    const isAligned = (target.bytes.byteOffset | start) % WORD_SIZE === 0;
+    if (isAligned && isWholeSectors(hostOffset, length)) {
       this.#storage.readAt(target, start, length, hostOffset);
       const sector = firstSector(cipher, hostOffset, guestOffset);
       cipher.sectors.decrypt(target, start, length, sector);

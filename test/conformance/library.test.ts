@@ -170,6 +170,20 @@ describe("an encrypted image", () => {
   });
 });
 
+describe("an encrypted image that is read", () => {
+  it.each([0, 1, 2, 3, 5])("fills memory that starts at byte %i of a buffer", async (start) => {
+    const path = join(directory, "encrypted.qcow2");
+    const encryption = ["encrypt.format=aes", "encrypt.key-secret=key"];
+    await createEncryptedImage(path, encryption, "1M");
+    await run("qemu-io", ["-c", "write -P 4 0 64k", ...encryptedArguments(path)]);
+    const buffer = new Uint8Array(8192 + 8).fill(9);
+    withImage(path, { secrets: [Buffer.from(PASSPHRASE)] }, (opened) => {
+      opened.read(buffer.subarray(start, start + 8192), 4096);
+    });
+    expect(buffer).toEqual(new Uint8Array(8192 + 8).fill(9).fill(4, start, start + 8192));
+  });
+});
+
 describe("statistics", () => {
   it("add up to the file and to the disk as qemu-img maps it, also while it is written to", async () => {
     const { size } = await stat(image);
