@@ -44,6 +44,7 @@ export class OpenDisk {
     try {
       this.endWriting();
     } finally {
+      for (const { cipher } of this.disk.chain.images) cipher?.sectors.free();
       closeChain(this.chain);
     }
   }

@@ -9,6 +9,8 @@ import { findLibrary, hasFunction, type Library } from "./shared-library.ts";
 export interface LibcryptoFunctions {
   /** EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void); 0: out of memory */
   newContext(): number;
+  /** void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx); what it holds of the key is overwritten */
+  freeContext(context: number): void;
   /** const EVP_CIPHER *EVP_aes_128_ecb(void), and so on; by the bytes of the key */
   readonly aesEcb: Readonly<Record<number, () => number>>;
   /** const EVP_CIPHER * of CAST5-ECB; 0: the legacy provider, which has it, cannot be loaded */
@@ -40,6 +42,7 @@ export function loadLibcrypto(): LibcryptoFunctions | undefined {
   const { library } = found;
   return {
     newContext: library.func("uintptr_t EVP_CIPHER_CTX_new()"),
+    freeContext: library.func("void EVP_CIPHER_CTX_free(uintptr_t ctx)"),
     aesEcb: {
       16: library.func("uintptr_t EVP_aes_128_ecb()"),
       24: library.func("uintptr_t EVP_aes_192_ecb()"),

@@ -8,8 +8,9 @@ import { ALGORITHMS, type CipherAlgorithm } from "./cipher-suite.ts";
 
 export class BlockCipher {
   readonly #libcrypto: LibcryptoFunctions;
-  readonly #encrypting: number;
-  readonly #decrypting: number;
+  /** Contexts; 0: freed. */
+  #encrypting: number;
+  #decrypting: number;
   /** Where libcrypto says how much it has done. */
   readonly #done = NativeBuffer.allocate(Int32Array.BYTES_PER_ELEMENT);
 
@@ -49,6 +50,14 @@ export class BlockCipher {
     this.#update(this.#decrypting, buffer.address + start, length);
   }
 
+  /** Leave nothing of the key in memory. It is not used any more. */
+  free(): void {
+    const contexts = [this.#encrypting, this.#decrypting];
+    this.#encrypting = 0;
+    this.#decrypting = 0;
+    for (const context of contexts) if (context !== 0) this.#libcrypto.freeContext(context);
+  }
+
   #newContext(type: number, key: NativeBuffer, encrypts: 0 | 1): number {
     const libcrypto = this.#libcrypto;
     const context = libcrypto.newContext();
@@ -61,6 +70,7 @@ export class BlockCipher {
   }
 
   #update(context: number, address: number, length: number): void {
+    assert(context !== 0, "a cipher that was freed");
     const result = this.#libcrypto.update(context, address, this.#done.address, address, length);
     assert(result === 1, "libcrypto has failed");
   }

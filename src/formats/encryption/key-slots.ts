@@ -114,7 +114,9 @@ export function openSlot(
   const size = keyMaterialSize(suite.keyBytes);
   const material = NativeBuffer.allocate(size);
   storage.readAt(material, 0, size, offset + slot.keyMaterialOffset);
-  cipherOfSlot(slot, header.hash, suite, passphrase).decrypt(material, 0, size, 0);
+  const cipher = cipherOfSlot(slot, header.hash, suite, passphrase);
+  cipher.decrypt(material, 0, size, 0);
+  cipher.free();
   const { hash } = header;
   const key = mergeKey(material.bytes, { size: suite.keyBytes, stripes: slot.stripes, hash });
   material.bytes.fill(0);
@@ -172,7 +174,9 @@ export function sealKey(
   const split = splitKey(key, STRIPES, hash);
   material.bytes.set(split);
   split.fill(0);
-  cipherOfSlot(slot, hash, suite, passphrase).encrypt(material, 0, material.length, 0);
+  const cipher = cipherOfSlot(slot, hash, suite, passphrase);
+  cipher.encrypt(material, 0, material.length, 0);
+  cipher.free();
   return { slot, material };
 }
 

@@ -74,6 +74,15 @@ export class SectorCipher {
     this.#crypt(buffer, start, length, first, false);
   }
 
+  /** Leave nothing of the key, and of what was encrypted last, in memory. It is not used any more. */
+  free(): void {
+    this.#cipher.free();
+    this.#tweakCipher?.free();
+    this.#vectors.free();
+    this.#blocks.bytes.fill(0);
+    this.#masks.bytes.fill(0);
+  }
+
   /** Batch by batch: what a mode needs for each sector is made for all of a batch. */
   #crypt(
     buffer: NativeBuffer,

@@ -24,6 +24,11 @@ export class SectorVectors {
     salt.fill(0);
   }
 
+  /** As BlockCipher.free. */
+  free(): void {
+    this.#essiv?.free();
+  }
+
   /**
    * Write the vectors of sectors one after the other to the start of `out`.
    *

@@ -53,6 +53,35 @@ describe("a block cipher", () => {
   });
 });
 
+describe("a block cipher that is freed", () => {
+  it("gives each of its contexts back, once, and encrypts no more", () => {
+    const functions = libcrypto.loadLibcrypto();
+    if (functions === undefined) expect.fail("no libcrypto");
+    const made: number[] = [];
+    const freed: number[] = [];
+    vi.mocked(libcrypto.loadLibcrypto).mockReturnValueOnce({
+      ...functions,
+      newContext: () => {
+        const context = functions.newContext();
+        made.push(context);
+        return context;
+      },
+      freeContext: (context) => {
+        freed.push(context);
+        functions.freeContext(context);
+      },
+    });
+    const cipher = new BlockCipher("aes", new Uint8Array(16));
+    cipher.free();
+    cipher.free();
+    expect(made).toHaveLength(2);
+    expect(freed.sort()).toEqual(made.sort());
+    const buffer = NativeBuffer.allocate(16);
+    expect(() => cipher.encrypt(buffer, 0, 16)).toThrow(/freed/);
+    expect(() => cipher.decrypt(buffer, 0, 16)).toThrow(/freed/);
+  });
+});
+
 /** Several blocks at once, in place and not at the start. */
 function expectVector(cipher: BlockCipher, plain: string, encrypted: string): void {
   const block = Buffer.from(plain, "hex");
