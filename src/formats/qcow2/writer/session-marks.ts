@@ -38,6 +38,8 @@ export class SessionMarks {
   markDirty(): void {
     if (this.#state.isSet(WORD.dirty)) return;
     this.#headerWriter.announce();
+    // Who has found damage meanwhile cannot wait for us: his bit may be gone.
+    if (this.#state.isSet(WORD.corrupt)) this.writeCorrupt();
     this.sync();
     this.#state.raise(WORD.dirty);
   }
