@@ -1,5 +1,7 @@
 /** Sizes as qemu-img prints them. */
 
+import { decimals } from "./decimals.ts";
+
 const UNITS = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
 /** `1.5 GiB`, `420 KiB`, `0 B`: three digits, the unit chosen so that the number is below 1000. */
@@ -13,11 +15,8 @@ export function sizeText(bytes: number): string {
   return `${threeDigits(value)} ${UNITS[unit]}B`;
 }
 
-/** As C's %.3g for 0 <= value < 1000: a tie goes to the even digit, where toPrecision rounds up. */
+/** As C's %.3g for 0 <= value < 1000. */
 function threeDigits(value: number): number {
-  const scale = [1000, 100, 10][[1, 10, 100].findIndex((limit) => value < limit)] ?? 1;
-  const scaled = value * scale;
-  const floor = Math.floor(scaled);
-  const isTie = scaled - floor === 0.5;
-  return (isTie && floor % 2 === 0 ? floor : Math.round(scaled)) / scale;
+  const digits = [100, 10, 1].findIndex((limit) => value >= limit);
+  return Number(decimals(value, digits < 0 ? 3 : digits));
 }

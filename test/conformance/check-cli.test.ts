@@ -73,6 +73,17 @@ describe("check beside qemu-img check", () => {
     }
   });
 
+  it("rounds shares as qemu-img does where they are halves of a hundredth", async () => {
+    const path = join(directory, "shares.qcow2");
+    await createImage(path, "qcow2", { size: 2 * MiB });
+    // 1/32, 3/32 and 9/32: the even neighbour is below, above and below.
+    for (const clusters of [1, 3, 9]) {
+      await qemuIo(path, "qcow2", [`write 0 ${clusters * 64}k`]);
+      const { stdout } = await run("qemu-img", ["check", path]);
+      expect((await tsimgfs(["check", path])).stdout).toBe(stdout);
+    }
+  });
+
   it.each(["all", "leaks"])("says what -r %s has repaired, and checks again", async (mode) => {
     const kinds = ["leaked clusters behind the end"];
     const path = damaged(...kinds);

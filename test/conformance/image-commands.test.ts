@@ -128,9 +128,34 @@ describe("tsimgfs measure", () => {
       await run("qemu-img", ["bitmap", "--add", "-g", "512", image, "more changes"]);
       await expectSame("measure", ["-O", "qcow2", image]);
       await expectSame("measure", ["-O", "qcow2", "-o", "compat=0.10", image]);
+      for (const options of ["cluster_size=3", "refcount_bits=3", "compat=0.10,refcount_bits=8"]) {
+        const args = ["measure", "-O", "qcow2", "-o", options, "--size", "1M"];
+        expect((await attempt("qemu-img", args)).status).toBe(1);
+        await expectRefusal(args, [/(cluster_size 3|refcount_bits)/]);
+      }
       await expectRefusal(["measure", "-O", "qed", image], [/qed images cannot be measured/]);
       await expectRefusal(["measure"], [/needs either an image or --size/]);
       await expectRefusal(["measure", "--size", "1M", image], [/either an image or --size/]);
+    });
+  });
+});
+
+describe("tsimgfs map", () => {
+  it("shows parts of a disk as qemu-img map", async () => {
+    await withScratch("map", async (directory) => {
+      const image = join(directory, "a.qcow2");
+      await createImage(image, "qcow2", { size: 2 ** 20 });
+      await qemuIo(image, "qcow2", ["write -P 1 64k 128k", "write -z 256k 64k"]);
+      for (const start of ["100", "1048575", "1M", "3M"]) {
+        for (const length of [[], ["-l", "200k"]]) {
+          const args = ["map", "-s", start, ...length, image];
+          await expectSame("map", args.slice(1));
+          const { stdout } = await tsimgfs([...args, "--output", "json"]);
+          const theirs = await run("qemu-img", [...args, "--output", "json"]);
+          // A newer field.
+          expect(stdout.replaceAll(', "compressed": false', "")).toBe(theirs.stdout);
+        }
+      }
     });
   });
 });

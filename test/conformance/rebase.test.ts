@@ -138,6 +138,27 @@ describe("tsimgfs rebase", () => {
     });
   });
 
+  it("refuses to change what snapshots show, and only that", async () => {
+    await withScratch("rebase", async (directory) => {
+      const [image, base] = [join(directory, "top.qcow2"), join(directory, "base.raw")];
+      await createImage(base, "raw", { size: MIB });
+      await qemuIo(base, "raw", ["write -q -P 5 0 1M"]);
+      await createImage(image, "qcow2", { size: MIB });
+      await qemuIo(image, "qcow2", ["write -q -P 1 64k 64k"]);
+      await run("qemu-img", ["snapshot", "-c", "old", image]);
+      const none = ["rebase", "-b", "", image];
+      const onto = (name: string): string[] => ["rebase", "-b", name, "-F", "raw", image];
+      const reason = 'its snapshot "old" shows what is below it, from offset 0 on';
+      await tsimgfs(none);
+      await expectRefusal(onto("base.raw"), [reason]);
+      await run("qemu-img", ["rebase", "-u", "-b", "base.raw", "-F", "raw", image]);
+      await expectRefusal(none, [reason]);
+      await tsimgfs(onto(base));
+      expect(asRecord(await imageInfo([image]))["backing-filename"]).toBe(base);
+      await expectClean(image);
+    });
+  });
+
   it("refuses what it cannot do, in one line, and changes nothing", async () => {
     await withScratch("rebase", async (directory) => {
       const chain = await makeStreamChain(directory, V3);

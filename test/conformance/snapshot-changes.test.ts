@@ -258,6 +258,8 @@ describe("snapshots that cannot be", () => {
       await refuse(["-d", "1"], /has no snapshot "1"/);
       await refuse(["-c", "n".repeat(256)], /at most 255 bytes/);
       await refuse(["-l", "-c", "x"], /cannot be mixed/);
+      await refuse(["-c", "x", "-c", "y"], /cannot be mixed, nor repeated/);
+      await refuse(["-d", "kept", "-d", "kept"], /cannot be mixed, nor repeated/);
       expect((await readFile(path("disk.qcow2"))).equals(before)).toBe(true);
     });
   });

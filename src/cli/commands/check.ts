@@ -4,6 +4,7 @@ import { type CheckOutcome, checkImage } from "../../block/check-image.ts";
 import { printable } from "../../errors.ts";
 import { REPAIR_MODES, type RepairMode } from "../../formats/check-result.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import { decimals } from "../decimals.ts";
 import type { DocumentedCommand } from "../documented-command.ts";
 import {
   choiceOption,
@@ -132,7 +133,7 @@ function humanText(outcome: CheckOutcome): string {
   }
   const { totalClusters, allocatedClusters, fragmentedClusters, compressedClusters } = outcome;
   if (totalClusters > 0 && allocatedClusters > 0) {
-    const percent = (part: number, whole: number): string => ((part * 100) / whole).toFixed(2);
+    const percent = (part: number, whole: number): string => decimals((part * 100) / whole, 2);
     paragraphs.push(
       `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)}% allocated, ` +
         `${percent(fragmentedClusters, allocatedClusters)}% fragmented, ` +

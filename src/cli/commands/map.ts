@@ -144,13 +144,11 @@ function showMap(image: string, options: MapOptions): void {
   try {
     for (const warning of opened.warnings) printNote(warning);
     const chain = attachChain(opened.layers, { clusterCache: new ClusterCache() });
-    const end = Math.min(
-      chain.virtualSize,
-      options.startOffset + (options.maxLength ?? chain.virtualSize),
-    );
-    // As qemu-img: a disk of no bytes is one empty run.
-    const empty: Run = { start: 0, status: new BlockStatus() };
-    const runs = end === 0 ? [empty] : mergedRuns(chain, options.startOffset, end);
+    const { startOffset: start } = options;
+    const end = Math.min(chain.virtualSize, start + (options.maxLength ?? chain.virtualSize));
+    // As qemu-img: no bytes are one empty run.
+    const empty: Run = { start, status: new BlockStatus() };
+    const runs = end <= start ? [empty] : mergedRuns(chain, start, end);
     const printer = options.output === "json" ? new JsonPrinter() : new HumanPrinter(chain, image);
     for (const run of runs) printer.add(run);
     printer.end();

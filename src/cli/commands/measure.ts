@@ -7,6 +7,7 @@ import type { Disk } from "../../block/disk.ts";
 import type { BackingPolicy } from "../../block/referenced-file.ts";
 import { UsageError } from "../../errors.ts";
 import type { FormatName } from "../../formats/driver.ts";
+import { checkCreateOptions } from "../../formats/qcow2/create-check.ts";
 import { l1EntriesFor } from "../../formats/qcow2/create-layout.ts";
 import {
   bitmapsSize,
@@ -141,8 +142,9 @@ function measureImage(
     return { required: bytes, fullyAllocated: bytes, bitmaps: undefined };
   }
   const { clusterSize, version } = format.options;
-  const virtualSize = Math.ceil(size / clusterSize) * clusterSize;
   // As QEMU: what cannot be made has no size.
+  checkCreateOptions({ ...format.options, virtualSize: size, backingFile: undefined }, "measure");
+  const virtualSize = Math.ceil(size / clusterSize) * clusterSize;
   l1EntriesFor({ ...format.options, virtualSize }, "measure");
   const fullyAllocated = fullyAllocatedSize({ ...format.options, virtualSize });
   const data = dataSize(list, format.options, virtualSize, source);

@@ -179,11 +179,13 @@ class RebaseRun {
     try {
       this.#refuse();
       this.#below = backing && this.#openBelow(backing);
+      const shared = this.#sharedIndex();
+      if (!this.#keepsBelow(shared)) refuseDependentSnapshots(this.#source.disk.chain.image);
       forgetSecrets();
       const resources = { clusterCache: new ClusterCache() };
       const { disk } = this.#source;
       const below = this.#below && attachChain(this.#below.layers, resources);
-      const job = { compress: options.compress === true, shared: this.#sharedIndex() };
+      const job = { compress: options.compress === true, shared };
       this.#work = new DiskWork(new RebaseJob(disk, below, job), disk);
     } catch (error) {
       this.#close();
@@ -210,7 +212,6 @@ class RebaseRun {
   #refuse(): void {
     const { disk, path, chain } = this.#source;
     refuseRaw(path, chain.layers[0]?.layout.format);
-    refuseDependentSnapshots(disk.chain.image);
     if (this.#options.compress === true && !disk.canCompress) {
       throw new UsageError(path, "cannot have compressed clusters: leave -c out");
     }
@@ -246,6 +247,12 @@ class RebaseRun {
       return isSame && layout.format === wanted.layout.format;
     });
     return index < 0 ? layers.length : index;
+  }
+
+  /** The backing file, or that there is none, stays: at the most, it gets another name. */
+  #keepsBelow(shared: number): boolean {
+    const hadBacking = this.#source.chain.layers.length > 1;
+    return shared === 1 && hadBacking === (this.#below !== undefined);
   }
 
   /** All is copied and durable, and nobody writes any more. */

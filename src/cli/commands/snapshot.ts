@@ -50,9 +50,13 @@ export function defineSnapshot(command: DocumentedCommand): void {
     )
     .argument("<image>", "an image that is not in use, or the device of a mounted one")
     .option("-l, --list", "list the snapshots (the default)")
-    .option("-c, --create <name>", "create a snapshot of the disk as it is now")
-    .option("-a, --apply <name>", "restore the disk from a snapshot, given by name or ID")
-    .option("-d, --delete <name>", "delete the snapshot of this name")
+    .option("-c, --create <name>", "create a snapshot of the disk as it is now", theOnlyOne)
+    .option(
+      "-a, --apply <name>",
+      "restore the disk from a snapshot, given by name or ID",
+      theOnlyOne,
+    )
+    .option("-d, --delete <name>", "delete the snapshot of this name", theOnlyOne)
     .addOption(outputOption())
     .addOption(formatOption("-f, --format <name>"))
     .addOption(backingPolicyOption())
@@ -72,14 +76,22 @@ function snapshot(image: string, options: SnapshotCommandOptions): void {
     const name = options[action];
     return name === undefined ? [] : [{ action, name }];
   });
-  if (requests.length + (options.list === true ? 1 : 0) > 1) {
-    throw new UsageError("snapshot", "-l, -c, -a and -d cannot be mixed");
-  }
+  if (requests.length + (options.list === true ? 1 : 0) > 1) throw mixed();
   const [request] = requests;
   if (request === undefined) list(image, options);
   else if (options.forceShare === true) {
     throw new UsageError("--force-share", "is for -l only: what two write to is lost");
   } else change(image, request, options);
+}
+
+/** The name of a snapshot, where the same was not asked for before. */
+function theOnlyOne(name: string, previous: string | undefined): string {
+  if (previous === undefined) return name;
+  throw mixed();
+}
+
+function mixed(): UsageError {
+  return new UsageError("snapshot", "-l, -c, -a and -d cannot be mixed, nor repeated");
 }
 
 function list(image: string, { output, format, forceShare = false }: SnapshotCommandOptions): void {

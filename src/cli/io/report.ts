@@ -1,5 +1,7 @@
 /** Sizes, times and bytes in the words of qemu-io. */
 
+import { decimals } from "../decimals.ts";
+
 const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] as const;
 
 /** `64 KiB`, `1.500 MiB`, `17 bytes`: three decimals where they are not all zero. */
@@ -10,17 +12,9 @@ export function amountText(value: number): string {
     scaled /= 1024;
     unit++;
   }
-  const text = unit === 0 ? scaled.toFixed(6) : threeDecimals(scaled);
+  const text = unit === 0 ? scaled.toFixed(6) : decimals(scaled, 3);
   const zeros = text.indexOf(".000");
   return `${zeros < 0 ? text : text.slice(0, zeros)} ${UNITS[unit]}`;
-}
-
-/** As C's %.3f: a tie goes to the even digit, where toFixed rounds up. */
-function threeDecimals(value: number): string {
-  const thousandths = value * 1000;
-  const floor = Math.floor(thousandths);
-  const isTie = thousandths - floor === 0.5;
-  return (isTie && floor % 2 === 0 ? floor / 1000 : value).toFixed(3);
 }
 
 /** `00.01 sec`; from a second on, or always if `fixed`, `0:00:01.23`. */
