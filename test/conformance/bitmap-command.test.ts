@@ -150,6 +150,10 @@ describe("tsimgfs bitmap", () => {
       const old = join(directory, "old.qcow2");
       await createImage(old, "qcow2", { size: MIB, options: { compat: "0.10" } });
       await expectRefusal(["bitmap", "--add", old, "x"], ["version 2 has no persistent bitmaps"]);
+      const none = join(directory, "none.qcow2");
+      await createImage(none, "qcow2", { size: 0 });
+      await expectRefusal(["bitmap", "--add", none, "x"], ["the disk has 0 bytes"]);
+      await expectClean(none);
       const raw = join(directory, "disk.raw");
       await createImage(raw, "raw", { size: MIB });
       await expectRefusal(["bitmap", "--add", raw, "x"], ["only qcow2 has persistent bitmaps"]);

@@ -5,12 +5,12 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readBitmaps } from "../support/bitmap-reader.ts";
 import { crashAfter } from "../support/crash-after.ts";
-import { createImage, qemuIo } from "../support/qemu.ts";
+import { createImage, imageInfo, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
-import { expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
+import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
@@ -141,6 +141,23 @@ describe("persistent bitmaps", () => {
       expect(await readBitmaps(image)).toMatchObject([{ name: "torn", inUse: true }]);
       await expectRefusal(["resize", image, "2M"], [/bitmap "torn" is inconsistent/]);
       expect((await run("qemu-img", ["info", image])).stdout).toContain("in-use");
+    });
+  });
+
+  it("keep a disk from having no bytes", async () => {
+    await withScratch("bitmaps", async (directory) => {
+      const image = join(directory, "image.qcow2");
+      await createImage(image, "qcow2", { size: MIB });
+      await run("qemu-img", ["bitmap", "--add", image, "on"]);
+      const before = await readBitmaps(image);
+      const { status } = await attemptTsimgfs(["io", "-c", "truncate 0", image]);
+      expect(status).toBe(1);
+      expect(await imageInfo([image])).toMatchObject({ "virtual-size": MIB });
+      expect(await readBitmaps(image)).toEqual(before);
+      await run("qemu-img", ["bitmap", "--remove", image, "on"]);
+      await tsimgfs(["io", "-c", "truncate 0", image]);
+      expect(await imageInfo([image])).toMatchObject({ "virtual-size": 0 });
+      await expectClean(image);
     });
   });
 

@@ -132,6 +132,9 @@ export class BitmapEditor {
     if (nameSize < 1 || nameSize > NAME_SIZE_MAX) {
       this.#refuse(edit, `its name has ${nameSize} bytes, and must have 1 to ${NAME_SIZE_MAX}`);
     }
+    // An empty table makes the image one that nobody opens.
+    if (this.#virtualSize === 0)
+      this.#refuse(edit, "the disk has 0 bytes: nothing could be marked");
     const granularityBits = Math.log2(granularity);
     return {
       name: edit.name,

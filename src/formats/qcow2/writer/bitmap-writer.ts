@@ -39,7 +39,8 @@ export class BitmapWriter {
   /**
    * Refuse a size that a bitmap cannot have.
    *
-   * @throws {TsimgfsError} ENOTSUP, as QEMU: one is not consistent; EFBIG: one would need too much memory
+   * @throws {TsimgfsError} ENOTSUP, as QEMU: one is not consistent; EINVAL: one would have no table; EFBIG: one would
+   * need too much memory
    */
   checkResizable(virtualSize: number): void {
     const { path } = this.#context.storage;
@@ -56,6 +57,12 @@ export class BitmapWriter {
     if (bytes > BITMAP_MEMORY_MAX) {
       const reason = `its disabled bitmaps would take ${bytes} bytes of memory, the limit is ${BITMAP_MEMORY_MAX}: remove some before the size changes`;
       throw new TsimgfsError("EFBIG", path, reason);
+    }
+    const [first] = this.#tables.entries();
+    if (virtualSize === 0 && first !== undefined) {
+      // An empty table makes the image one that nobody opens.
+      const reason = `bitmap "${first.name}" cannot be that of a disk of 0 bytes: remove it first`;
+      throw new TsimgfsError("EINVAL", path, reason);
     }
     for (const { name, granularityBits, bits } of this.#tracked) {
       if (bitmapBytes(virtualSize, granularityBits) <= bits.byteLength) continue;
