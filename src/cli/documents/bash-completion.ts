@@ -18,10 +18,14 @@ _tsimgfs_paths() { # default: files; dirnames: directories. Readline knows best 
   compopt -o "$1" 2>/dev/null
 }
 
-_tsimgfs_mounts() {
-  local IFS=$'\\n'
+_tsimgfs_mounts() { # whoever mounts chooses the name: it is never expanded
+  local typed=\${current//\\\\/} escaped place type
+  typed=\${typed#[\\'\\"]}
   compopt -o filenames 2>/dev/null
-  mapfile -t COMPREPLY < <(compgen -W "$(awk '$3 == "fuse.tsimgfs" { print $2 }' /proc/self/mounts)" -- "$current")
+  while read -r _ escaped type _; do
+    printf -v place %b "\${escaped//\\\\/\\\\0}"
+    if [[ $type == fuse.tsimgfs && $place == "$typed"* ]]; then COMPREPLY+=("$place"); fi
+  done </proc/self/mounts
 }
 
 _tsimgfs() {

@@ -24,7 +24,9 @@ function __tsimgfs_is --description 'whether this is the command that was typed'
 end
 
 function __tsimgfs_mounts
-    awk '$3 == "fuse.tsimgfs" { print $2 }' /proc/self/mounts
+    for escaped in (awk '$3 == "fuse.tsimgfs" { print $2 }' /proc/self/mounts)
+        printf '%b\\n' (string replace --all '\\\\' '\\\\0' -- $escaped)
+    end
 end
 
 complete -c tsimgfs -f

@@ -22,6 +22,7 @@ ${commands.map(({ name, summary }) => `    ${quoted(`${name}:${summary}`)}`).joi
 
 _tsimgfs_mounts() {
   local -a mounts=(\${(f)"$(awk '$3 == "fuse.tsimgfs" { print $2 }' /proc/self/mounts)"})
+  mounts=("\${(@g:o:)mounts}")
   _wanted mounts expl 'mount' compadd -a mounts
 }
 
