@@ -35,7 +35,7 @@ function loopDevices(isWithin: (path: string) => boolean): string[] {
 function processes(isWithin: (path: string) => boolean): string[] {
   return entries("/proc")
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => openPaths(`/proc/${pid}`).some(isWithin))
+    .filter((pid) => openPaths(Number(pid)).some(isWithin))
     .flatMap((pid) => {
       try {
         return [processName(pid)];
@@ -47,16 +47,23 @@ function processes(isWithin: (path: string) => boolean): string[] {
 }
 
 /** What a process has open, and where it is. */
-function openPaths(process: string): string[] {
-  const links = ["cwd", "root", ...entries(`${process}/fd`).map((fd) => `fd/${fd}`)];
-  return links.map((link) => {
-    try {
-      return fs.readlinkSync(`${process}/${link}`);
-    } catch {
-      // It has ended, or is another user's.
-      return "";
-    }
-  });
+function openPaths(pid: number): string[] {
+  return [...["cwd", "root"].map((link) => readLink(`/proc/${pid}/${link}`)), ...openFiles(pid)];
+}
+
+/** What a process has open, as far as we may know: paths of now, those of deleted files with ` (deleted)`. */
+export function openFiles(pid: number): string[] {
+  const directory = `/proc/${pid}/fd`;
+  return entries(directory).map((fd) => readLink(`${directory}/${fd}`));
+}
+
+/** Nothing: the process has ended, or is another user's. */
+function readLink(path: string): string {
+  try {
+    return fs.readlinkSync(path);
+  } catch {
+    return "";
+  }
 }
 
 function entries(directory: string): string[] {

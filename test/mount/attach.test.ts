@@ -3,9 +3,18 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
-import { copyFile, mkdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  mkdir,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { constants } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { MARK, markedProcesses, newMark, runsNode } from "../support/daemon-processes.ts";
@@ -15,13 +24,13 @@ import { withLoop } from "../support/loop.ts";
 import { mountAt, mountTable } from "../support/mount-table.ts";
 import { type Mount, mounted } from "../support/mounted.ts";
 import { IS_ROOT, ORDINARY_USER, ordinaryUserObstacle } from "../support/ordinary-user.ts";
-import { createImage } from "../support/qemu.ts";
+import { createImage, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { MAIN } from "../support/repository.ts";
-import { attempt, run, runJson, until } from "../support/run.ts";
+import { attempt, type RunResult, run, runJson, until } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { attemptTsimgfs, expectRefusal, tsimgfs } from "../support/tsimgfs.ts";
+import { attemptTsimgfs, expectRefusal, refusalOf, tsimgfs } from "../support/tsimgfs.ts";
 import { expectClean } from "../support/write-images.ts";
 
 const MIB = 2 ** 20;
@@ -56,7 +65,8 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
 
   /** The private directory of the image. */
   function place(): string {
-    const hash = createHash("sha256").update(realpathSync(image)).digest("hex");
+    const path = join(realpathSync(directory), basename(image));
+    const hash = createHash("sha256").update(path).digest("hex");
     return `/run/tsimgfs/${hash.slice(0, 16)}`;
   }
 
@@ -260,6 +270,86 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
       await until("it is gone", () => markedProcesses(mark).length === 0);
     },
   );
+
+  it("takes down the rest where somebody has removed a device in use", async () => {
+    await makePartitionedDisk();
+    const devices = await attach("--partitions", "--mount", target, "--partition", "1");
+    await run("losetup", ["--detach", devices[1]?.device ?? ""]);
+    await tsimgfs(["detach", image]);
+    await expectNothingLeft();
+  });
+
+  it("knows what was attached by a link, also when the image is deleted", async () => {
+    await makeDisk();
+    const link = join(directory, "link.qcow2");
+    await symlink("disk.qcow2", link);
+    await tsimgfs(["attach", link]);
+    await rm(image);
+    expect((await tsimgfs(["detach", link])).stderr).toBe("");
+    await expectNothingLeft();
+  });
+
+  it("is told of by another name of the image, and does not say that nothing is attached", async () => {
+    await makeDisk();
+    const overlay = join(directory, "overlay.qcow2");
+    const moved = join(directory, "moved.qcow2");
+    await createImage(overlay, "qcow2", { backing: { file: image, format: "qcow2" } });
+    await tsimgfs(["attach", overlay]);
+    expect((await tsimgfs(["detach", image])).stderr).toMatch(/disk\.qcow2: is not attached\n$/);
+    await rename(overlay, moved);
+    const stderr = refusalOf(await attemptTsimgfs(["detach", moved]));
+    const [, device = ""] =
+      /moved\.qcow2: is in use by what was attached as \S+\/overlay\.qcow2; tsimgfs detach (\S+) ends that$/.exec(
+        stderr,
+      ) ?? [];
+    expect(device).toMatch(/^\/dev\/loop\d+$/);
+    await tsimgfs(["detach", device]);
+    expect((await tsimgfs(["detach", moved])).stderr).toMatch(/is not attached/);
+    await expectNothingLeft();
+  });
+
+  it("says where a partition table is damaged, and what has no file system", async () => {
+    await makePartitionedDisk();
+    const wipe = (offset: string): Promise<RunResult> =>
+      qemuIo(image, "qcow2", [`write -z ${offset} 512`]);
+    await wipe("512");
+    const copy = /is damaged; the partitions are those of the copy/;
+    expect((await tsimgfs(["attach", image])).stderr).toMatch(copy);
+    await tsimgfs(["detach", image]);
+    await wipe(String(128 * MIB - 512));
+    const damaged = /disk\.qcow2: .*its partition table, a GPT, is damaged, as is the copy of it/;
+    expect((await tsimgfs(["attach", image])).stderr).toMatch(damaged);
+    await tsimgfs(["detach", image]);
+    for (const more of [[], ["--partition", "1"]]) {
+      await expectRefusal(["attach", "--mount", target, ...more, image], [damaged]);
+    }
+    await makeDisk();
+    await expectRefusal(
+      ["attach", "--mount", target, image],
+      [/has no file system to mount: the disk has no partitions, and blkid finds nothing on it$/],
+    );
+  });
+
+  it("says what can be done for a file system that cannot be mounted read-only", async () => {
+    await makeFileSystem();
+    await attach("--mount", target);
+    await writeFile(join(target, "file"), "");
+    await run("sync", ["-f", target]);
+    const copy = join(directory, "copy.qcow2");
+    await copyFile(image, copy);
+    await tsimgfs(["detach", image]);
+    const relative = join("..", basename(directory), "target");
+    const reason = `tsimgfs: ${target}: mount: cannot mount /dev/loop`;
+    const advice =
+      /read-only\. Its journal may have to be replayed first: attach it once without -r$/;
+    await expectRefusal(["attach", "-r", "--mount", relative, copy], [reason, advice], {
+      cwd: directory,
+    });
+    await tsimgfs(["attach", "--mount", relative, copy], { cwd: directory });
+    await tsimgfs(["detach", copy]);
+    await tsimgfs(["attach", "-r", "--mount", relative, copy], { cwd: directory });
+    await tsimgfs(["detach", copy]);
+  });
 
   it("cleans up after a daemon that was killed", async () => {
     await makeFileSystem();

@@ -8,10 +8,17 @@ import { createHash } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { byMountUsers } from "../../daemon/mount-users.ts";
+import { byMountUsers, openFiles } from "../../daemon/mount-users.ts";
+import { readDaemonPid } from "../../daemon/mounts.ts";
+import { statfsAnswers } from "../../daemon/statfs-answers.ts";
 import { unmount } from "../../daemon/unmount.ts";
 import { TsimgfsError } from "../../errors.ts";
-import { findMount, type MountEntry, readAllMounts } from "../../fuse/mount-table.ts";
+import {
+  findMount,
+  type MountEntry,
+  readAllMounts,
+  readMountTable,
+} from "../../fuse/mount-table.ts";
 import { deviceNameOf } from "../../tree/names.ts";
 import { type LoopDevice, listLoopDevices, removeLoopDevice } from "./loop-devices.ts";
 import { runToolPatiently } from "./run-tool.ts";
@@ -19,6 +26,8 @@ import { runToolPatiently } from "./run-tool.ts";
 /** Here are the directories of all attached images. */
 const ROOT = "/run/tsimgfs";
 const HASH_DIGITS = 16;
+/** As many as the kernel follows. */
+const LINKS_MAX = 40;
 
 const POLL_MS = 10;
 /** The kernel closes the file of a loop device a moment after the device has lost it. */
@@ -35,15 +44,30 @@ export class Attachment {
 
   /** That of an image, whether it is attached or not; the image itself need not be there any more. */
   static ofImage(image: string): Attachment {
-    const absolute = resolve(image);
-    let path: string;
-    try {
-      path = fs.realpathSync(absolute);
-    } catch {
-      path = join(realDirectory(dirname(absolute)), basename(absolute));
+    const hash = createHash("sha256").update(canonicalImage(image)).digest("hex");
+    return new Attachment(join(ROOT, hash.slice(0, HASH_DIGITS)));
+  }
+
+  /**
+   * That whose daemon has this file open, while its image is not any more where it was when it was attached.
+   *
+   * @returns with the image's name of then
+   */
+  static async ofRenamed(
+    image: string,
+  ): Promise<{ attachment: Attachment; name: string } | undefined> {
+    const path = canonicalImage(image);
+    for (const { mountpoint, source } of readMountTable()) {
+      // A daemon that does not answer is not asked.
+      if (dirname(mountpoint) !== ROOT || !(await statfsAnswers(mountpoint))) continue;
+      const pid = readDaemonPid(mountpoint);
+      const files = pid === undefined ? [] : openFiles(pid);
+      const name = canonicalImage(source);
+      if (!files.includes(path) || files.includes(name) || files.includes(`${name} (deleted)`))
+        continue;
+      return { attachment: new Attachment(mountpoint), name };
     }
-    const hash = createHash("sha256").update(path).digest("hex").slice(0, HASH_DIGITS);
-    return new Attachment(join(ROOT, hash));
+    return undefined;
   }
 
   /** That which a loop device belongs to; undefined: it is no loop device of attach. */
@@ -137,6 +161,29 @@ function fileSystemsOn(devices: readonly LoopDevice[]): MountEntry[] {
   // The numbers of some file systems, such as btrfs, are not those of their devices.
   const paths = new Set(all.map(({ path }) => path));
   return readAllMounts().filter(({ device, source }) => numbers.has(device) || paths.has(source));
+}
+
+/** The path without symbolic links, of what is there or was there. */
+function canonicalImage(image: string): string {
+  let path = resolve(image);
+  for (let links = 0; links < LINKS_MAX; links++) {
+    try {
+      return fs.realpathSync(path);
+    } catch {
+      const target = linkTarget(path);
+      if (target === undefined) break;
+      path = resolve(dirname(path), target);
+    }
+  }
+  return join(realDirectory(dirname(path)), basename(path));
+}
+
+function linkTarget(path: string): string | undefined {
+  try {
+    return fs.readlinkSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 function realDirectory(path: string): string {

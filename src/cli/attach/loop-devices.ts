@@ -134,9 +134,15 @@ export function makeLoopDevice(file: string, options: LoopOptions): LoopDevice {
  * @throws {TsimgfsError} EBUSY: somebody has it open; it loses its file at the last close
  */
 export async function removeLoopDevice({ path, backingFile }: LoopDevice): Promise<void> {
-  await runToolPatiently("losetup", ["--detach", path], path);
+  const isThere = (): boolean => readLoopDevice(basename(path))?.backingFile === backingFile;
+  try {
+    await runToolPatiently("losetup", ["--detach", path], path);
+  } catch (error) {
+    // Somebody had removed it while it was in use: it was gone with its last user.
+    if (isThere()) throw error;
+  }
   const deadline = performance.now() + REMOVAL_DEADLINE_MS;
-  while (readLoopDevice(basename(path))?.backingFile === backingFile) {
+  while (isThere()) {
     if (performance.now() > deadline) {
       throw new TsimgfsError("EBUSY", path, "is in use; close what uses it (fuser -m tells)");
     }

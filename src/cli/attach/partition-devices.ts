@@ -23,6 +23,8 @@ export interface PartitionDevice extends DiskPartition {
 
 /** What the directory NAME.partitions says. */
 export interface DiskPartitions {
+  /** `gpt`, `gpt-backup` (only the copy at the end is right), `gpt-damaged` (neither is), `dos` or `none`. */
+  readonly table: string;
   readonly sectorSize: number;
   readonly partitions: readonly DiskPartition[];
 }
@@ -41,7 +43,11 @@ export function readPartitions(deviceFile: string): DiskPartitions {
     };
   });
   partitions.sort((a, b) => a.number - b.number);
-  return { sectorSize: Number(readXattr(directory, "user.tsimgfs.sector-size")), partitions };
+  return {
+    table: readXattr(directory, "user.tsimgfs.partition-table") ?? "none",
+    sectorSize: Number(readXattr(directory, "user.tsimgfs.sector-size")),
+    partitions,
+  };
 }
 
 /** Which device each partition is, where the kernel has read the table of the whole disk's device. */

@@ -105,7 +105,8 @@ export async function runToolPatiently(
 }
 
 function failure(program: string, complaint: string, subject: string): TsimgfsError {
-  const reason = complaint.replace(`${subject}: `, "");
+  const named = `${subject}: `;
+  const reason = complaint.startsWith(named) ? complaint.slice(named.length) : complaint;
   const code = /busy/i.test(complaint) ? "EBUSY" : "EIO";
   return new TsimgfsError(code, subject, `${program}: ${reason}`);
 }

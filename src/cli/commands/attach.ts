@@ -91,8 +91,18 @@ export function defineAttach(command: DocumentedCommand): void {
 /** What was attached. */
 interface Attached {
   readonly disk: LoopDevice;
+  /** As `DiskPartitions` has it. */
+  readonly table: string;
   readonly partitions: readonly PartitionDevice[];
 }
+
+/** Where a table is not as it should be, and what becomes of the partitions. */
+const DAMAGE: Readonly<Partial<Record<string, string>>> = {
+  "gpt-damaged":
+    "its partition table, a GPT, is damaged, as is the copy of it; sgdisk --verify tells more",
+  "gpt-backup":
+    "its partition table, a GPT, is damaged; the partitions are those of the copy at the end of the disk",
+};
 
 async function attach(image: string, options: AttachOptions): Promise<void> {
   requireRoot("attach");
@@ -113,6 +123,8 @@ async function attach(image: string, options: AttachOptions): Promise<void> {
     const rows = describe(attached);
     await refuseStopped();
     report(image, rows, options);
+    const damage = DAMAGE[attached.table];
+    if (damage !== undefined) printNote(`${image}: ${damage}`);
   } catch (error) {
     await attachment.takeDown().catch((failure: unknown) => {
       printMessage(failure instanceof Error ? failure.message : String(failure));
@@ -142,13 +154,28 @@ async function attachDevices(
     partitions.push(isWanted ? withLoopDevice(partition, deviceFile, loopOptions) : partition);
     await refuseStopped();
   }
-  const attached = { disk, partitions };
+  const attached = { disk, table: table.table, partitions };
   if (options.mount !== undefined) {
-    const device = fileSystemDevice(image, attached, options);
-    const readOnlyArgs = readOnly ? ["-o", "ro"] : [];
-    runTool("mount", [...readOnlyArgs, "--", device, options.mount], options.mount);
+    mountFileSystem(fileSystemDevice(image, attached, options), options.mount, { readOnly });
   }
   return attached;
+}
+
+function mountFileSystem(
+  device: string,
+  directory: string,
+  { readOnly }: { readOnly: boolean },
+): void {
+  // mount(8) tells of the place by its full name.
+  const place = fs.realpathSync(directory);
+  try {
+    runTool("mount", [...(readOnly ? ["-o", "ro"] : []), "--", device, place], place);
+  } catch (error) {
+    if (!(readOnly && error instanceof TsimgfsError && /read-only/.test(error.message)))
+      throw error;
+    const reason = `${error.message.slice(place.length + 2)} Its journal may have to be replayed first: attach it once without -r`;
+    throw new TsimgfsError(error.code, place, reason, { cause: error });
+  }
 }
 
 const isChosen = ({ number }: PartitionDevice, { partition = number }: AttachOptions): boolean =>
@@ -206,7 +233,7 @@ async function mountImage(
 /** The device to mount: of the partition that was asked for, or of the only file system. */
 function fileSystemDevice(
   image: string,
-  { disk, partitions }: Attached,
+  { disk, table, partitions }: Attached,
   { partition: wanted }: AttachOptions,
 ): string {
   const mountable = partitions.filter(({ device }) => {
@@ -216,10 +243,17 @@ function fileSystemDevice(
   if (wanted !== undefined) {
     const partition = partitions.find(({ number }) => number === wanted);
     if (partition?.device !== undefined) return partition.device.path;
-    const reason = known === "" ? "the disk has no partitions" : `there are only ${known}`;
+    const none = DAMAGE[table] ?? "the disk has no partitions";
+    const reason = known === "" ? none : `there are only ${known}`;
     throw new TsimgfsError("ENOENT", image, `has no partition ${wanted}: ${reason}`);
   }
-  if (partitions.length === 0) return disk.path;
+  if (partitions.length === 0) {
+    const { usage, type } = blockContent(disk.path);
+    if (usage === "filesystem") return disk.path;
+    const found =
+      DAMAGE[table] ?? `the disk has no partitions, and blkid finds ${type ?? "nothing"} on it`;
+    throw new UsageError(image, `has no file system to mount: ${found}`);
+  }
   const [only, ...others] = mountable;
   if (only?.device !== undefined && others.length === 0) return only.device.path;
   const reason =

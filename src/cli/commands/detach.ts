@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { basename } from "node:path";
-import { UsageError } from "../../errors.ts";
+import { TsimgfsError, UsageError } from "../../errors.ts";
 import { Attachment } from "../attach/attachment.ts";
 import { listLoopDevices } from "../attach/loop-devices.ts";
 import { requireRoot } from "../attach/require-root.ts";
@@ -35,8 +35,19 @@ async function detach(subject: string): Promise<void> {
     return;
   }
   const isAttached = attachment.isMounted || attachment.loopDevices().length > 0;
+  if (!isAttached) await refuseRenamed(subject);
   await attachment.takeDown();
   if (!isAttached) printNote(`${subject}: is not attached`);
+}
+
+/** A file that was renamed while it was attached may be the image, or a backing file of it. */
+async function refuseRenamed(subject: string): Promise<void> {
+  const renamed = await Attachment.ofRenamed(subject);
+  if (renamed === undefined) return;
+  const { attachment, name } = renamed;
+  const [device] = attachment.loopDevices();
+  const reason = `is in use by what was attached as ${name}; tsimgfs detach ${device?.path ?? name} ends that`;
+  throw new TsimgfsError("EBUSY", subject, reason);
 }
 
 /** undefined: the device has no file, and so nothing is attached to it. */
