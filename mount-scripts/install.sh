@@ -54,8 +54,9 @@ case $PREFIX in
   /*) ;;
   *) PREFIX=$PWD/$PREFIX ;;
 esac
+# Blanks are fine between quotes, in a unit, too.
 case $PREFIX$DESTDIR in
-  *[[:space:]\\\"\'%\$]*) die "$DESTDIR$PREFIX: a systemd unit cannot have such characters in a path" ;;
+  *[\\\"\'%\$\`\|\&]* | *[[:cntrl:]]*) die "$DESTDIR$PREFIX: has characters that a shell or a systemd unit may take for its own; name another place with --prefix" ;;
 esac
 LIB=$PREFIX/lib/tsimgfs
 LIST=$DESTDIR$LIB/installed
@@ -120,10 +121,8 @@ if [ -n "$UNINSTALL" ]; then
 fi
 
 require_node
-if [ ! -f "$ROOT/dist/cli/main.js" ] || [ ! -d "$ROOT/node_modules/koffi" ]; then
-  install_modules
-  build
-fi
+[ -d "$ROOT/node_modules/koffi" ] || install_modules
+build
 NODE=$(node -p process.execPath)
 
 claim "$PREFIX/bin/tsimgfs"
@@ -201,7 +200,7 @@ INCOMPLETE=
 say "Installed below $DESTDIR$PREFIX"
 case :$PATH: in
   *":$PREFIX/bin:"*) ;;
-  *) say "$PREFIX/bin is not in your PATH" ;;
+  *) say "$PREFIX/bin is not in your PATH. For this shell: PATH=\"$PREFIX/bin:\$PATH\"" ;;
 esac
 if [ "$SCOPE" = system ]; then
   say "Try: mount -t fuse.tsimgfs IMAGE DIR; or, with /etc/tsimgfs/NAME.conf: systemctl daemon-reload && systemctl start tsimgfs@NAME"

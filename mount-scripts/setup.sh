@@ -101,19 +101,31 @@ install_modules() {
   if [ -f "$installed" ] && [ -z "$(find "$ROOT/package-lock.json" -newer "$installed")" ]; then
     return 0
   fi
+  require_writable "the npm packages that it needs are not installed, or older than package-lock.json"
   say "Installing npm packages"
   cd_run "npm ci" npm ci --include=dev --no-audit --no-fund --loglevel=error
 }
 
+# require_writable PROBLEM: the clone may be somebody else's.
+require_writable() {
+  [ -w "$ROOT" ] || die "$ROOT: $1, and you may not write there; its owner runs: sh mount-scripts/quickstart.sh; or use a clone of your own"
+}
+
+# True if dist/ is newer than what it is made from. Who ran npm run build has no stamp, but the first file of the build.
+is_built() {
+  stamp=$ROOT/dist/.built
+  [ -f "$stamp" ] || stamp=$ROOT/dist/cli/main.js
+  [ -f "$ROOT/dist/cli/main.js" ] &&
+    [ -z "$(find "$ROOT/src" "$ROOT/package.json" "$ROOT/package-lock.json" "$ROOT"/tsconfig*.json "$ROOT"/mount-scripts/*.mjs -newer "$stamp" | head -n 1)" ]
+}
+
 # npm run build, if dist/ is absent or older than what it is made from.
 build() {
-  stamp=$ROOT/dist/.built
-  if [ -f "$stamp" ] && [ -f "$ROOT/dist/cli/main.js" ] &&
-    [ -z "$(find "$ROOT/src" "$ROOT/package.json" "$ROOT/package-lock.json" "$ROOT"/tsconfig*.json "$ROOT"/mount-scripts/*.mjs -newer "$stamp" | head -n 1)" ]; then
-    return 0
-  fi
+  ! is_built || return 0
+  require_writable "it is not built, or has changed since"
   say "Building"
   # The time of the start counts: a source changed during the build is newer than the result.
+  stamp=$ROOT/dist/.built
   started=$(mktemp "${TMPDIR:-/tmp}/tsimgfs-built.XXXXXX")
   if ! (cd_run "npm run build" npm run build); then
     rm -f -- "$started"

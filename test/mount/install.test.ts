@@ -1,9 +1,10 @@
 // install.sh: puts the program where it can be run from, removes exactly that, and leaves what others put there.
 
-import { mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, symlink, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { mountAt } from "../support/mount-table.ts";
+import { ORDINARY_USER, ordinaryUserObstacle } from "../support/ordinary-user.ts";
 import { createImage } from "../support/qemu.ts";
 import { REPOSITORY } from "../support/repository.ts";
 import { attempt, type RunResult, run } from "../support/run.ts";
@@ -93,6 +94,58 @@ describe("install.sh", () => {
     expect(await listing()).toEqual(before);
   });
 
+  it("works below a directory whose name has blanks, and characters beyond ASCII", async () => {
+    const env = { HOME: join(home, "hömé  of me"), XDG_CONFIG_HOME: "", XDG_RUNTIME_DIR: home };
+    await mkdir(env.HOME);
+    const before = await listing();
+    const { stdout } = await run("sh", [INSTALL, "--user"], { env });
+    // What it says can be pasted into a shell.
+    const [, path = ""] = /For this shell: (PATH=.*)$/m.exec(stdout) ?? [];
+    const version = await run("sh", ["-c", `${path}; tsimgfs --version`]);
+    expect(version.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+    const unit = join(env.HOME, ".config/systemd/user/tsimgfs@.service");
+    const verify = ["verify", "--user", "--man=no", unit];
+    const { stderr } = await run("systemd-analyze", verify, { env });
+    expect(stderr.split("\n").filter((line) => line.includes("tsimgfs"))).toEqual([]);
+    await run("sh", [INSTALL, "--user", "--uninstall"], { env });
+    // Of systemd-analyze.
+    await rm(join(home, "systemd"), { recursive: true, force: true });
+    expect(await listing()).toEqual(before);
+  });
+
+  it("does not install what is older than its sources", async () => {
+    const clone = join(home, "clone");
+    for (const folder of ["src", "dist/cli", "node_modules/koffi"]) {
+      await mkdir(join(clone, folder), { recursive: true });
+    }
+    await symlink(join(REPOSITORY, "mount-scripts"), join(clone, "mount-scripts"));
+    for (const name of ["package.json", "package-lock.json", "tsconfig.json", "dist/cli/main.js"]) {
+      await writeFile(join(clone, name), "{}");
+    }
+    await utimes(join(clone, "dist/cli/main.js"), 0, 0);
+    const before = await listing();
+    const script = join(clone, "mount-scripts/install.sh");
+    const asked = await attempt("sh", [script, "--user"], {
+      env: { ...environment(), npm_config_cache: join(home, "clone/cache") },
+    });
+    expect(asked.status).toBe(1);
+    // There is nothing that could be built.
+    expect(asked.stdout).toBe("Building\n");
+    expect(asked.stderr).toMatch(/install\.sh: npm run build failed/);
+    await rm(join(clone, "cache"), { recursive: true, force: true });
+    expect(await listing()).toEqual(before);
+    if (ordinaryUserObstacle() !== undefined) return;
+    const { status, stderr } = await attempt("sh", [script, "--user"], {
+      env: { ...environment() },
+      identity: ORDINARY_USER,
+    });
+    expect(status).toBe(1);
+    expect(stderr).toMatch(
+      /^install\.sh: \S+clone: it is not built, or has changed since, and you may not write there; [^\n]*\n$/,
+    );
+    expect(await listing()).toEqual(before);
+  });
+
   it("removes what an earlier version had, and this one has not", async () => {
     await install("--user");
     const list = join(prefix, "lib/tsimgfs/installed");
@@ -135,7 +188,7 @@ describe("install.sh", () => {
     const text = await readFile(unit, "utf8");
     expect(text).not.toContain("@TSIMGFS@");
     const checked = join(home, "tsimgfs@.service");
-    await writeFile(checked, text.replaceAll("=/opt/", `=${home}/opt/`));
+    await writeFile(checked, text.replaceAll('"/opt/', `"${home}/opt/`));
     const verify = ["verify", isUser ? "--user" : "--system", "--man=no", checked];
     const { stderr } = await run("systemd-analyze", verify, {
       env: { ...environment(), XDG_RUNTIME_DIR: home },
@@ -144,7 +197,7 @@ describe("install.sh", () => {
     expect(stderr.split("\n").filter((line) => line.includes("tsimgfs"))).toEqual([]);
   });
 
-  it.each([["--bogus"], ["--prefix"], ["--user", "--prefix", "/a b"]])(
+  it.each([["--bogus"], ["--prefix"], ["--user", "--prefix", "/a`b"]])(
     "refuses %s %s %s",
     async (...args) => {
       const { status, stderr } = await attempt("sh", [INSTALL, ...args], { env: environment() });
