@@ -15,6 +15,8 @@ describe("amountText", () => {
     // Half a thousandth goes to the even one.
     [1088, "1.062 KiB"],
     [1216, "1.188 KiB"],
+    // Less than a double tells above a half.
+    [13_072_260_868_396_286, "11.611 PiB"],
     [10_485_760, "10 MiB"],
     [10_420_224, "9.938 MiB"],
     [KIB ** 3 - 1, "1024 MiB"],
