@@ -2,6 +2,7 @@
 
 import fs from "node:fs";
 import { mountFuse, unmountFuse } from "../fuse/fusermount.ts";
+import { QueuePoll } from "../fuse/queue-poll.ts";
 import { negotiate } from "../fuse/session.ts";
 import type { DaemonConfig } from "./config.ts";
 import type { Served } from "./io-thread-start.ts";
@@ -12,6 +13,7 @@ import { mountArguments, type Transport, type UpkeepRequests } from "./transport
 export class DevFuseTransport implements Transport {
   readonly warnings: readonly string[] = [];
   readonly #threads: IoThreads;
+  #queue: QueuePoll | undefined;
 
   constructor(firstThread: FirstThread, upkeep: UpkeepRequests) {
     this.#threads = new IoThreads(firstThread, upkeep);
@@ -22,10 +24,15 @@ export class DevFuseTransport implements Transport {
     try {
       this.#threads.serve(config.threads, served, fd, negotiate(fd));
     } catch (error) {
-      unmountFuse(mountpoint.path, { lazy: true });
       fs.closeSync(fd);
+      clearAway(mountpoint.path);
       throw error;
     }
+    this.#queue = new QueuePoll(fd);
+  }
+
+  isConnected(): boolean {
+    return this.#queue?.hasEnded() === false;
   }
 
   gone(): Promise<void> {
@@ -38,5 +45,14 @@ export class DevFuseTransport implements Transport {
 
   abandon(): Promise<void> {
     return this.#threads.abandon();
+  }
+}
+
+/** What is mounted there cannot be served. */
+function clearAway(path: string): void {
+  try {
+    unmountFuse(path, { lazy: true });
+  } catch {
+    // It is gone already; why it is not served is the reason to report.
   }
 }

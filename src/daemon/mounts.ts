@@ -79,27 +79,3 @@ export function isAlive(pid: number): boolean {
     return false;
   }
 }
-
-/** What a daemon does when its mount is gone; its process is named so. */
-const ENDINGS = { closing: "tsimgfs closing", failed: "tsimgfs failed" } as const;
-export type Ending = keyof typeof ENDINGS;
-
-/** How long a daemon that could not end orderly stays to be seen so, ms. */
-export const FAILURE_SHOWN_MS = 1000;
-
-/** Let others see, by the name of this process, how it ends. */
-export function showEnding(ending: Ending): void {
-  process.title = ENDINGS[ending];
-}
-
-/** How a daemon ends; undefined: it still serves, or has ended. */
-export function readEnding(pid: number): Ending | undefined {
-  let title: string;
-  try {
-    title = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8");
-  } catch {
-    return undefined;
-  }
-  if (title.startsWith(ENDINGS.closing)) return "closing";
-  return title.startsWith(ENDINGS.failed) ? "failed" : undefined;
-}

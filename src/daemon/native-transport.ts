@@ -64,6 +64,10 @@ export class NativeTransport implements Transport {
     this.#watchdog = new NativeWatchdog(mountpoint.path, heartbeat);
   }
 
+  isConnected(): boolean {
+    return this.#mount?.isConnected() ?? false;
+  }
+
   gone(): Promise<void> {
     return this.ended();
   }

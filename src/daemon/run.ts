@@ -4,8 +4,6 @@ import fs from "node:fs";
 import { constants } from "node:os";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { TsimgfsError } from "../errors.ts";
-import { unmountWhileServing } from "../fuse/fusermount.ts";
-import { findMount } from "../fuse/mount-table.ts";
 import { signal } from "../syscalls/libc.ts";
 import { createCounters } from "../threads/counters.ts";
 import { createInterruptions, interruptAll } from "../threads/interruptions.ts";
@@ -20,12 +18,13 @@ import { createTruncatedFiles } from "../tree/truncated-files.ts";
 import { type DaemonConfig, servingThreads, type TaskSecrets } from "./config.ts";
 import { DevFuseTransport } from "./dev-fuse-transport.ts";
 import { type OpenDevices, openDevices } from "./devices.ts";
+import { FAILURE_SHOWN_MS, showEnding } from "./endings.ts";
 import { becomeIoFlusher } from "./io-flusher.ts";
 import type { Served } from "./io-thread-start.ts";
 import type { FirstThread } from "./io-threads.ts";
 import { type Mountpoint, prepareMountpoint } from "./mountpoint.ts";
-import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
 import { NativeTransport } from "./native-transport.ts";
+import { OwnMount } from "./own-mount.ts";
 import { redirectMessages } from "./standard-streams.ts";
 import { STOP_SIGNALS, type StopSignal } from "./stop-signals.ts";
 import { StuckEnd } from "./stuck-end.ts";
@@ -60,9 +59,9 @@ export async function runDaemon(
   });
   let stopOnSignals: SignalStop | undefined;
   let stuckEnd: StuckEnd | undefined;
-  let mountpoint: Mountpoint;
+  let mount: OwnMount;
   try {
-    mountpoint = prepareMountpoint(config.mountpoint, {
+    const mountpoint = prepareMountpoint(config.mountpoint, {
       images: config.images.length,
       nonempty: config.mountOptions.nonempty,
     });
@@ -71,9 +70,11 @@ export async function runDaemon(
     becomeIoFlusher();
     const served = describeServed(config, mountpoint, devices);
     upkeep = createUpkeep(config, served, devices);
-    stuckEnd = new StuckEnd(mountpoint.path, served.progress, () => upkeep.flush());
-    stopOnSignals = new SignalStop(mountpoint, stuckEnd, served.tree.interruptions);
+    mount = new OwnMount(mountpoint.path, () => transport.isConnected());
+    stuckEnd = new StuckEnd(mount, served.progress, () => upkeep.flush());
+    stopOnSignals = new SignalStop(mount, stuckEnd, served.tree.interruptions);
     await transport.start(config, mountpoint, served);
+    mount.find();
     // What came while this thread was busy is heard in a turn of the event loop from its begin to its end.
     await nextTurn();
     await nextTurn();
@@ -85,7 +86,7 @@ export async function runDaemon(
     await transport.abandon();
     throw error;
   }
-  raiseReadAhead(config, mountpoint);
+  raiseReadAhead(config, mount);
   process.chdir("/");
   let early: StopSignal | undefined;
   try {
@@ -99,15 +100,15 @@ export async function runDaemon(
     // Whoever asked for the mount has been interrupted, and did not get it.
     stopOnSignals.unmount();
   }
-  await serveToTheEnd(transport, upkeep, mountpoint, stuckEnd);
+  await serveToTheEnd(transport, upkeep, mount, stuckEnd);
   upkeep.stopStreaming();
-  showEnding("closing");
+  showEnding("closing", mount.path);
   const isDurable = await upkeep.close();
   stuckEnd.forget();
   devices.close();
   stopOnSignals.forget();
   if (!isDurable) {
-    showEnding("failed");
+    showEnding("failed", mount.path);
     // Long enough for whoever waits for the end to see it.
     await sleep(FAILURE_SHOWN_MS);
     const reason = "not all that was written could be made durable, or given back";
@@ -178,7 +179,7 @@ function openStoppably(config: DaemonConfig, secrets: TaskSecrets): OpenDevices 
 async function serveToTheEnd(
   transport: Transport,
   upkeep: Upkeep,
-  mountpoint: Mountpoint,
+  mount: OwnMount,
   stuckEnd: StuckEnd,
 ): Promise<void> {
   try {
@@ -190,7 +191,7 @@ async function serveToTheEnd(
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
     writeLine(`tsimgfs: a thread failed: ${reason}`);
     try {
-      await unmountWhileServing(mountpoint.path, { lazy: true });
+      await mount.unmount({ lazy: true });
     } finally {
       // The other threads are in read(2), which process.exit would wait for.
       process.kill(process.pid, "SIGKILL");
@@ -202,7 +203,7 @@ async function serveToTheEnd(
 const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM"] as const;
 
 class SignalStop {
-  readonly #mountpoint: Mountpoint;
+  readonly #mount: OwnMount;
   readonly #interruptions: SharedArrayBuffer;
   readonly #stuckEnd: StuckEnd;
   #isMounted = false;
@@ -221,8 +222,8 @@ class SignalStop {
     });
   };
 
-  constructor(mountpoint: Mountpoint, stuckEnd: StuckEnd, interruptions: SharedArrayBuffer) {
-    this.#mountpoint = mountpoint;
+  constructor(mount: OwnMount, stuckEnd: StuckEnd, interruptions: SharedArrayBuffer) {
+    this.#mount = mount;
     this.#interruptions = interruptions;
     this.#stuckEnd = stuckEnd;
     for (const signal of STOP_SIGNALS) process.on(signal, this.#hear);
@@ -244,19 +245,26 @@ class SignalStop {
   }
 
   async #unmount(): Promise<void> {
-    const { path } = this.#mountpoint;
+    const { path, place } = this.#mount;
+    // Somebody has unmounted it, or a second signal came: whatever is there now is not ours.
+    if (place === "gone") return;
+    showEnding("ending", path);
+    if (place === "covered") {
+      const advice = "unmount that, and tell this process again to end";
+      writeLine(`tsimgfs: ${path}: something else is mounted on top of it; ${advice}`);
+      return;
+    }
     try {
-      await unmountWhileServing(path, { lazy: false });
+      await this.#mount.unmount({ lazy: false });
     } catch (error) {
-      // Gone already: a second signal, or somebody unmounted it.
-      if (findMount(path) === undefined) return;
+      if (this.#mount.place !== "here") return;
       const busy = error instanceof TsimgfsError && error.code === "EBUSY";
       writeLine(
         busy
           ? `tsimgfs: ${path}: is in use; unmounted lazily, served until the last close`
           : `tsimgfs: ${error instanceof Error ? error.message : String(error)}`,
       );
-      await unmountWhileServing(path, { lazy: true });
+      await this.#mount.unmount({ lazy: true });
     }
   }
 }
@@ -265,9 +273,8 @@ function ignore(): void {
   // Having a listener is what counts.
 }
 
-function raiseReadAhead(config: DaemonConfig, mountpoint: Mountpoint): void {
+function raiseReadAhead(config: DaemonConfig, { device }: OwnMount): void {
   const wanted = config.mountOptions.readAheadKb;
-  const device = findMount(mountpoint.path)?.device;
   try {
     fs.writeFileSync(`/sys/class/bdi/${device}/read_ahead_kb`, String(wanted ?? READ_AHEAD_KB));
   } catch {

@@ -5,11 +5,10 @@
  */
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { unmountWhileServing } from "../fuse/fusermount.ts";
-import { findMount } from "../fuse/mount-table.ts";
 import { SILENT_MS, StuckRequests } from "../threads/request-progress.ts";
 import { writeLine } from "../trace.ts";
-import { FAILURE_SHOWN_MS, showEnding } from "./mounts.ts";
+import { FAILURE_SHOWN_MS, showEnding } from "./endings.ts";
+import type { OwnMount } from "./own-mount.ts";
 
 /** What gets no answer from the host for longer than this, while the daemon is to end, ends it. */
 export const STUCK_MS = 30_000;
@@ -20,7 +19,7 @@ const WATCH_EVERY_MS = 5000;
 const LAST_TRY_MS = 5000;
 
 export class StuckEnd {
-  readonly #mountpoint: string;
+  readonly #mount: OwnMount;
   readonly #requests: StuckRequests;
   readonly #flush: () => Promise<void>;
   #timer: NodeJS.Timeout;
@@ -31,8 +30,8 @@ export class StuckEnd {
    * @param progress of all threads
    * @param flush makes durable what was acknowledged, as far as that can be done
    */
-  constructor(mountpoint: string, progress: SharedArrayBuffer, flush: () => Promise<void>) {
-    this.#mountpoint = mountpoint;
+  constructor(mount: OwnMount, progress: SharedArrayBuffer, flush: () => Promise<void>) {
+    this.#mount = mount;
     this.#requests = new StuckRequests(progress);
     this.#flush = flush;
     this.#timer = setInterval(() => this.#watch(), WATCH_EVERY_MS);
@@ -56,11 +55,11 @@ export class StuckEnd {
     if (isSilent !== this.#isSilent) {
       this.#isSilent = isSilent;
       const what = isSilent ? "gives no answer" : "answers again";
-      writeLine(`tsimgfs: ${this.#mountpoint}: the medium of an image ${what}`);
+      writeLine(`tsimgfs: ${this.#mount.path}: the medium of an image ${what}`);
     }
     // Somebody may have unmounted lazily: the kernel says so only when the last file is closed, and whoever waits for
     // the medium cannot even be killed before.
-    if (isSilent && findMount(this.#mountpoint) === undefined) this.expect();
+    if (isSilent && this.#mount.place === "gone") this.expect();
   }
 
   #look(): void {
@@ -71,12 +70,10 @@ export class StuckEnd {
 
   async #end(): Promise<void> {
     const waited = `the image has given no answer for ${STUCK_MS / 1000} s`;
-    writeLine(`tsimgfs: ${this.#mountpoint}: ${waited}; ended without it`);
-    showEnding("failed");
+    writeLine(`tsimgfs: ${this.#mount.path}: ${waited}; ended without it`);
+    showEnding("failed", this.#mount.path);
     await Promise.race([this.#flush(), sleep(LAST_TRY_MS)]);
-    if (findMount(this.#mountpoint) !== undefined) {
-      await Promise.race([this.#unmount(), sleep(LAST_TRY_MS)]);
-    }
+    await Promise.race([this.#unmount(), sleep(LAST_TRY_MS)]);
     await sleep(FAILURE_SHOWN_MS);
     // A thread that waits for the medium cannot be ended in another way.
     process.kill(process.pid, "SIGKILL");
@@ -84,7 +81,7 @@ export class StuckEnd {
 
   async #unmount(): Promise<void> {
     try {
-      await unmountWhileServing(this.#mountpoint, { lazy: true });
+      await this.#mount.unmount({ lazy: true });
     } catch (error) {
       writeLine(`tsimgfs: ${error instanceof Error ? error.message : String(error)}`);
     }

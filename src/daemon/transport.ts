@@ -22,6 +22,8 @@ export interface Transport {
    * @throws {TsimgfsError} nothing is mounted
    */
   start(config: DaemonConfig, mountpoint: Mountpoint, served: Served): Promise<void>;
+  /** Whether the kernel has the file system: mounted somewhere, or with files that somebody has open. */
+  isConnected(): boolean;
   /** Resolves when the mount is gone, though requests may still be under way; rejects as `ended`. */
   gone(): Promise<void>;
   /** Resolves when the mount is gone, and nothing of it is used any more; rejects if it cannot be served. */

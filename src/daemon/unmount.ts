@@ -5,9 +5,10 @@ import { TsimgfsError, UsageError } from "../errors.ts";
 import { unmountFuse } from "../fuse/fusermount.ts";
 import { findMount, type MountEntry, readMountTable } from "../fuse/mount-table.ts";
 import { createTrace } from "../trace.ts";
+import { readEnding } from "./endings.ts";
 import { byMountUsers } from "./mount-users.ts";
 import { canonicalPath, isStale } from "./mountpoint.ts";
-import { isAlive, readDaemonPid, readEnding } from "./mounts.ts";
+import { isAlive, readDaemonPid } from "./mounts.ts";
 import { statfsAnswers } from "./statfs-answers.ts";
 
 const POLL_MS = 5;
@@ -44,7 +45,6 @@ export async function unmount(mountpoint: string, { lazy }: { lazy: boolean }): 
   const pid = readDaemonPid(path);
   await unmountIdle(path, mountpoint);
   if (pid === undefined) return;
-  createTrace("umount")("%s: waiting until process %d has closed the images", path, pid);
   await waitForEnd(pid, mountpoint, mount.device);
 }
 
@@ -116,6 +116,17 @@ async function waitForEnd(pid: number, mountpoint: string, device: string): Prom
       `unmounted here, but still mounted at ${elsewhere.mountpoint}, where its daemon (pid ${pid}) goes on`,
     );
   }
+  await waitForDaemon(pid, mountpoint);
+}
+
+/**
+ * Wait until a daemon has closed its images and is gone.
+ *
+ * @param mountpoint where it was mounted
+ * @throws {TsimgfsError} EBUSY: it goes on; EIO: not all that was written could be made durable
+ */
+export async function waitForDaemon(pid: number, mountpoint: string): Promise<void> {
+  createTrace("umount")("%s: waiting until process %d has closed the images", mountpoint, pid);
   const deadline = performance.now() + DEADLINE_MS;
   while (isAlive(pid)) {
     const ending = readEnding(pid);
@@ -126,7 +137,7 @@ async function waitForEnd(pid: number, mountpoint: string, device: string): Prom
         "unmounted, but not all that was written could be made durable; the log tells why (mount --log-file)",
       );
     }
-    if (ending === undefined && performance.now() > deadline) {
+    if (ending !== "closing" && performance.now() > deadline) {
       throw new TsimgfsError(
         "EBUSY",
         mountpoint,

@@ -9,6 +9,7 @@ import { Heartbeat } from "../../threads/heartbeat.ts";
 import { writeLine } from "../../trace.ts";
 import { explainMountFailure, unmountWhileServing } from "../fusermount.ts";
 import type { Server } from "../opcodes.ts";
+import { QueuePoll } from "../queue-poll.ts";
 import { captureStandardError } from "./captured-stderr.ts";
 import {
   FUSE_NATIVE,
@@ -120,6 +121,11 @@ export class NativeMount {
   /** Resolves when the mount is gone and nobody has a file of it open; rejects when it cannot be served. */
   ended(): Promise<void> {
     return this.#ended;
+  }
+
+  /** Whether the kernel has the file system. */
+  isConnected(): boolean {
+    return isFuseDescriptor(this.#fd) && !new QueuePoll(this.#fd).hasEnded();
   }
 
   #gone(): Promise<void> {
