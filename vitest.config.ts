@@ -13,6 +13,7 @@ const ROUNDS = process.env["TSIMGFS_TEST_LONG"] === "1" ? 6 : 1;
 const NOT_NATIVE = [
   // attach makes its mounts itself, with the default transport.
   "attach",
+  "detach-closing",
   "detach-stuck",
   // Commands of documents, of scripts, of installed packages and of mount(8): they name no transport.
   "documents",

@@ -255,6 +255,44 @@ describe.skipIf(!IS_ROOT)("attach (needs root)", () => {
     expect(again.stderr).toMatch(/is not attached/);
   });
 
+  it("leaves what others have mounted on top of its file system, and says so", async () => {
+    await makeFileSystem();
+    await attach("--mount", target);
+    await run("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", target]);
+    try {
+      await expectRefusal(["detach", image], [/target: something else is mounted on top of it;/]);
+      expect(mountAt(target)?.type).toBe("tmpfs");
+      expect(await loops()).toHaveLength(1);
+    } finally {
+      if (mountAt(target)?.type === "tmpfs") await run("umount", [target]);
+    }
+    await tsimgfs(["detach", image]);
+  });
+
+  it("can be asked by several at once", async () => {
+    await makePartitionedDisk();
+    await attach("--partitions", "--mount", target, "--partition", "1");
+    const [device = ""] = await loops();
+    const asked = [image, device, image].map((subject) => attemptTsimgfs(["detach", subject]));
+    for (const { status, stderr } of await Promise.all(asked)) {
+      expect({ status, stderr }).toMatchObject({ status: 0 });
+    }
+    await expectNothingLeft();
+  });
+
+  it("takes an image that is a block device itself", async () => {
+    await makeDisk();
+    // With room for what is written to it.
+    await truncate(image, 4 * MIB);
+    await withLoop(image, [], async (device) => {
+      const { stdout } = await tsimgfs(["attach", "--output", "json", device]);
+      const [disk] = asArray(asRecord(JSON.parse(stdout))["devices"]).map(asRecord);
+      expect(disk).toMatchObject({ size: 128 * MIB });
+      await tsimgfs(["detach", device]);
+      expect((await attempt("losetup", [String(disk?.["device"])])).status).not.toBe(0);
+    });
+  });
+
   it.each(["image", "device"])(
     "takes down what a daemon that was told to end still serves: %s",
     async (subject) => {

@@ -8,11 +8,12 @@ import { createHash } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { findEnding } from "../../daemon/endings.ts";
 import { byMountUsers, openFiles } from "../../daemon/mount-users.ts";
 import { readDaemonPid } from "../../daemon/mounts.ts";
 import { statfsAnswers } from "../../daemon/statfs-answers.ts";
-import { unmount } from "../../daemon/unmount.ts";
-import { TsimgfsError } from "../../errors.ts";
+import { unmount, waitForDaemon } from "../../daemon/unmount.ts";
+import { TsimgfsError, UsageError } from "../../errors.ts";
 import {
   findMount,
   type MountEntry,
@@ -93,6 +94,12 @@ export class Attachment {
     );
   }
 
+  /** Something of it is there: devices, the mount, or a daemon that was told to end and has not closed the image. */
+  get isThere(): boolean {
+    const hasDaemon = (): boolean => findEnding(this.directory) !== undefined;
+    return this.isMounted || this.loopDevices().length > 0 || hasDaemon();
+  }
+
   /** Make the directory that the image is mounted on. */
   prepare(): void {
     fs.mkdirSync(this.directory, { recursive: true, mode: 0o700 });
@@ -115,40 +122,59 @@ export class Attachment {
    * @throws {TsimgfsError} EBUSY: something is in use, and what lies below it stays
    */
   async takeDown(): Promise<void> {
+    try {
+      await this.#takeDownMount();
+      // One that was told to end has taken the mount out of sight itself.
+      const daemon = findEnding(this.directory);
+      if (daemon !== undefined) await waitForDaemon(daemon, this.directory);
+    } finally {
+      this.removeDirectory();
+    }
+  }
+
+  async #takeDownMount(): Promise<void> {
     const deadline = performance.now() + CLOSE_DEADLINE_MS;
     for (;;) {
       await this.#removeDevices();
-      if (!this.isMounted) break;
+      if (!this.isMounted) return;
       try {
         await unmount(this.directory, { lazy: false });
-        break;
+        return;
       } catch (error) {
+        // Another detach was faster; what it waits for is waited for here, too.
+        if (error instanceof UsageError && !this.isMounted) return;
         // What an attach that was killed had just begun may still have come to be.
         const isBusy = error instanceof TsimgfsError && error.code === "EBUSY";
         if (!isBusy || !this.isMounted || performance.now() > deadline) throw error;
         await sleep(POLL_MS);
       }
     }
-    this.removeDirectory();
   }
 
   async #removeDevices(): Promise<void> {
     const devices = this.loopDevices();
-    for (const { mountpoint } of fileSystemsOn(devices).reverse()) {
-      await unmountFileSystem(mountpoint);
-    }
+    for (const mount of fileSystemsOn(devices).reverse()) await unmountFileSystem(mount);
     // Last made, first removed.
     for (const device of devices.reverse()) await removeLoopDevice(device);
   }
 }
 
-async function unmountFileSystem(mountpoint: string): Promise<void> {
+async function unmountFileSystem({ mountpoint, device }: MountEntry): Promise<void> {
+  const mountsThere = (): MountEntry[] =>
+    readAllMounts().filter((mount) => mount.mountpoint === mountpoint);
+  if (mountsThere().at(-1)?.device !== device) {
+    const reason = "something else is mounted on top of it; unmount that, and detach again";
+    throw new TsimgfsError("EBUSY", mountpoint, reason);
+  }
   try {
     await runToolPatiently("umount", ["--", mountpoint], mountpoint);
   } catch (cause) {
-    if (!(cause instanceof TsimgfsError && cause.code === "EBUSY")) throw cause;
-    // It is under way.
-    if (!readAllMounts().some((mount) => mount.mountpoint === mountpoint)) throw cause;
+    const isThere = mountsThere().some((mount) => mount.device === device);
+    const isBusy = cause instanceof TsimgfsError && cause.code === "EBUSY";
+    // Another detach was faster.
+    if (!isBusy && !isThere) return;
+    // If it is out of sight, it is under way.
+    if (!isBusy || !isThere) throw cause;
     const reason = `is in use${byMountUsers(mountpoint)}; end that, and detach again`;
     throw new TsimgfsError("EBUSY", mountpoint, reason, { cause });
   }

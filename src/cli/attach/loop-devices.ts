@@ -138,8 +138,9 @@ export async function removeLoopDevice({ path, backingFile }: LoopDevice): Promi
   try {
     await runToolPatiently("losetup", ["--detach", path], path);
   } catch (error) {
-    // Somebody had removed it while it was in use: it was gone with its last user.
-    if (isThere()) throw error;
+    const isBusy = error instanceof TsimgfsError && error.code === "EBUSY";
+    // Somebody else was faster; or had removed it while it was in use: it was gone with its last user.
+    if (isBusy || isThere()) throw error;
   }
   const deadline = performance.now() + REMOVAL_DEADLINE_MS;
   while (isThere()) {

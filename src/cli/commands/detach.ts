@@ -27,17 +27,18 @@ export function defineDetach(command: DocumentedCommand): void {
 
 async function detach(subject: string): Promise<void> {
   requireRoot("detach");
-  const attachment = isBlockDevice(subject)
-    ? attachmentOfDevice(subject)
-    : Attachment.ofImage(subject);
-  if (attachment === undefined) {
-    printNote(`${subject}: is not attached`);
-    return;
-  }
-  const isAttached = attachment.isMounted || attachment.loopDevices().length > 0;
-  if (!isAttached) await refuseRenamed(subject);
-  await attachment.takeDown();
-  if (!isAttached) printNote(`${subject}: is not attached`);
+  const attachment = attachmentOf(subject);
+  const isThere = attachment?.isThere ?? false;
+  if (attachment !== undefined && !isThere) await refuseRenamed(subject);
+  await attachment?.takeDown();
+  if (!isThere) printNote(`${subject}: is not attached`);
+}
+
+/** undefined: nothing is attached to the device. */
+function attachmentOf(subject: string): Attachment | undefined {
+  const ofImage = Attachment.ofImage(subject);
+  // An image may be a block device itself.
+  return ofImage.isThere || !isBlockDevice(subject) ? ofImage : attachmentOfDevice(subject);
 }
 
 /** A file that was renamed while it was attached may be the image, or a backing file of it. */
