@@ -236,13 +236,13 @@ export class Device implements FileNode {
   setSize(handle: number, size: number): boolean {
     const { truncated, isGrowable } = this.#properties;
     const current = this.currentSize();
-    // Who has emptied the file takes this for its size, all zeros from where he stopped to write.
-    if (handle !== PLAIN_HANDLE && size <= current) {
-      truncated?.advance(handle, size, size, this.#zero);
-    } else if (size !== current) {
+    const isPlain = handle === PLAIN_HANDLE;
+    if (isPlain ? size !== current : size > current) {
       if (!isGrowable) return false;
       this.#disk().resize(size);
     }
+    // Who has emptied the file takes this for its size, all zeros from where he stopped to write.
+    truncated?.advance(handle, size, size, this.#zero);
     return true;
   }
 

@@ -15,11 +15,12 @@ import {
   SIZE,
   STATS,
   sizeOf,
+  sizeOfReply,
   withDevice,
   withReadOnlyDevice,
 } from "./writable-device.ts";
 
-const { EBADF, EINVAL, EISDIR, ENOSPC, ESTALE } = constants.errno;
+const { EBADF, EINVAL, EISDIR, ENOSPC, EPERM, ESTALE } = constants.errno;
 
 /** Flags of open(2), as asm-generic/fcntl.h has them. */
 const O_DSYNC = 0o10000;
@@ -193,6 +194,29 @@ describe("OPEN with O_TRUNC", () => {
       const expected = Buffer.from(before);
       expected.fill(0, 0, 9000).fill(1, 0, 100);
       expectBytes(await converted(), expected);
+    });
+  });
+
+  it("makes zeros of all up to a larger size that its writer gives a growable device", async () => {
+    await withDevice(async ({ caller, converted }) => {
+      const fh = open(caller, O_WRONLY | O_TRUNC);
+      write(caller, fh, 5000);
+      const size = SIZE + 512 * 9;
+      const args = setattrArguments(FATTR.size | FATTR.fh, size, fh);
+      expect(sizeOfReply(caller.call(OPCODE.setattr, DEVICE, args).payload)).toBe(size);
+      write(caller, fh, 7000);
+      const expected = Buffer.alloc(size);
+      expected.fill(1, 5000, 5100).fill(1, 7000, 7100);
+      expectBytes(await converted(), expected);
+    }, GROWABLE);
+  });
+
+  it("changes nothing where its writer wants a larger size of a device that cannot grow", async () => {
+    await withDevice(async ({ caller, converted }) => {
+      const fh = open(caller, O_WRONLY | O_TRUNC);
+      const args = setattrArguments(FATTR.size | FATTR.fh, SIZE + 512, fh);
+      expect(caller.call(OPCODE.setattr, DEVICE, args).result).toBe(-EPERM);
+      expectBytes(await converted(), before);
     });
   });
 
