@@ -225,6 +225,7 @@ export class DiskWriter {
   #occupyInPlace(guestOffset: number, length: number, how: Occupation): number {
     this.#changes.lockShared();
     try {
+      if (this.#isCutOff(guestOffset)) return length;
       const count = this.#writer.mapInPlace(guestOffset, length, this.#place);
       const { hostOffset } = this.#place;
       if (count > 0 && how === "falloc") this.#data.preallocate(hostOffset, count);
@@ -266,6 +267,7 @@ export class DiskWriter {
     if (touchesMore) this.#changes.lockExclusive();
     else this.#changes.lockShared();
     try {
+      if (this.#isCutOff(guestOffset)) return length;
       const count = touchesMore
         ? this.#writer.mapInPlace(guestOffset, length, this.#place)
         : this.#changes.reads.mapInPlace(this.#writer, guestOffset, length, this.#place);
@@ -297,6 +299,7 @@ export class DiskWriter {
     let isFilled = false;
     this.#changes.lockExclusive();
     try {
+      if (this.#isCutOff(guestOffset)) return length;
       if (this.#changes.isBusy(guestOffset, guestOffset + length)) need = ALLOCATION.inPlace;
       else need = this.#writer.allocate(guestOffset, length, plan);
       if (need === ALLOCATION.planned) {
@@ -315,6 +318,11 @@ export class DiskWriter {
       this.#fillClaimed(guestOffset, kind, source, start);
     } else this.#changes.provide(need);
     return need === ALLOCATION.planned ? this.#filler.covered : 0;
+  }
+
+  /** Another thread has just made the disk smaller: what is written past its end is lost. Under the lock. */
+  #isCutOff(guestOffset: number): boolean {
+    return guestOffset >= this.#chain.virtualSize;
   }
 
   /** Whether filling the plan takes no longer than to give up the lock and take it again. */

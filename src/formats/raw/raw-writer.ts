@@ -82,15 +82,13 @@ export class RawWriter implements FormatWriter {
   }
 
   setVirtualSize(virtualSize: number): void {
-    this.#storage.setLength(virtualSize);
-    this.#tellThreads();
+    this.#setLength(virtualSize);
   }
 
   dropTail(virtualSize: number): void {
     // What was preallocated in vain has made the file longer.
     if (!this.#storage.resizable || this.#storage.currentLength() <= virtualSize) return;
-    this.#storage.setLength(virtualSize);
-    this.#tellThreads();
+    this.#setLength(virtualSize);
   }
 
   pretendSize(virtualSize: number | undefined): void {
@@ -122,11 +120,13 @@ export class RawWriter implements FormatWriter {
     this.#storage.sync();
   }
 
-  /** Let all threads look at the file's length. */
-  #tellThreads(): void {
-    this.#lock.lockExclusive();
-    this.#lock.bumpGeneration();
-    this.#lock.unlockExclusive();
+  /** Nobody writes meanwhile: what lies past a new end would make the file longer again. */
+  #setLength(length: number): void {
+    this.#lock.exclusively(() => {
+      this.#storage.setLength(length);
+      // All threads look at the length.
+      this.#lock.bumpGeneration();
+    });
   }
 
   refresh(generation: number): void {

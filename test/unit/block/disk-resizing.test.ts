@@ -1,6 +1,9 @@
 /** Disks that change their size: what is new reads as zeros, what is cut off is gone. */
 
 import { describe, expect, it } from "vitest";
+import type { Disk } from "../../../src/block/disk.ts";
+import { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+import { FaultyFiles } from "../../support/faulty-files.ts";
 import { asRecord } from "../../support/json.ts";
 import { buildQcow2, type Qcow2Options, qcow2Bytes } from "../../support/qcow2-builder.ts";
 import { imageInfo } from "../../support/qemu.ts";
@@ -193,6 +196,71 @@ describe.each(KINDS)("a growable disk with $name", (kind) => {
       disk.model = disk.model.subarray(0, 100_352);
       expect(disk.disk.disk.currentSize()).toBe(100_352);
       expectBytes(disk.disk.read(), disk.model, "smaller");
+    });
+  });
+});
+
+/** Writes as a thread that has looked at the size before it changed. */
+function writeLate(disk: Disk, offset: number, length: number): void {
+  const source = NativeBuffer.allocate(length);
+  source.bytes.fill(0xaa);
+  disk.write(offset, length, source, 0);
+}
+
+describe("what another thread writes past the end of a disk that has just become smaller", () => {
+  it.each(KINDS)("is lost: $name", async (kind) => {
+    const size = 2 * kind.clusterSize + 512;
+    await withResizable(kind, 6 * kind.clusterSize, (disk) => {
+      disk.write(0, 5 * kind.clusterSize);
+      const other = disk.disk.asOtherThread();
+      disk.resize(size);
+      writeLate(other, 3 * kind.clusterSize, kind.clusterSize + 100);
+      other.preallocate(4 * kind.clusterSize, kind.clusterSize);
+      writeLate(other, size - 300, 3 * kind.clusterSize);
+      disk.model.fill(0xaa, size - 300);
+      disk.resize(6 * kind.clusterSize);
+    });
+  });
+
+  it("is lost, and makes a raw file no longer", async () => {
+    await withDiskFiles(async (files) => {
+      files.put("disk.raw", Buffer.alloc(65536, 1));
+      files.use(
+        "disk.raw",
+        (disk) => {
+          const other = disk.asOtherThread();
+          disk.disk.resize(4096);
+          writeLate(other, 8192, 4096);
+          other.preallocate(8192, 4096);
+          writeLate(other, 4000, 1000);
+        },
+        { ...GROWABLE, format: "raw" },
+      );
+      const expected = Buffer.alloc(4096, 1).fill(0xaa, 4000);
+      expectBytes(files.bytes("disk.raw"), expected);
+    });
+  });
+
+  it("does not come between the cut of a raw file and the look at its new length", async () => {
+    await withDiskFiles(async (files) => {
+      files.put("disk.raw", Buffer.alloc(65536, 1));
+      // Word 1 of the lock, as access-lock.ts has it.
+      let isExcluding: () => boolean = () => false;
+      const cuts: unknown[] = [];
+      const watched = new FaultyFiles(({ kind, length }) => {
+        if (kind === "length") cuts.push([length, isExcluding()]);
+        return "works";
+      });
+      files.use(
+        "disk.raw",
+        (disk) => {
+          const words = new Int32Array(disk.chain.writing?.lock ?? new ArrayBuffer(8));
+          isExcluding = () => words[1] === 1;
+          disk.disk.resize(4096);
+        },
+        { ...GROWABLE, format: "raw", attachFile: watched.attach },
+      );
+      expect(cuts).toEqual([[4096, true]]);
     });
   });
 });
