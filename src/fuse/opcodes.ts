@@ -170,12 +170,19 @@ function nodeOf(server: Server, request: Request): TreeNode | undefined {
 }
 
 function lookup(server: Server, request: Request): number {
-  const directory = nodeOf(server, request);
-  if (directory?.kind !== "directory") return -ENOTDIR;
-  directory.refresh();
-  const node = directory.lookup(request.name());
-  if (node === undefined) return -ENOENT;
-  return putEntry(request, { node, isFixed: directory.isFixed }, server.ownership);
+  const node = nodeOf(server, request);
+  if (node === undefined) return -ESTALE;
+  const name = request.name();
+  // So the kernel asks for what it has forgotten, and somebody has a handle of: NFS, or open_by_handle_at(2).
+  if (name === ".") return putEntry(request, { node, isFixed: false }, server.ownership);
+  if (node.kind !== "directory") return -ENOTDIR;
+  if (name === "..") {
+    return putEntry(request, { node: node.parent ?? node, isFixed: false }, server.ownership);
+  }
+  node.refresh();
+  const entry = node.lookup(name);
+  if (entry === undefined) return -ENOENT;
+  return putEntry(request, { node: entry, isFixed: node.isFixed }, server.ownership);
 }
 
 function getattr(server: Server, request: Request): number {

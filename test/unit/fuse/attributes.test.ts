@@ -11,6 +11,7 @@ import { Caller, nameArguments } from "./call.ts";
 const { ENOENT, ENOTDIR, ESTALE } = constants.errno;
 const ROOT = 1;
 const DEVICE = 16;
+const SNAPSHOTS = 18;
 const SECONDS = BigInt(Math.floor(MODIFIED_AT));
 const VIRTUAL_SIZE = 1024 * 1024;
 const OWNERSHIP: Ownership = { uid: 1001, gid: 1002, umask: undefined };
@@ -78,7 +79,7 @@ describe("LOOKUP", () => {
     });
   });
 
-  it.each(["disk", "disk.raw2", "", ".", "__proto__", "x".repeat(255)])(
+  it.each(["disk", "disk.raw2", "", "...", "__proto__", "x".repeat(255)])(
     "finds no %j",
     async (name) => {
       await withCaller((caller) => {
@@ -92,6 +93,22 @@ describe("LOOKUP", () => {
       const padded = Buffer.from("disk.raw\0\0\0\0junk");
       expect(caller.call(OPCODE.lookup, ROOT, padded).result).toBe(128);
       expect(caller.call(OPCODE.lookup, ROOT, Buffer.from("disk.raw")).result).toBe(128);
+    });
+  });
+
+  it("finds what the kernel has forgotten, and somebody has a handle of", async () => {
+    await withCaller((caller) => {
+      const found = (nodeid: number, name: string): bigint => {
+        const { result, payload } = caller.call(OPCODE.lookup, nodeid, nameArguments(name));
+        expect(result).toBe(128);
+        return payload.readBigUInt64LE(0);
+      };
+      for (const nodeid of [ROOT, DEVICE, SNAPSHOTS]) {
+        expect(found(nodeid, ".")).toBe(BigInt(nodeid));
+      }
+      expect(found(SNAPSHOTS, "..")).toBe(BigInt(ROOT));
+      expect(found(ROOT, "..")).toBe(BigInt(ROOT));
+      expect(caller.call(OPCODE.lookup, 999, nameArguments(".")).result).toBe(-ESTALE);
     });
   });
 
