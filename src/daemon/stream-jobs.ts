@@ -63,7 +63,7 @@ export class StreamJobs {
       try {
         if (disk === undefined) return [];
         planStream(layers, undefined);
-        refuseDependentSnapshots(disk.chain.image);
+        disk.inspect(() => refuseDependentSnapshots(disk.chain.image));
       } catch (error) {
         if (!(error instanceof TsimgfsError)) throw error;
         return [printable(`${imagePath}: warning: is not streamed: ${error.reason}`)];
@@ -128,7 +128,7 @@ class RunningJob {
     if (state.name === "idle" || state.name === "failed") this.#job = undefined;
     if (state.name !== "running") return;
     try {
-      refuseDependentSnapshots(disk.chain.image);
+      disk.inspect(() => refuseDependentSnapshots(disk.chain.image));
     } catch (error) {
       this.#fail(error);
       return;
