@@ -1,6 +1,7 @@
 /** `tsimgfs help`: all that there is to say of a command, and of what commands have in common. */
 
 import { UsageError } from "../errors.ts";
+import { nearestWord } from "../nearest-word.ts";
 import { COMMANDS, type CommandGroup } from "./command-table.ts";
 import type { ExitStatus } from "./documentation.ts";
 import type { DocumentedCommand } from "./documented-command.ts";
@@ -61,8 +62,11 @@ function help(topic: string | undefined, program: DocumentedCommand): void {
   else if (command !== undefined) command.outputManual();
   else if (other !== undefined) print(TEXTS[other]());
   else {
-    const all = [...Object.keys(COMMANDS), ...TOPICS].join(", ");
-    throw new UsageError(topic, `is neither a command nor a topic; there are ${all}`);
+    const all = [...Object.keys(COMMANDS), ...TOPICS];
+    const meant = nearestWord(topic, all);
+    const advice = meant === undefined ? "" : `did you mean ${meant}? `;
+    const reason = `is neither a command nor a topic; ${advice}there are ${all.join(", ")}`;
+    throw new UsageError(topic, reason);
   }
 }
 

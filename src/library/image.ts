@@ -90,7 +90,7 @@ export interface ImageStats {
  *
  * Every method throws a TsimgfsError: EBADF after close; EINVAL for a range that is not on the disk; EROFS
  * where something would be written to an image that is open for reading; EIO for tables that cannot be right;
- * else the code of the system call that failed. What is no Uint8Array is a TypeError.
+ * else the code of the system call that failed. What is no Uint8Array, or no number, is a TypeError.
  */
 export interface Image {
   readonly path: string;

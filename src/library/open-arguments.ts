@@ -38,6 +38,12 @@ export function checkArguments(path: unknown, options: unknown): void {
   }
 }
 
+/** @throws {TypeError} it is no number, as what is computed with it would not be */
+export function requireNumber(name: string, value: unknown): void {
+  if (typeof value === "number") return;
+  throw new TypeError(`${name} is not a number: ${kindOf(value)}`);
+}
+
 function unknownOption(name: string): string {
   const meant = nearestWord(name, Object.keys(RULES));
   const advice = meant === undefined ? "" : `; did you mean ${meant}?`;

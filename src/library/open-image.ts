@@ -19,7 +19,7 @@ import type {
   ImageStats,
   OpenImageOptions,
 } from "./image.ts";
-import { checkArguments } from "./open-arguments.ts";
+import { checkArguments, requireNumber } from "./open-arguments.ts";
 
 const WRITING: WritePolicy = {
   copyOnRead: false,
@@ -100,6 +100,7 @@ class DiskImage implements Image {
   blockStatus(offset: number, maxLength = this.virtualSize - offset): ImageBlockStatus {
     this.#requireOpen();
     this.#requireRange(offset, 1);
+    requireNumber("maxLength", maxLength);
     if (!Number.isSafeInteger(maxLength) || maxLength <= 0) {
       throw this.#refusal("EINVAL", `maxLength ${maxLength} is not a number of bytes above 0`);
     }
@@ -152,6 +153,8 @@ class DiskImage implements Image {
   }
 
   #requireRange(offset: number, length: number): void {
+    requireNumber("offset", offset);
+    requireNumber("length", length);
     const isOnDisk = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
     if (isOnDisk && offset >= 0 && length >= 0 && offset + length <= this.virtualSize) return;
     const reason = `${length} bytes at ${offset} are not on the disk of ${this.virtualSize} bytes`;

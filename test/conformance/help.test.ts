@@ -199,6 +199,7 @@ describe("a mistyped word", () => {
       ["info", "--outptu", "json", "a"],
       /--outptu' \(Did you mean --output\?\); see tsimgfs info --/,
     ],
+    [["help", "mont"], /^tsimgfs: mont: is neither .*; did you mean mount\? there are mount, /],
     [["--versoin"], /--versoin' \(Did you mean --version\?\); see tsimgfs --help/],
   ])("is answered with the nearest right one: %j", async (args, reason) => {
     await expectRefusal(args, [reason]);

@@ -275,6 +275,29 @@ describe("refusals", () => {
     });
   });
 
+  it("offsets and lengths that are no numbers, from programs without types", () => {
+    withImage(image, { readOnly: false }, (opened) => {
+      for (const wrong of [undefined, null, "0", 0n, {}]) {
+        const calls: ["read" | "write" | "writeZeroes" | "blockStatus", readonly unknown[]][] = [
+          ["read", [new Uint8Array(1), wrong]],
+          ["write", [new Uint8Array(1), wrong]],
+          ["writeZeroes", [wrong, 1]],
+          ["writeZeroes", [0, wrong]],
+          ["blockStatus", [wrong]],
+          // Without a length, it is the rest of the disk.
+          ["blockStatus", [0, wrong ?? null]],
+        ];
+        for (const [name, args] of calls) {
+          const call = (): unknown => Reflect.apply(opened[name], opened, args);
+          expect(call, `${name}(${args.map(String).join(", ")})`).toThrow(TypeError);
+        }
+      }
+      expect(() => opened.read(new Uint8Array(1), "0" as unknown as number)).toThrow(
+        /^offset is not a number: string$/,
+      );
+    });
+  });
+
   it.each<[string, readonly unknown[], RegExp]>([
     ["no path", [], /path is not a string: undefined$/],
     ["null for a path", [null], /path is not a string: null$/],
