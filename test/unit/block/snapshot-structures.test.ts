@@ -6,6 +6,7 @@ import { StorageError } from "../../../src/errors.ts";
 import type { SharedFile } from "../../../src/storage/local-file.ts";
 import type { WritableStorage } from "../../../src/storage/storage.ts";
 import type { NativeBuffer } from "../../../src/syscalls/native-buffer.ts";
+import { createEncryptedImage, PASSPHRASE } from "../../support/encrypted-image.ts";
 import { tolerate } from "../../support/failing-calls.ts";
 import { createImage, qemuIo } from "../../support/qemu.ts";
 import { run } from "../../support/run.ts";
@@ -89,6 +90,75 @@ describe("zeros that were written past the end of the disk that a snapshot bring
       for (let at = 0; at < MIB; at += 2 * cluster) data.fill(0, at, at + cluster);
       await run("qemu-img", ["snapshot", "-a", "half", path]);
       expect((await files.converted(IMAGE)).subarray(0, MIB).equals(data)).toBe(true);
+    });
+  });
+});
+
+/** Offsets in the header and in an entry of the snapshot table, and what L1 entries have of an offset. */
+const NB_SNAPSHOTS_AT = 60;
+const SNAPSHOTS_OFFSET_AT = 64;
+const L1_SIZE_AT = 36;
+const L1_OFFSET_AT = 40;
+const OFFSET_MASK = 0x00ff_ffff_ffff_fe00n;
+const CRYPTO_HEADER = Buffer.from("0537be7700000010", "hex");
+
+const offsetAt = (bytes: Buffer, at: number): number =>
+  Number(bytes.readBigUInt64BE(at) & OFFSET_MASK);
+
+describe("the only reference of a snapshot that is damaged", () => {
+  it("does not take the LUKS header away when the snapshot is deleted", async () => {
+    await withDiskFiles(async (files) => {
+      const encryption = ["encrypt.format=luks", "encrypt.iter-time=0", "encrypt.key-secret=key"];
+      await createEncryptedImage(files.path(IMAGE), encryption, "1M");
+      const secrets = { secrets: [Buffer.from(PASSPHRASE)] };
+      const fill = (value: number): void =>
+        files.use(IMAGE, (open) => open.fill(0, 64 * KIB, value), secrets);
+      fill(1);
+      files.use(IMAGE, ({ disk }) => disk.changeSnapshots("create", "one"), secrets);
+      fill(2);
+      const bytes = files.bytes(IMAGE);
+      const table = offsetAt(bytes, offsetAt(bytes, offsetAt(bytes, SNAPSHOTS_OFFSET_AT)));
+      const place = bytes.indexOf(CRYPTO_HEADER) + CRYPTO_HEADER.length;
+      bytes.copy(bytes, table, place, place + 8);
+      files.put(IMAGE, bytes);
+      const remove = (): void =>
+        files.use(IMAGE, ({ disk }) => disk.changeSnapshots("delete", "one"), secrets);
+      expect(remove).toThrow(/would be freed, and is metadata/);
+      files.use(
+        IMAGE,
+        (open) => {
+          expect(open.read(0, 64 * KIB).equals(Buffer.alloc(64 * KIB, 2))).toBe(true);
+        },
+        secrets,
+      );
+    });
+  });
+});
+
+describe("snapshots of an image with an external data file, which there cannot be", () => {
+  it.each(["apply", "delete"] as const)("%s: is refused", async (action) => {
+    await withDiskFiles(async (files) => {
+      const options = { data_file: files.path("data.raw") };
+      await createImage(files.path(IMAGE), "qcow2", { size: MIB, options });
+      await qemuIo(files.path(IMAGE), "qcow2", ["write -q -P 1 0 1M"]);
+      const bytes = files.bytes(IMAGE);
+      const start = Math.ceil(bytes.length / (64 * KIB)) * 64 * KIB;
+      const entry = Buffer.alloc(64);
+      bytes.copy(entry, 0, L1_OFFSET_AT, L1_OFFSET_AT + 8);
+      bytes.copy(entry, 8, L1_SIZE_AT, L1_SIZE_AT + 4);
+      entry.writeUInt16BE(1, 12);
+      entry.writeUInt16BE(3, 14);
+      entry.writeUInt32BE(16, 36);
+      entry.writeBigUInt64BE(BigInt(MIB), 48);
+      entry.write("1one", 56);
+      bytes.writeUInt32BE(1, NB_SNAPSHOTS_AT);
+      bytes.writeBigUInt64BE(BigInt(start), SNAPSHOTS_OFFSET_AT);
+      const image = Buffer.concat([bytes, Buffer.alloc(start - bytes.length), entry]);
+      files.put(IMAGE, image);
+      const change = (): void =>
+        files.use(IMAGE, ({ disk }) => disk.changeSnapshots(action, "one"));
+      expect(change).toThrow(expect.objectContaining({ name: "UnsupportedError" }));
+      expect(files.bytes(IMAGE).equals(image)).toBe(true);
     });
   });
 });
