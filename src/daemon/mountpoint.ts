@@ -102,6 +102,7 @@ function isEmpty(canonical: string, path: string): boolean {
   try {
     return fs.readdirSync(canonical).length === 0;
   } catch (cause) {
-    throw new TsimgfsError(nodeErrorCode(cause), path, "may not be read", { cause });
+    const code = nodeErrorCode(cause);
+    throw new TsimgfsError(code, path, openReason(path, code, cause), { cause });
   }
 }

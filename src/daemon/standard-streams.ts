@@ -2,7 +2,8 @@
 
 import fs from "node:fs";
 import { StorageError } from "../errors.ts";
-import { nodeErrorCode, nodeErrorName } from "../syscalls/errno-names.ts";
+import { openReason } from "../storage/open-reason.ts";
+import { nodeErrorCode } from "../syscalls/errno-names.ts";
 import { dup2 } from "../syscalls/libc.ts";
 import type { OpenDevices } from "./devices.ts";
 
@@ -24,8 +25,9 @@ export function redirectMessages(path: string, { devices }: OpenDevices): void {
   try {
     fd = fs.openSync(path, "a", 0o600);
   } catch (cause) {
-    const reason = `the log cannot be written: ${nodeErrorName(cause)}`;
-    throw new StorageError(nodeErrorCode(cause), path, reason, { cause });
+    const code = nodeErrorCode(cause);
+    const why = code === "ENOENT" ? "there is no such directory" : openReason(path, code, cause);
+    throw new StorageError(code, path, `the log cannot be written: ${why}`, { cause });
   }
   const files = devices.flatMap(({ layers }) =>
     layers.flatMap((layer) => [layer.file, layer.dataFile]),

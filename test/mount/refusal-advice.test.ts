@@ -1,6 +1,6 @@
 // What a new user runs into, and an ordinary one: one line that names the file, and what to do next.
 
-import { mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Foreground } from "../support/foreground.ts";
@@ -100,6 +100,23 @@ describe.skipIf(obstacle !== undefined)(
           identity,
         },
       );
+    });
+
+    itOnce("learns whose a mount point is, and what is wrong with the place of a log", async () => {
+      const closed = await emptyDirectory("closed-to-users");
+      await chmod(closed, 0o700);
+      const target = await emptyDirectory("logged");
+      await run("chown", [`${identity.uid}:${identity.gid}`, target]);
+      const denied = /: permission denied: it belongs to root, mode 0700$/;
+      await expectRefusal(["mount", "-r", image, closed], [denied], { identity });
+      const logged = (log: string): string[] => ["mount", "-r", "--log-file", log, image, target];
+      for (const [log, reason] of [
+        ["/nowhere/log", /log: the log cannot be written: there is no such directory$/],
+        [directory, /: the log cannot be written: is a directory$/],
+        [join(directory, "log"), /permission denied: no file can be made in its directory$/],
+      ] as const) {
+        await expectRefusal(logged(log), [reason], { identity });
+      }
     });
 
     itOnce("who opens a mount to others learns where that is allowed", async () => {
