@@ -97,7 +97,10 @@ export class RebaseJob extends DiskJob {
    */
   #comparePiece(start: number): number {
     const size = this.#clusterSize;
-    const end = Math.min(this.total, start - (start % size) + this.#pieceSize);
+    const limit = Math.min(this.total, start - (start % size) + this.#pieceSize);
+    // What the image has stays, and is not read: parts of it may be damaged.
+    const end = start + this.#missingAt(start, limit - start);
+    if (end === start) return this.#extent.length;
     this.#disk.read(start, end - start, this.#old, 0);
     this.#readNew(start, end - start);
     let runStart = start;
@@ -113,6 +116,17 @@ export class RebaseJob extends DiskJob {
     this.#keep(runStart, end, start);
     this.#compared += end - start;
     return end - start;
+  }
+
+  /** Bytes from an offset on that the image has nothing for; if there are none, `#extent` says what it has. */
+  #missingAt(guestOffset: number, length: number): number {
+    const { image } = this.#disk.chain;
+    const extent = this.#extent;
+    for (let done = 0; done < length; done += extent.length) {
+      this.#disk.inspect(() => image.mapExtent(guestOffset + done, length - done, extent));
+      if (extent.kind !== EXTENT.unallocated) return done;
+    }
+    return length;
   }
 
   #readNew(guestOffset: number, length: number): void {

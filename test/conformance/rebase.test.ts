@@ -1,6 +1,6 @@
 // tsimgfs rebase beside qemu-img rebase: onto each image of a chain, onto others and onto none, and stopped runs.
 
-import { cp, rm } from "node:fs/promises";
+import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { withProgram } from "../support/foreground.ts";
@@ -8,7 +8,7 @@ import { asRecord } from "../support/json.ts";
 import { createImage, type ImageFormat, imageInfo, imageMap, qemuIo } from "../support/qemu.ts";
 import { Random } from "../support/random.ts";
 import { MAIN } from "../support/repository.ts";
-import { run } from "../support/run.ts";
+import { attempt, run } from "../support/run.ts";
 import { byScale } from "../support/scale.ts";
 import { withScratch } from "../support/scratch.ts";
 import { makePatterns, scribble } from "../support/scribble.ts";
@@ -135,6 +135,27 @@ describe("tsimgfs rebase", () => {
       expect(asRecord(await imageInfo([chain.image]))["backing-filename"]).toBeUndefined();
       expect(await imageMap([chain.image])).not.toEqual(map);
       await expectClean(chain.image);
+    });
+  });
+
+  it("does not read what the image has itself, and may be damaged", async () => {
+    await withScratch("rebase", async (directory) => {
+      const [image, base] = [join(directory, "top.qcow2"), join(directory, "base.raw")];
+      await createImage(base, "raw", { size: MIB });
+      await qemuIo(base, "raw", ["write -q -P 5 0 1M"]);
+      const backing = { file: base, format: "raw" } as const;
+      await createImage(image, "qcow2", { size: MIB, backing });
+      await qemuIo(image, "qcow2", ["write -q -P 1 0 64k", "write -q -c -P 2 128k 64k"]);
+      // What is compressed is in the last cluster of the file, which ends with it.
+      const bytes = await readFile(image);
+      await writeFile(image, bytes.fill(0x07, bytes.length - (bytes.length % 65536)));
+      expect((await attempt("qemu-io", ["-r", "-c", "read 128k 512", image])).status).toBe(1);
+      await tsimgfs(["rebase", "-b", "", image]);
+      await qemuIo(image, "qcow2", [
+        ...["read -q -P 1 0 64k", "read -q -P 5 64k 64k", "read -q -P 5 192k 832k"],
+      ]);
+      expect(asRecord(await imageInfo([image]))["backing-filename"]).toBeUndefined();
+      await expectClean(image);
     });
   });
 
