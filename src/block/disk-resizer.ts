@@ -93,7 +93,7 @@ export class DiskResizer {
     } finally {
       if (!isReady) {
         this.#pretendSize(undefined);
-        this.#giveUp(old);
+        this.#dropTail(old);
       }
     }
     try {
@@ -109,7 +109,7 @@ export class DiskResizer {
     yield* this.#zeroOwn(size, old);
     writer.flush();
     writer.setVirtualSize(size);
-    this.#withoutOthers(() => writer.dropTail(size));
+    this.#dropTail(size);
   }
 
   /** Let read as zeros what the image itself has in a range: what shows through from below is no part of it. */
@@ -140,13 +140,13 @@ export class DiskResizer {
     return Math.min(byTables, PIECE_SIZES[how] ?? all);
   }
 
-  /** Growing has failed, or was stopped: what was prepared is given back, as far as that can be done. */
-  #giveUp(size: number): void {
+  /** What tables have past the end of the disk is given back, as far as that can be done. */
+  #dropTail(size: number): void {
     const { writer } = this.#context;
     try {
       this.#withoutOthers(() => writer.dropTail(size));
     } catch {
-      // It reads as zeros, which whoever grows the disk next finds.
+      // The disk has the size that it is to have. What is left reads as zeros, which whoever grows the disk next finds.
     }
   }
 

@@ -3,10 +3,11 @@
 import { describe, expect, it } from "vitest";
 import type { GrowthPreallocation } from "../../../src/block/disk-resizer.ts";
 import { ResizeJob, type ResizeRequest } from "../../../src/block/resize-request.ts";
+import { type Faults, FaultyFiles } from "../../support/faulty-files.ts";
 import { type CreateOptions, createImage } from "../../support/qemu.ts";
 import { Random } from "../../support/random.ts";
 import { expectBytes } from "../expect-bytes.ts";
-import { type DiskFiles, withDiskFiles } from "./writable-disk.ts";
+import { type DiskFiles, readDisk, type WritableDisk, withDiskFiles } from "./writable-disk.ts";
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
@@ -140,3 +141,56 @@ describe.each([
     });
   });
 });
+
+/** Nothing is written any more from a call on, or that call alone is not made. */
+const FULL_HOSTS: readonly { readonly what: string; readonly faults: (n: number) => Faults }[] = [
+  {
+    what: "once",
+    faults: (n) => (call, index) =>
+      index === n && call.kind !== "sync" ? { code: "ENOSPC" } : "works",
+  },
+  {
+    what: "from then on",
+    faults: (n) => (call, index) =>
+      index >= n && call.kind !== "sync" ? { code: "ENOSPC", half: true } : "works",
+  },
+];
+
+describe.each([
+  { ...QCOW2, options: { cluster_size: 2048 }, preallocation: "off", growth: 0 },
+  { ...OVERLAY, options: { cluster_size: 2048 }, preallocation: "off", growth: 0 },
+] satisfies readonly Kind[])("$what that shrinks on a full host", (kind) => {
+  const { name } = kind;
+  const kept = 64 * 1024 + 512;
+
+  it.each(FULL_HOSTS)("has its old size if it fails, else the new one: $what", async (host) => {
+    await withDiskFiles(async (files) => {
+      for (let n = 0, isHit = true; isHit; n++) {
+        await make(files, kind);
+        const faulty = new FaultyFiles();
+        const shrink = ({ disk }: WritableDisk): void => {
+          const job = new ResizeJob(disk, shrinking(kept));
+          faulty.calls.length = 0;
+          faulty.faults = host.faults(n);
+          const isDone = isWhole(job);
+          isHit = faulty.calls.length > n;
+          faulty.faults = () => "works";
+          expect(disk.currentSize(), `call ${n}`).toBe(isDone ? kept : contents.length);
+          expectBytes(readDisk(disk, 0, kept), contents.subarray(0, kept));
+        };
+        files.use(name, shrink, { ...GROWABLE, attachFile: faulty.attach });
+        await files.expectClean(name);
+      }
+      await expectDisk(files, name, contents.subarray(0, kept));
+    });
+  });
+});
+
+function isWhole(job: ResizeJob): boolean {
+  try {
+    while (!job.step());
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -52,19 +52,26 @@ export class TailDropper {
       cluster = this.#exclude(() => {
         if (!this.#cursor.open(cluster * this.#clusterSize)) return end;
         const sliceEnd = Math.min(end, this.#cursor.endCluster);
-        for (let each = cluster; each < sliceEnd; each++) this.#clearEntry(each);
-        this.#cursor.write(cluster, sliceEnd);
+        let saysSomething = false;
+        for (let each = cluster; each < sliceEnd; each++) {
+          if (this.#clearEntry(each)) saysSomething = true;
+        }
+        // Where the table is a hole, zeros would take space, and a full host has none.
+        if (saysSomething) this.#cursor.write(cluster, sliceEnd);
         return sliceEnd;
       });
     }
   }
 
-  #clearEntry(cluster: number): void {
+  /** Returns whether it was not unallocated before. */
+  #clearEntry(cluster: number): boolean {
     const { layout } = this.#context;
     this.#cursor.decode(cluster);
+    if (this.#cursor.entry.isUnallocated) return false;
     this.#cursor.freeOld();
     const { view } = this.#cursor.entries;
     encodeEntry(view, this.#cursor.entryAt(cluster), layout.extendedL2, NO_OFFSET, 0, 0);
+    return true;
   }
 
   /** One reference less for all that a table refers to, which nothing refers to any more. */
