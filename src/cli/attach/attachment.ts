@@ -162,6 +162,9 @@ export class Attachment {
 async function unmountFileSystem({ mountpoint, device }: MountEntry): Promise<void> {
   const mountsThere = (): MountEntry[] =>
     readAllMounts().filter((mount) => mount.mountpoint === mountpoint);
+  const isThere = (): boolean => mountsThere().some((mount) => mount.device === device);
+  // Another detach was faster.
+  if (!isThere()) return;
   if (mountsThere().at(-1)?.device !== device) {
     const reason = "something else is mounted on top of it; unmount that, and detach again";
     throw new TsimgfsError("EBUSY", mountpoint, reason);
@@ -169,12 +172,12 @@ async function unmountFileSystem({ mountpoint, device }: MountEntry): Promise<vo
   try {
     await runToolPatiently("umount", ["--", mountpoint], mountpoint);
   } catch (cause) {
-    const isThere = mountsThere().some((mount) => mount.device === device);
     const isBusy = cause instanceof TsimgfsError && cause.code === "EBUSY";
+    const isUnmounted = !isThere();
     // Another detach was faster.
-    if (!isBusy && !isThere) return;
+    if (!isBusy && isUnmounted) return;
     // If it is out of sight, it is under way.
-    if (!isBusy || !isThere) throw cause;
+    if (!isBusy || isUnmounted) throw cause;
     const reason = `is in use${byMountUsers(mountpoint)}; end that, and detach again`;
     throw new TsimgfsError("EBUSY", mountpoint, reason, { cause });
   }
