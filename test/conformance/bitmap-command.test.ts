@@ -1,6 +1,6 @@
 // tsimgfs bitmap beside qemu-img bitmap: the same changes of two copies leave the same bitmaps.
 
-import { copyFile } from "node:fs/promises";
+import { copyFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readBitmaps } from "../support/bitmap-reader.ts";
@@ -119,6 +119,24 @@ describe("tsimgfs bitmap", () => {
       const of = (info: unknown): unknown =>
         asRecord(asRecord(asRecord(info)["format-specific"])["data"])["bitmaps"];
       expect(of(JSON.parse(stdout))).toEqual(of(await imageInfo([image])));
+    });
+  });
+
+  it("does not take metadata for free where refcounts are lost", async () => {
+    await withScratch("bitmap", async (directory) => {
+      const image = join(directory, "image.qcow2");
+      for (const args of [
+        ["bitmap", "--add", image, "new"],
+        ["resize", image, "64G"],
+      ]) {
+        await createImage(image, "qcow2", { size: MIB });
+        await qemuIo(image, "qcow2", ["write -q -P 1 0 64k"]);
+        // The first refcount block of qemu-img is the third cluster.
+        const bytes = await readFile(image);
+        await writeFile(image, bytes.fill(0, 2 * 65536, 3 * 65536));
+        await expectRefusal(args, ["is free and"]);
+        await run("qemu-io", ["-r", "-f", "qcow2", "-c", "read -q -P 1 0 64k", image]);
+      }
     });
   });
 

@@ -49,16 +49,8 @@ export class RefcountChanges {
    * @returns what is left of the runs: some clusters become refcount blocks
    */
   raise(runs: readonly ClusterRun[]): ClusterRun[] {
-    const clusterSize = this.#clusterSize;
-    const { metadata } = this.#context;
     this.#refreshRanges();
-    for (const { first, count } of runs) {
-      const what = metadata.overlap(first, count);
-      if (what === undefined) continue;
-      this.#marks.markCorrupt(
-        `a cluster at or after ${hex(first * clusterSize)} is free and ${what}`,
-      );
-    }
+    for (const run of runs) this.#requireUnused(run);
     this.#clear(runs);
     const usable: ClusterRun[] = [];
     const blocks: { block: number; cluster: number }[] = [];
@@ -92,6 +84,14 @@ export class RefcountChanges {
     return usable;
   }
 
+  /** A refcount of 0 is wrong where metadata is. */
+  #requireUnused({ first, count }: ClusterRun): void {
+    const what = this.#context.metadata.overlap(first, count);
+    if (what === undefined) return;
+    const offset = hex(first * this.#clusterSize);
+    this.#marks.markCorrupt(`a cluster at or after ${offset} is free and ${what}`);
+  }
+
   /** Let runs read as zeros: nobody must ever see what they held before. The file covers them then. */
   #clear(runs: readonly ClusterRun[]): void {
     const clusterSize = this.#clusterSize;
@@ -107,10 +107,13 @@ export class RefcountChanges {
 
   /** Allocate adjacent clusters for a table, durably. Returns the first one. */
   allocateArea(clusters: number): number {
-    let area = this.#refcounts.allocateArea(clusters);
+    const requireUnused = (run: ClusterRun): void => this.#requireUnused(run);
+    this.#refreshRanges();
+    let area = this.#refcounts.allocateArea(clusters, requireUnused);
     while (area === undefined) {
       this.growTable();
-      area = this.#refcounts.allocateArea(clusters);
+      this.#refreshRanges();
+      area = this.#refcounts.allocateArea(clusters, requireUnused);
     }
     const { first, blocks } = area;
     this.#context.lock.exclusively(() => this.#addMetadata(blocks));

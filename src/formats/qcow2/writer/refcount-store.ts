@@ -257,9 +257,13 @@ export class RefcountStore {
    * Allocate adjacent clusters behind all that is in use, with refcount blocks of their own if the last
    * one does not count them all; durably.
    *
+   * @param requireUnused throws if something is in a run whose refcounts are 0; called before anything is written
    * @returns the first one, and the clusters of new blocks; undefined: the refcount table is too small
    */
-  allocateArea(clusters: number): { first: number; blocks: ClusterRun } | undefined {
+  allocateArea(
+    clusters: number,
+    requireUnused: (run: ClusterRun) => void,
+  ): { first: number; blocks: ClusterRun } | undefined {
     const clusterSize = this.#clusterSize;
     const next = this.lastUsed() + 1;
     let block = Math.floor(next / this.entriesPerBlock);
@@ -267,6 +271,7 @@ export class RefcountStore {
       this.table.blockOffset(block) !== 0 &&
       next + clusters <= (block + 1) * this.entriesPerBlock
     ) {
+      requireUnused({ first: next, count: clusters });
       this.#extendTo(next + clusters);
       this.#storage.zeroAt(next * clusterSize, clusters * clusterSize, "release");
       this.change({ first: next, count: clusters }, () => 1);
@@ -282,6 +287,7 @@ export class RefcountStore {
     if (block + blocks > this.table.entries) return undefined;
     const first = block * this.entriesPerBlock;
     const end = first + clusters + blocks;
+    requireUnused({ first, count: end - first });
     this.#extendTo(end);
     this.#storage.zeroAt(first * clusterSize, clusters * clusterSize, "release");
     for (let index = 0; index < blocks; index++) {

@@ -244,7 +244,7 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     storage.content.write(store.lastUsed() * 512 + 512, new Random("rubbish").bytes(65536));
     for (const clusters of [1, 5, entriesPerBlock - 1, entriesPerBlock, entriesPerBlock + 1, 1]) {
       const used = store.lastUsed();
-      const area = store.allocateArea(clusters);
+      const area = store.allocateArea(clusters, () => undefined);
       if (area === undefined) throw new Error("no room");
       expect(area.first).toBeGreaterThan(used);
       for (const { first, count } of [{ first: area.first, count: clusters }, area.blocks]) {
@@ -255,7 +255,7 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
       expect(bytes.every((byte) => byte === 0)).toBe(true);
       expect(storage.currentLength()).toBeGreaterThanOrEqual(Math.max(...before.keys()) * 512);
     }
-    expect(store.allocateArea(entriesPerBlock * 64)).toBeUndefined();
+    expect(store.allocateArea(entriesPerBlock * 64, () => undefined)).toBeUndefined();
     expect(refcountsOf(sample)).toEqual(before);
   });
 
@@ -268,7 +268,7 @@ describe.each(WIDTHS)("RefcountStore, $bits bits", ({ refcountOrder, bits }) => 
     storage.content.write(empty * 512, Buffer.alloc(512));
     store.table.link(2, empty);
     const before = refcountsOf(sample);
-    const area = store.allocateArea(entriesPerBlock + 5);
+    const area = store.allocateArea(entriesPerBlock + 5, () => undefined);
     if (area === undefined) throw new Error("no room");
     expect(store.table.blockOffset(2)).toBe(empty * 512);
     const { first, count } = area.blocks;
