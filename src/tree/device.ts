@@ -133,8 +133,9 @@ export class Device implements FileNode {
     this.#properties.opens?.add();
     const { truncated } = this.#properties;
     const handle = truncates && truncated !== undefined ? truncated.open() : PLAIN_HANDLE;
-    // The image is locked: nobody changes it but through here, so what the kernel has cached stays true.
-    const keepCache = !direct && truncated?.takeStale() !== true;
+    // The image is locked: nobody changes it but through here, so what the kernel has cached stays true. To drop it for
+    // nothing is no loss of speed only: a page of a write(2) that is under way goes, too, and may be read again too early.
+    const keepCache = direct || truncated?.takeStale() !== true;
     return { handle, directIo: direct, keepCache };
   }
 

@@ -67,7 +67,8 @@ export class Partition implements FileNode {
   open({ truncates }: { truncates: boolean }): OpenFile {
     const { isCurrent, truncated } = this.#properties;
     if (!isCurrent()) throw this.#error("ESTALE", "is not in the partition table any more");
-    const file = this.#device.open({ direct: true, truncates: false });
+    // Nothing is cached of it but what was mapped.
+    const file = { ...this.#device.open({ direct: true, truncates: false }), keepCache: false };
     if (!truncates || truncated === undefined) return file;
     return { ...file, handle: truncated.open(this.#start) };
   }

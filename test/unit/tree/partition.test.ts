@@ -129,6 +129,7 @@ describe("Partition", () => {
       const device = deviceOf(treeOf(1));
       expect(device.open(plain).keepCache).toBe(true);
       write(partition, 0, Buffer.alloc(1));
+      expect(device.open({ ...plain, direct: true }).keepCache).toBe(true);
       expect(device.open(plain).keepCache).toBe(false);
       expect(device.open(plain).keepCache).toBe(true);
       partition.allocateRange(0, SECTOR, "punch", true);
