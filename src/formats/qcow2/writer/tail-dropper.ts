@@ -63,15 +63,14 @@ export class TailDropper {
     }
   }
 
-  /** Returns whether it was not unallocated before. */
+  /** Returns whether it was not unallocated before. It is encoded either way: `entries` has what was there last. */
   #clearEntry(cluster: number): boolean {
     const { layout } = this.#context;
     this.#cursor.decode(cluster);
-    if (this.#cursor.entry.isUnallocated) return false;
     this.#cursor.freeOld();
     const { view } = this.#cursor.entries;
     encodeEntry(view, this.#cursor.entryAt(cluster), layout.extendedL2, NO_OFFSET, 0, 0);
-    return true;
+    return !this.#cursor.entry.isUnallocated;
   }
 
   /** One reference less for all that a table refers to, which nothing refers to any more. */
