@@ -2,12 +2,11 @@
 
 import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { afterAll, beforeAll, expect } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createImage } from "../support/qemu.ts";
 import { MAIN } from "../support/repository.ts";
 import { run } from "../support/run.ts";
 import { makeScratch } from "../support/scratch.ts";
-import { describeOnce, itOnce } from "../support/transport.ts";
 import { tsimgfs } from "../support/tsimgfs.ts";
 
 const COMPLETIONS = join(dirname(MAIN), "../completions");
@@ -15,7 +14,7 @@ const COMPLETIONS = join(dirname(MAIN), "../completions");
 /** Blanks, what shells expand, and what the kernel's table escapes. */
 const NAMES = ["plain", "my images", "$(>pwned)", "`touch pwned`;", "é\\040*", "tab\there"];
 
-describeOnce("completion of mount points", () => {
+describe("completion of mount points", () => {
   let directory = "";
   let places: readonly string[] = [];
 
@@ -42,7 +41,7 @@ describeOnce("completion of mount points", () => {
     return stdout.split("\n").filter((line) => line.startsWith(directory));
   }
 
-  itOnce("in bash", async () => {
+  it("in bash", async () => {
     const script = `source "$1"; compopt() { :; }; COMP_WORDS=(tsimgfs umount "$2"); COMP_CWORD=2
       _tsimgfs; printf '%s\\n' "\${COMPREPLY[@]}"`;
     const bash = (typed: string): Promise<string[]> =>
@@ -53,7 +52,7 @@ describeOnce("completion of mount points", () => {
     expect(await bash("/nowhere")).toEqual([]);
   });
 
-  itOnce("in bash, at the keyboard", async () => {
+  it("in bash, at the keyboard", async () => {
     const script = `. ${COMPLETIONS}/tsimgfs.bash; tsimgfs() { printf 'argument: %s\\n' "$@"; }`;
     await writeFile(join(directory, "bashrc"), `${script}\nPS1=\n`);
     const { stdout } = await run(
@@ -70,13 +69,13 @@ describeOnce("completion of mount points", () => {
     expect(await readdir(directory)).not.toContain("pwned");
   });
 
-  itOnce("in fish", async () => {
+  it("in fish", async () => {
     const script = "source $argv[1]; complete -C'tsimgfs umount '; __tsimgfs_mounts";
     const lines = await offered("fish", ["-N", "-c", script, join(COMPLETIONS, "tsimgfs.fish")]);
     expect(lines.slice(-places.length)).toEqual(places);
   });
 
-  itOnce("in zsh", async () => {
+  it("in zsh", async () => {
     const script = `_arguments() { :; }; _wanted() { print -rl -- $mounts; }
       source $1; _tsimgfs_mounts`;
     const args = ["-f", "-c", script, "zsh", join(COMPLETIONS, "_tsimgfs")];
