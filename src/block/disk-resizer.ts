@@ -3,7 +3,7 @@
  * file; what is cut off is given back. At every instant the disk has its old size or its new one.
  */
 
-import { TsimgfsError } from "../errors.ts";
+import { StorageError, TsimgfsError } from "../errors.ts";
 import { EXTENT, Extent } from "../formats/driver.ts";
 import type { FormatWriter, Occupation } from "../formats/writer.ts";
 import type { Mutex } from "../threads/mutex.ts";
@@ -93,7 +93,7 @@ export class DiskResizer {
     } finally {
       if (!isReady) {
         this.#pretendSize(undefined);
-        this.#dropTail(old);
+        this.#giveUp(old);
       }
     }
     try {
@@ -140,13 +140,23 @@ export class DiskResizer {
     return Math.min(byTables, PIECE_SIZES[how] ?? all);
   }
 
-  /** What tables have past the end of the disk is given back, as far as that can be done. */
+  /** Growing has failed, or was stopped: that is what is to be told, whatever becomes of what was prepared. */
+  #giveUp(size: number): void {
+    try {
+      this.#dropTail(size);
+    } catch {
+      // It reads as zeros, which whoever grows the disk next finds.
+    }
+  }
+
+  /** What tables have past the end of the disk is given back, as far as the host lets it. */
   #dropTail(size: number): void {
     const { writer } = this.#context;
     try {
       this.#withoutOthers(() => writer.dropTail(size));
-    } catch {
+    } catch (error) {
       // The disk has the size that it is to have. What is left reads as zeros, which whoever grows the disk next finds.
+      if (!(error instanceof StorageError)) throw error;
     }
   }
 

@@ -1,6 +1,6 @@
 // tsimgfs resize beside qemu-img resize: all kinds of images, preallocation, refusals, full disks, and kills.
 
-import { copyFile, stat } from "node:fs/promises";
+import { copyFile, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { withProgram } from "../support/foreground.ts";
@@ -205,6 +205,24 @@ describe("tsimgfs resize", () => {
       await run("qemu-img", ["amend", "-o", "compat=0.10", image]);
       await expectRefusal(["resize", image, "2M"], [/has snapshots that do not say their size/]);
       await expectRefusal(["resize", join(directory, "none"), "2M"], [/no such file/]);
+    });
+  });
+
+  it("tells of damage that it finds past the end", async () => {
+    await withScratch("resize-damage", async (directory) => {
+      const image = join(directory, "disk.qcow2");
+      await createImage(image, "qcow2", { size: MIB });
+      await qemuIo(image, "qcow2", ["write -q -P 3 0 1M"]);
+      const bytes = await readFile(image);
+      const l1 = Number(bytes.readBigUInt64BE(40));
+      const l2 = Number(bytes.readBigUInt64BE(l1) & 0xff_ffff_ffff_fe00n);
+      // An entry that the disk of 16 clusters does not reach, with an offset that is none.
+      bytes.writeBigUInt64BE(512n, l2 + 20 * 8);
+      await writeFile(image, bytes);
+      const args = ["resize", "--shrink", image, "512k"];
+      expect(refusalOf(await attemptTsimgfs(args))).toMatch(
+        /L2 entry at .* cluster size; .* corrupt/,
+      );
     });
   });
 
