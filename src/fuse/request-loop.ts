@@ -7,7 +7,7 @@ import type { RequestProgress } from "../threads/request-progress.ts";
 import type { ThreadCrew } from "../threads/thread-crew.ts";
 import { createTrace, type Trace, writeLine } from "../trace.ts";
 import { IN_HEADER_SIZE, OUT_HEADER_SIZE, REPLY, REQUEST } from "./abi.ts";
-import { notifyStaleAttributes } from "./notify.ts";
+import { notifyStaleAttributes, notifyStalePages } from "./notify.ts";
 import { type Operation, operationTable, type Server, UNKNOWN_OPERATION } from "./opcodes.ts";
 import { NO_REPLY, Request } from "./request.ts";
 import { reportFailure } from "./request-failure.ts";
@@ -44,6 +44,7 @@ class RequestServer {
     this.#crew = crew;
     this.#progress = progress;
     this.#request = new Request(dataMax);
+    server.tree.dropPagesBy((nodeid) => notifyStalePages(fd, nodeid));
     crew?.join();
   }
 

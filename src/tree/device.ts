@@ -32,6 +32,8 @@ export interface AfterReply {
   disk: Disk | undefined;
   /** The node whose attributes the request has changed, which the kernel is told before; 0: none. */
   staleNodeid: number;
+  /** Lets the kernel forget all pages of a node, which nobody has open; undefined: it keeps none. */
+  dropPages: ((nodeid: number) => void) | undefined;
 }
 
 /** What the files of an image say on the host. */

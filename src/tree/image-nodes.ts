@@ -226,7 +226,7 @@ export class ImageNodes {
           JSON.stringify(counterSample(counters, place, this.#stream?.stats()));
         return withCounters(deviceXattrs(description, properties, stream), sample);
       },
-      commands: this.#commands(),
+      commands: this.#commands(nodeid),
       counters: this.#counters,
       afterReply: this.#afterReply,
     });
@@ -248,7 +248,7 @@ export class ImageNodes {
   }
 
   /** What extended attributes of the device can be set to. */
-  #commands(): ReadonlyMap<string, (value: string) => void> {
+  #commands(nodeid: number): ReadonlyMap<string, (value: string) => void> {
     const { path } = this.#chain.image.storage;
     const stream = (value: string): void => {
       if (this.#stream === undefined)
@@ -261,7 +261,7 @@ export class ImageNodes {
     const snapshots = new SnapshotControl({
       disk: this.#disk,
       opens: new DeviceOpens(this.#tree.deviceOpens, this.#index),
-      truncated,
+      dropPages: () => this.#afterReply.dropPages?.(nodeid),
       stream: new StreamState(this.#tree.streams, this.#index),
     });
     const resizing = new ResizeControl(this.#disk, truncated, this.#interruptions);

@@ -5,7 +5,6 @@ import type { SnapshotAction } from "../block/snapshots.ts";
 import { TsimgfsError } from "../errors.ts";
 import type { StreamState } from "../threads/stream-state.ts";
 import type { DeviceOpens } from "./device-opens.ts";
-import type { TruncatedFiles } from "./truncated-files.ts";
 
 export const SNAPSHOT_XATTRS: Readonly<Record<SnapshotAction, string>> = {
   create: "user.tsimgfs.snapshot.create",
@@ -16,8 +15,8 @@ export const SNAPSHOT_XATTRS: Readonly<Record<SnapshotAction, string>> = {
 export interface SnapshotControlContext {
   readonly disk: Disk;
   readonly opens: DeviceOpens;
-  /** Of the device, which is told when it has changed as a whole. */
-  readonly truncated: TruncatedFiles;
+  /** Lets the kernel forget all pages of the device, while nobody has it open. */
+  readonly dropPages: () => void;
   readonly stream: StreamState;
 }
 
@@ -45,10 +44,11 @@ export class SnapshotControl {
 
   /** Whoever has the device open would see it change under his feet. */
   #apply(name: string): void {
-    const { disk, opens, truncated } = this.#context;
+    const { disk, opens, dropPages } = this.#context;
     const isDone = opens.alone(() => {
       disk.changeSnapshots("apply", name);
-      truncated.markStale();
+      // Not left to the next open: others may open the device, and read, before the kernel has done it for that one.
+      dropPages();
     });
     if (!isDone) throw this.#busy("is open: a snapshot is applied to what nobody uses");
   }

@@ -34,7 +34,11 @@ export class Tree {
   readonly interruptions: Interruptions;
   readonly #nodes: TreeNode[] = [];
   readonly #images: ImageNodes[];
-  readonly #afterReply: AfterReply = { disk: undefined, staleNodeid: 0 };
+  readonly #afterReply: AfterReply = {
+    disk: undefined,
+    staleNodeid: 0,
+    dropPages: undefined,
+  };
 
   constructor(description: TreeDescription, resources: ThreadResources, thread: TreeThread) {
     this.interruptions = new Interruptions(description.interruptions, thread.thread);
@@ -56,6 +60,11 @@ export class Tree {
     const low = nodeid % TWO_TO_32;
     if (nodeid < FIRST_PARTITION_NODEID) return this.#images[high - 1]?.snapshot(low);
     return this.#images[high - FIRST_PARTITION_NODEID / TWO_TO_32]?.partition(low);
+  }
+
+  /** @param drop lets the kernel forget all pages of a node, which nobody has open */
+  dropPagesBy(drop: (nodeid: number) => void): void {
+    this.#afterReply.dropPages = drop;
   }
 
   /** The node whose attributes a request has changed, asked for before its reply; 0: there is none. */
