@@ -52,18 +52,13 @@ export function markedProcesses(mark: string): number[] {
   return [...pids];
 }
 
-/** Processes that were seen to run Node: one that ends has its files longer than its program. */
-const nodes = new Set<number>();
-
 /** True for a process that runs Node: the daemon itself, not a fusermount3 that it called. */
 export function runsNode(pid: number): boolean {
   try {
-    if (readlinkSync(`/proc/${pid}/exe`) === realpathSync(process.execPath)) nodes.add(pid);
-    else nodes.delete(pid);
+    return readlinkSync(`/proc/${pid}/exe`) === realpathSync(process.execPath);
   } catch {
-    // It is as it was seen last.
+    return false;
   }
-  return nodes.has(pid);
 }
 
 /** Resident memory of a process, bytes. */
