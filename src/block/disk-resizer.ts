@@ -20,6 +20,9 @@ export type GrowthPreallocation = (typeof GROWTH_PREALLOCATIONS)[number];
 /** A change of the size, in pieces: whoever stops between two of them leaves the size that there was. */
 export type ResizePieces = Generator<void, void, void>;
 
+/** The host has no room. */
+const NO_ROOM: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT"]);
+
 /** Tables are changed for so many clusters at once. */
 const PIECE_CLUSTERS = 8192;
 /** The host sets aside, or writes, so many bytes at once. */
@@ -149,14 +152,15 @@ export class DiskResizer {
     }
   }
 
-  /** What tables have past the end of the disk is given back, as far as the host lets it. */
+  /** What tables have past the end of the disk is given back, as far as the host has room for the tables. */
   #dropTail(size: number): void {
     const { writer } = this.#context;
     try {
       this.#withoutOthers(() => writer.dropTail(size));
     } catch (error) {
       // The disk has the size that it is to have. What is left reads as zeros, which whoever grows the disk next finds.
-      if (!(error instanceof StorageError)) throw error;
+      // Any other failure may be of more than that: a sync that has failed, or damage.
+      if (!(error instanceof StorageError && NO_ROOM.has(error.code))) throw error;
     }
   }
 

@@ -8,7 +8,7 @@ import { NO_OFFSET } from "../../driver.ts";
 import type { ClusterAllocator } from "./cluster-allocator.ts";
 import { encodeEntry } from "./l2-entry.ts";
 import type { MappingCursor } from "./mapping-cursor.ts";
-import { NUMBER, type SharedState } from "./shared-state.ts";
+import { NUMBER, type SharedState, WORD } from "./shared-state.ts";
 import type { Qcow2WriterContext } from "./writer-context.ts";
 
 export class TailDropper {
@@ -29,6 +29,18 @@ export class TailDropper {
   /** As FormatWriter.dropTail. */
   drop(virtualSize: number): void {
     this.#allocator.beginShrinking();
+    try {
+      this.#dropFrom(virtualSize);
+    } catch (error) {
+      // What a table referred to that was unlinked.
+      this.#state.raise(WORD.leaks);
+      throw error;
+    }
+    // Freed at the next barrier, and the file cut at the end.
+    this.#allocator.requestMaintenance();
+  }
+
+  #dropFrom(virtualSize: number): void {
     const { l2Coverage } = this.#cursor;
     const firstCluster = Math.ceil(virtualSize / this.#clusterSize);
     const tableClusters = l2Coverage / this.#clusterSize;
@@ -40,8 +52,6 @@ export class TailDropper {
       if (table === undefined) continue;
       this.#freeReferences(table, l1Index * tableClusters, tableClusters);
     }
-    // Freed at the next barrier, and the file cut at the end.
-    this.#allocator.requestMaintenance();
   }
 
   /** Entries of one table become unallocated, if the table is the image's own. */
